@@ -1,0 +1,54 @@
+# Everything a newcomer runs, from a bare Python: each target first makes the environment it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+RUN := $(VENV)/.installed
+TEST := $(VENV)/.installed-test
+DEV := $(VENV)/.installed-dev
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help eval test lint notebooks clean
+
+help: ## Lists the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+eval: $(RUN) ## Attacks the shipped models and writes a report; ARGS="--help" lists the options.
+	@$(BIN)/python -m eval $(ARGS)
+
+test: $(TEST) ## Runs the whole test suite; ARGS="-k rain" runs a part.
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(TEST) $(DEV) ## Checks formatting, lint and types.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+
+notebooks: $(TEST) ## Runs every notebook from top to bottom.
+	@$(BIN)/python -m pytest --nbmake notebooks $(ARGS)
+
+clean: ## Deletes the environment, caches and builds; results stay.
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v $(PYTHON) > /dev/null || { \
+	  echo "rainjax needs Python 3.11 or newer, and '$(PYTHON)' is not on this machine's PATH." >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "rainjax needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." \
+	    "Name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+
+$(RUN): EXTRAS :=
+$(TEST): EXTRAS := [test]
+$(DEV): EXTRAS := [dev]
+$(RUN) $(TEST) $(DEV): pyproject.toml | $(BIN)/python
+	@echo "Installing rainjax$(EXTRAS) into $(VENV); the first time takes a few minutes ..."
+	@$(BIN)/python -m pip install --quiet --quiet --editable ".$(EXTRAS)"
+	@touch $(RUN) $@

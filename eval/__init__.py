@@ -1,0 +1,1 @@
+"""Programs that measure the defenses: `python -m eval`."""

@@ -1,0 +1,89 @@
+"""Measures how well a purifying defense protects a classifier, and shows it.
+
+Without a word, `python -m eval` runs the study `quick`: the built-in data set and the shipped
+networks, attacked blind, white-box, with averaged gradients (EOT) and in the mean field. It
+prints a table and leaves OUT/quick/report.html. Killed, it goes on where it was.
+"""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Annotated
+
+import tyro
+
+from eval import report
+from eval.benchmark import Benchmark
+from eval.config import Robustness
+from eval.presets import STUDIES
+from rainjax.devices import use_all_cores
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Writes the report of a folder of records again, and the tables of a README."""
+
+    folder: Annotated[pathlib.Path, tyro.conf.Positional]
+    """The study's folder: the one that holds records/."""
+    readme: pathlib.Path | None = None
+    """Also replace this file's table between its results:NAME markers."""
+    name: str | None = None
+    """NAME in those markers; by default the study's name."""
+
+
+_Study = [
+    Annotated[Robustness, tyro.conf.subcommand(name, default=config, description=text)]
+    for name, (config, text) in STUDIES.items()
+]
+Command = (
+    _Study[0]
+    | _Study[1]
+    | _Study[2]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
+)
+
+
+def main() -> None:
+    """Runs the command line's word; an expected error is one sentence on stderr."""
+    use_all_cores()
+    command = tyro.cli(Command, args=sys.argv[1:] or ["quick"], prog="python -m eval",
+                       description=__doc__)  # fmt: skip
+    try:
+        if isinstance(command, Robustness):
+            _study(command)
+        elif isinstance(command, Report):
+            _report(command)
+        else:
+            from eval import benchmark
+
+            benchmark.run(command)
+    except (ValueError, FileNotFoundError, MemoryError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Stopped. The same command goes on from here.")
+
+
+def _study(config: Robustness) -> None:
+    from eval import robustness
+
+    folder = robustness.run(config)
+    _show(folder)
+
+
+def _report(options: Report) -> None:
+    _show(options.folder)
+    if options.readme is not None:
+        name = options.name or options.folder.name
+        report.update_readme(options.readme, {name: options.folder})
+        print(f"Wrote the table {name} into {options.readme}.")
+
+
+def _show(folder: pathlib.Path) -> None:
+    paths = report.write_report(folder)
+    print("\n" + report.summary(report.load_records(folder)))
+    print("\n" + "\n".join(f"Wrote {path}" for path in paths))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What a robustness study is: one frozen value, from which everything else follows."""
+
+import dataclasses
+import pathlib
+
+
+@dataclasses.dataclass(frozen=True)
+class Robustness:
+    """Measures a classifier behind RAIN, before and after fine-tuning, against five attackers.
+
+    Every option is part of the records. Radii and step sizes are in units of the [0, 1] range.
+    """
+
+    name: str
+    """The study's name, in its records and its report."""
+    data: str = "builtin"
+    """`builtin`, or the name of a prepared TFDS data set (`python -m rainjax.data list`)."""
+    split: str = "test"
+    """The split that is reported; nothing may have been chosen on it."""
+    data_dir: pathlib.Path | None = None
+    """Where TFDS data sets are; by default TFDS_DATA_DIR or TFDS's own folder."""
+    classifier: str = "builtin_resnet"
+    """The classifier: a zoo name, a path, or a file of published weights."""
+    classifier_arch: str | None = None
+    """The network of published weights (resnet20, resnet56, mobilenetv2_imagenette ...)."""
+    pretrained: str = "builtin_edsr"
+    """RAIN's EDSR before fine-tuning: a zoo name or a path."""
+    finetuned: str = "builtin_edsr_rain"
+    """RAIN's EDSR after fine-tuning: a zoo name or a path."""
+    shift_fraction: float = 0.0625
+    """Largest circular shift as a share of the low-resolution height, rounded down."""
+    radius: float = 8 / 255
+    """Radius of the L-inf ball."""
+    step_size: float = 2 / 255
+    """Size of one PGD step; on the radius axis it scales with the radius."""
+    num_steps: int = 40
+    """PGD steps."""
+    num_eot: int = 16
+    """Draws whose gradients EOT-PGD averages at every step."""
+    eot_chunk: int | None = None
+    """Draws held in memory at once; by default one on CPU, all elsewhere."""
+    known_key: bool = False
+    """Also run the attacker who holds the scoring keys (tells masking from robustness)."""
+    num_examples: int = 2000
+    """Images for clean accuracy, the blind attack and the one-draw attack."""
+    num_eot_examples: int = 500
+    """Images for EOT-PGD, mean field and known key."""
+    num_sweep_examples: int = 200
+    """Images for the curves over the number of draws and over the radius."""
+    eot_sweep: tuple[int, ...] = (1, 4, 16, 64)
+    """Numbers of draws on the EOT curve; empty for none."""
+    radius_sweep: tuple[float, ...] = ()
+    """Radii on the curve over the radius, for every threat model; empty for none."""
+    num_score_draws: int = 5
+    """Fresh draws under which every image is scored: mean, worst and majority."""
+    batch_size: int = 100
+    """Images attacked together. Draws do not depend on it."""
+    seed: int = 0
+    """The root of every random number."""
+    out: pathlib.Path = pathlib.Path("results")
+    """The study is written to OUT/NAME and, when interrupted, continued from there."""
+
+    def __post_init__(self):
+        for field in ("num_examples", "num_eot_examples", "num_score_draws", "batch_size"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+        most = max(self.num_eot_examples, self.num_sweep_examples)
+        if most > self.num_examples:
+            raise ValueError(
+                f"num_examples={self.num_examples} must be at least num_eot_examples="
+                f"{self.num_eot_examples} and num_sweep_examples={self.num_sweep_examples}: "
+                "every study is on the first images of one list."
+            )
+        if (self.eot_sweep or self.radius_sweep) and self.num_sweep_examples < 1:
+            raise ValueError(
+                f"num_sweep_examples={self.num_sweep_examples} leaves the sweeps no image: "
+                "raise it, or empty eot_sweep and radius_sweep."
+            )
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where the study is written."""
+        return self.out / self.name

@@ -1,0 +1,54 @@
+"""The studies that have a name."""
+
+import pathlib
+
+from eval.config import Robustness
+
+QUICK = Robustness(
+    name="quick",
+    num_examples=300,
+    num_eot_examples=100,
+    num_sweep_examples=100,
+    num_steps=10,
+    num_eot=8,
+    eot_sweep=(1, 2, 4, 16),
+    radius_sweep=(2 / 255, 4 / 255, 8 / 255, 16 / 255),
+    batch_size=100,
+)
+
+CIFAR10 = Robustness(
+    name="cifar10",
+    data="cifar10",
+    classifier="cifar10_resnet20.npz",
+    classifier_arch="resnet20",
+    pretrained="cifar10_edsr",
+    finetuned="cifar10_edsr_rain",
+    known_key=True,
+)
+
+IMAGENETTE96 = Robustness(
+    name="imagenette96",
+    data="imagenette96",
+    split="validation",
+    classifier=str(pathlib.Path("runs") / "imagenette96_mobilenet"),
+    pretrained="imagenette96_edsr",
+    finetuned="imagenette96_edsr_rain",
+    shift_fraction=0.05,
+    num_examples=300,
+    num_eot_examples=64,
+    num_sweep_examples=64,
+    eot_sweep=(1, 4, 16),
+    batch_size=32,
+)
+
+STUDIES = {
+    "quick": (QUICK, "The built-in set with the shipped networks, in minutes on two cores."),
+    "cifar10": (
+        CIFAR10,
+        "CIFAR-10 and a published ResNet-20: import the data first, give --classifier FILE.npz.",
+    ),
+    "imagenette96": (
+        IMAGENETTE96,
+        "Photographs at 96 pixels: import Imagenette and train the classifier first.",
+    ),
+}

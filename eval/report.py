@@ -1,0 +1,290 @@
+"""Writes everything a reader sees of an evaluation: tables, figures, a report, README blocks.
+
+Nothing here measures: whatever is shown comes from the records in the evaluation's folder.
+"""
+
+import base64
+import html
+import json
+import pathlib
+import re
+import textwrap
+
+import jinja2
+import markupsafe
+
+from eval import figures, tables
+from eval import records as rec
+from eval.records import load_records
+from eval.tables import results_table
+from eval.verdict import verdict
+
+__all__ = [
+    "check_readme",
+    "load_records",
+    "results_table",
+    "summary",
+    "update_readme",
+    "verdict",
+    "write_report",
+]
+
+_THREATS = {
+    "clean": "Nobody attacks: the images as they are.",
+    "blind": "The attacker knows the classifier but not that images are purified first, and aims "
+    "at the classifier alone.",
+    "white_box": "The attacker knows the whole defended pipeline and follows its gradient, one "
+    "random draw per step, but cannot know the draws with which the image will be judged.",
+    "eot": "The same attacker averages the gradient over K random draws at every step, and so "
+    "aims at what the defense does on average (expectation over transformation).",
+    "mean_field": "The same attacker replaces each random step by its exact average, and follows "
+    "the gradient of that noiseless pipeline.",
+    "known_key": "The attacker even knows the random draws with which the image will be judged; "
+    "nobody outside a laboratory does, and the gap to the other columns is what the secrecy of "
+    "the draws is worth.",
+}
+
+_ABSENT = {
+    "radius": "No sweep over the radius was recorded, so there is no such figure.",
+    "samples": "No sweep over the number of gradient samples was recorded, so there is no such "
+    "figure.",
+    "panels": "No images were kept, so there are none to show.",
+    "spectrum": "No spectrum was recorded, so there is no such figure.",
+}
+
+
+def summary(records: list[dict], width: int = 99) -> str:
+    """Returns the tables and the verdict as plain text for a terminal."""
+    lines = []
+    for finding in verdict(records):
+        text = finding.text.replace("**", "").replace("`", "")
+        mark = "! " if finding.flag else "- "
+        lines.append(textwrap.fill(mark + text, width, subsequent_indent="  "))
+    return "\n\n".join([results_table(records), "\n".join(lines)])
+
+
+def write_report(folder: pathlib.Path | str) -> list[pathlib.Path]:
+    """Writes `folder`/report.md, report.html and figures/*.png; returns their paths, HTML first.
+
+    The HTML needs no other file. Figures whose ingredients were not recorded are left out with
+    a sentence saying so; damaged ingredients raise `ValueError` with the file's name.
+    """
+    folder = pathlib.Path(folder)
+    records = load_records(folder)
+    sections = _sections(folder, records)
+    drawings = [drawing for section in sections for drawing in section["drawings"]]
+
+    paths = [folder / "report.html", folder / "report.md"]
+    (folder / "figures").mkdir(exist_ok=True)
+    for drawing in drawings:
+        path = folder / "figures" / f"{drawing.name}.png"
+        path.write_bytes(drawing.png)
+        paths.append(path)
+    for old in _our_figures(folder) - set(paths):
+        old.unlink()  # a figure of an earlier run, which these records do not support
+
+    context = {
+        "study": records[0]["study"],
+        "data": records[0]["data"],
+        "findings": verdict(records),
+        "results": tables.robustness_tables(records),
+        "draws": tables.draws_tables(records),
+        "threats": _threats(records),
+        "sections": sections,
+        "configuration": _configuration(records),
+        "targets": _targets(records),
+        "records": [_record_line(record) for record in records],
+        "commands": sorted({record["run"]["command"] for record in records}),
+        "revisions": _unique(record["run"].get("revision") for record in records),
+    }
+    environment = _environment()
+    for path in paths[:2]:
+        text = environment.get_template(f"{path.name}.jinja").render(context)
+        path.write_text(text, encoding="utf-8")
+    return paths
+
+
+def update_readme(
+    readme: pathlib.Path | str, studies: dict[str, pathlib.Path | str]
+) -> pathlib.Path:
+    """Rewrites the README's tables from committed records; returns the README's path.
+
+    The table of study NAME goes between `<!-- results:NAME -->` and `<!-- /results:NAME -->`.
+    Raises `ValueError` where a marker is missing, repeated or out of order.
+    """
+    readme = pathlib.Path(readme)
+    old = _read_readme(readme)
+    new = _with_tables(readme, old, studies)
+    if new != old:
+        readme.write_text(new, encoding="utf-8")
+    return readme
+
+
+def check_readme(readme: pathlib.Path | str, studies: dict[str, pathlib.Path | str]) -> list[str]:
+    """Returns one sentence for each README table that differs from its records; none is best.
+
+    Raises `ValueError` as `update_readme` does.
+    """
+    readme = pathlib.Path(readme)
+    text = _read_readme(readme)
+    problems = [
+        f"The table {name!r} in {readme} differs from the records in {folder}; "
+        "write it anew with `python -m eval report`."
+        for name, folder in studies.items()
+        if _with_tables(readme, text, {name: folder}) != text
+    ]
+    for name in re.findall(r"<!-- results:(\S+) -->", text):
+        if name not in studies:
+            problems.append(f"The table {name!r} in {readme} belongs to no known study.")
+    return problems
+
+
+def _read_readme(readme: pathlib.Path) -> str:
+    if not readme.is_file():
+        raise ValueError(f"{readme} is no file; name the README whose tables to write.")
+    return readme.read_text(encoding="utf-8")
+
+
+def _with_tables(readme: pathlib.Path, text: str, studies: dict) -> str:
+    for name, folder in studies.items():
+        start, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+        if text.count(start) != 1 or text.count(end) != 1 or text.index(end) < text.index(start):
+            raise ValueError(f"{readme} needs {start} once and, below it, {end} once.")
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        table = results_table(load_records(folder), style="markdown")
+        text = f"{before}{start}\n{table}\n{end}{after}"
+    return text
+
+
+def _sections(folder: pathlib.Path, records: list[dict]) -> list[dict]:
+    """Returns the figures under their headings, or the sentence that stands in for them."""
+    single = {
+        "radius": figures.accuracy_against_radius(records),
+        "samples": figures.accuracy_against_samples(records),
+        "panels": None,
+        "spectrum": None,
+    }
+    if (folder / "spectrum.json").exists():
+        single["spectrum"] = figures.spectrum(folder / "spectrum.json")
+    found = {name: [] if drawing is None else [drawing] for name, drawing in single.items()}
+    titles = {
+        record["id"]: f"{record['row']['title']} against {record['column']['title']}, "
+        f"{tables.attack_text(record)}"
+        for record in records
+    }
+    paths = {path.stem: path for path in sorted((folder / "panels").glob("*.npz"))}
+    for stem in sorted(paths, key=lambda stem: (stem not in titles, stem)):
+        found["panels"].append(figures.panel(paths[stem], titles.get(stem, stem)))
+    headings = {
+        "radius": "Accuracy against the radius of the attack",
+        "samples": "Accuracy against the number of gradient samples",
+        "panels": "What the attacker and the defense do to images",
+        "spectrum": "Spatial frequencies: what down-sampling takes and RAIN puts back",
+    }
+    return [
+        {"heading": headings[name], "drawings": drawings, "absent": _ABSENT[name]}
+        for name, drawings in found.items()
+    ]
+
+
+def _our_figures(folder: pathlib.Path) -> set[pathlib.Path]:
+    names = ("radius.png", "samples.png", "spectrum.png", "panel-*.png")
+    return {path for name in names for path in (folder / "figures").glob(name)}
+
+
+def _threats(records: list[dict]) -> list[dict]:
+    """Returns each threat model's title, sentence and settings, the least informed first."""
+    threats = []
+    for key in rec.RANK:
+        own = [record for record in records if record["column"]["key"] == key]
+        if own:
+            settings = _unique(
+                f"{record['column']['threat_model']}; {tables.attack_text(record)}"
+                for record in rec.with_role(own, "table")
+                if record["column"]["attack"]
+            )
+            title = own[0]["column"]["title"]
+            threats.append({"title": title, "sentence": _THREATS[key], "settings": settings})
+    return threats
+
+
+def _configuration(records: list[dict]) -> list[tuple[str, str]]:
+    """Returns what the records agree and disagree on, as names and values."""
+    runs = [record["run"] for record in records]
+    data = _unique(
+        f"{r['data']['name']}, {r['data']['split']} split, {r['data']['fingerprint']}"
+        for r in records
+    )
+    seconds = sum(run["seconds"] for run in runs)
+    versions = _unique(
+        ", ".join(f"{name} {value}" for name, value in run["versions"].items()) for run in runs
+    )
+    devices = _unique(
+        f"{run.get('num_devices', 1)} × {run['device']} ({run['backend']})" for run in runs
+    )
+    return [
+        ("data", "; ".join(data)),
+        ("records", str(len(records))),
+        ("seeds", ", ".join(_unique(r["seed"] for r in records))),
+        ("scoring draws", ", ".join(_unique(r["num_score_draws"] for r in records))),
+        ("device", "; ".join(devices)),
+        (
+            "computed in",
+            f"{seconds / 60:.1f} minutes, the first record at "
+            f"{min(run['started'] for run in runs)}",
+        ),
+        ("versions", "; ".join(versions)),
+        ("revision", ", ".join(_unique(run.get("revision") or "unknown" for run in runs))),
+    ]
+
+
+def _targets(records: list[dict]) -> list[tuple[str, str]]:
+    """Returns each row's title and its whole configuration as JSON."""
+    targets = {}
+    for record in records:
+        row = record["row"]
+        value = {"target": row["target"], "params": row["params"]}
+        targets.setdefault(row["title"], json.dumps(value, indent=2, ensure_ascii=False))
+    return list(targets.items())
+
+
+def _record_line(record: dict) -> dict:
+    result = record["result"]
+    return {
+        "id": record["id"],
+        "attack": tables.attack_text(record),
+        "num": result["num_examples"],
+        "mean": tables.percent(result["mean"]["accuracy"]),
+        "interval": tables.interval(result["mean"]),
+        "reach": f"{255 * result['linf_max']:.2f}/255",
+        "seconds": f"{record['run']['seconds']:.0f}",
+    }
+
+
+def _unique(values) -> list[str]:
+    """Returns distinct values as text, in the order of their first appearance."""
+    return list(dict.fromkeys(str(value) for value in values))
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
+        autoescape=lambda name: name is not None and name.startswith("report.html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["inline"] = _inline
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
+    environment.filters["table"] = tables.as_markdown
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
+    return environment
+
+
+def _inline(text: str) -> markupsafe.Markup:
+    """Returns one line of Markdown's bold and code as HTML."""
+    safe = html.escape(text, quote=False)
+    safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
+    return markupsafe.Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))

@@ -1,0 +1,322 @@
+"""Runs a robustness study: attacks, scores and records every cell, and picks up where it was."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from eval import study as st
+from eval.config import Robustness
+from eval.files import read_array, write_arrays, write_json
+from rainjax import data, evaluation, transforms
+from rainjax.data import ImageSet
+from rainjax.defenses import RAIN
+from rainjax.devices import data_mesh
+from rainjax.keys import Purpose, example_keys
+from rainjax.metrics import radial_frequencies, radial_spectrum, wilson_interval
+from rainjax.pipeline import majority
+from rainjax.provenance import provenance
+
+_NUM_PANELS = 6
+_NUM_SPECTRUM = 64
+
+
+def run(config: Robustness) -> pathlib.Path:
+    """Runs the study, or what is missing of it, and returns its folder.
+
+    Adversarial images are kept batch by batch in `work/`, so a run that is killed at any
+    moment loses at most one batch, and ends with the records of an undisturbed run (but for
+    what `run` says of seconds and machines).
+
+    Raises:
+        ValueError: the folder holds a study of another configuration, or the data set, the
+            networks and the options do not fit each other.
+    """
+    images = data.load(config.data, config.split, data_dir=config.data_dir)
+    found = st.rows(config)
+    height = _check(config, images, found[0])
+    cells = st.cells(config, found, height)
+    identity = _identity(config, images, found)
+    _claim(config.folder, identity)
+    bench = _Bench(config, images)
+    total = sum(bench.gradients_missing(cell) for cell in cells)
+    with tqdm(total=total, unit="grad", unit_scale=True, smoothing=0.02, mininterval=1) as bar:
+        for cell in cells:
+            path = config.folder / "records" / f"{cell.id}.json"
+            if path.exists():
+                continue
+            bar.set_description(f"{cell.row.title}, {cell.title}")
+            write_json(path, bench.record(cell, bar))
+    write_json(config.folder / "spectrum.json", bench.spectrum(found))
+    return config.folder
+
+
+class _Bench:
+    """The images, the devices and the work folder that every cell of one run shares."""
+
+    def __init__(self, config: Robustness, images: ImageSet):
+        self._config, self._images = config, images
+        devices = jax.local_device_count()
+        self._mesh = data_mesh() if config.batch_size % devices == 0 else data_mesh(1)
+
+    def record(self, cell: st.Cell, bar: tqdm) -> dict:
+        """Attacks and scores one cell's images; returns its record and keeps its panel."""
+        config, began = self._config, time.perf_counter()
+        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        right, voted, distances, losses = [], [], [], []
+        for rows, images, labels in self._batches(cell.num_examples):
+            attacked = images
+            if cell.attack is not None:
+                attacked = self._attacked(cell, rows, images, labels, bar)
+            logits = self._logits(cell.row, rows, attacked)
+            predicted = logits.argmax(-1)
+            right.append(predicted == labels[:, None])
+            voted.append(_majority(predicted, logits.shape[-1]) == labels)
+            log_p = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))
+            losses.append(-log_p[np.arange(len(labels)), :, labels].mean(1))
+            distances.append(_distances(images, attacked))
+            if len(right) == 1 and cell.attack is not None:
+                self._keep_panel(cell, rows, images, labels, attacked)
+        right, losses = np.concatenate(right), np.concatenate(losses)
+        linf, l2 = np.concatenate(distances, axis=1)
+        return {
+            "schema": 1,
+            "kind": "robustness",
+            "id": cell.id,
+            "study": config.name,
+            "roles": list(cell.roles),
+            "row": {
+                "key": cell.row.key,
+                "title": cell.row.title,
+                "target": st.describe(cell.row.target),
+                "params": cell.row.sources,
+            },
+            "column": {
+                "key": cell.column,
+                "title": cell.title,
+                "threat_model": cell.threat_model,
+                "surrogate": st.describe(cell.surrogate),
+                "attack": st.describe(cell.attack),
+            },
+            "data": {
+                "name": self._images.name,
+                "split": self._images.split,
+                "fingerprint": self._images.fingerprint,
+                "indices": list(range(cell.num_examples)),
+            },
+            "seed": config.seed,
+            "num_score_draws": right.shape[1],
+            "batch_size": config.batch_size,
+            "result": {
+                "num_examples": len(right),
+                "mean": _share(right.mean(1)),
+                "worst": _share(right.all(1)),
+                "vote": _share(np.concatenate(voted)),
+                "correct_draws": right.sum(1).tolist(),
+                "linf_max": float(linf.max()),
+                "l2_mean": float(l2.mean()),
+                "mean_loss": float(losses.mean()),
+            },
+            "run": {
+                "seconds": round(time.perf_counter() - began, 2),
+                "started": started,
+                **provenance("eval"),
+            },
+        }
+
+    def gradients_missing(self, cell: st.Cell) -> int:
+        """Returns how many image gradients the cell still needs, to size the progress bar."""
+        path = self._config.folder / "records" / f"{cell.id}.json"
+        if path.exists() or cell.attack is None:
+            return 0
+        size, missing = self._config.batch_size, 0
+        for start in range(0, cell.num_examples, size):
+            rows = np.arange(start, min(start + size, cell.num_examples))
+            if not self._work_path(cell, rows).exists():
+                missing += size * cell.attack.num_calls * cell.attack.num_eot
+        return missing
+
+    def spectrum(self, found: list[st.Row]) -> dict:
+        """Returns the mean radial spectrum of the images, down-sampled, and behind RAIN."""
+        count = min(_NUM_SPECTRUM, self._config.num_examples)
+        rows = np.arange(count)
+        images, _ = self._read(rows)
+        keys = example_keys(self._config.seed, Purpose.SCORE, jnp.asarray(rows))
+        height, width = images.shape[1:3]
+
+        def down_up(key, image):
+            small = transforms.random_pixel_downsample(key, image)
+            return transforms.resize_bicubic(small, height, width)
+
+        curves = {"original": images, "down-sampled, bicubic up": jax.vmap(down_up)(keys, images)}
+        names = {"rain_pretrained": "RAIN before fine-tuning", "rain_finetuned": "RAIN fine-tuned"}
+        for row in found:
+            if row.key in names:
+                apply = jax.jit(jax.vmap(row.target.defense.apply, (None, 0, 0)))
+                curves[names[row.key]] = apply(row.params["defense"], keys, images)
+        mean = {
+            name: np.asarray(jax.vmap(radial_spectrum)(jnp.asarray(x)).mean(0), float).tolist()
+            for name, x in curves.items()
+        }
+        return {
+            "kind": "spectrum",
+            "study": self._config.name,
+            "num_examples": count,
+            "frequency": radial_frequencies(height, width).tolist(),
+            "curves": mean,
+        }
+
+    def _batches(self, num_examples: int):
+        """Yields positions, images and labels of the first `num_examples`, batch by batch."""
+        size = self._config.batch_size
+        for start in range(0, num_examples, size):
+            rows = np.arange(start, min(start + size, num_examples))
+            yield rows, *self._read(rows)
+
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = self._images.get(rows)
+        return images.astype(np.float32) / 255, labels
+
+    def _attacked(self, cell, rows, images, labels, bar) -> np.ndarray:
+        path = self._work_path(cell, rows)
+        if path.exists():
+            return read_array(path, "attacked")
+        seed, full = self._config.seed, self._full(rows)
+        known = cell.known_key
+        attacked = evaluation.run_attack(
+            cell.surrogate,
+            cell.attack,
+            cell.row.params,
+            example_keys(seed, Purpose.ATTACK, jnp.asarray(full)),
+            images[full - rows[0]],
+            labels[full - rows[0]],
+            score_keys=example_keys(seed, Purpose.SCORE, jnp.asarray(full)) if known else None,
+            mesh=self._mesh,
+            on_gradient=lambda n: bar.update(n * len(full)),
+        )
+        attacked = np.asarray(attacked)[: len(rows)]
+        if not np.isfinite(attacked).all():
+            raise ValueError(
+                f"{cell.id} made images that are not finite from batch {rows[0]}..{rows[-1]}: "
+                "the pipeline's gradient is NaN there."
+            )
+        write_arrays(path, attacked=attacked)
+        return attacked
+
+    def _logits(self, row: st.Row, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+        full = self._full(rows)
+        draws = self._config.num_score_draws if isinstance(row.target.defense, RAIN) else 1
+        logits = evaluation.score(
+            row.target,
+            row.params,
+            example_keys(self._config.seed, Purpose.SCORE, jnp.asarray(full)),
+            images[full - rows[0]],
+            num_draws=draws,
+            mesh=self._mesh,
+        )
+        return np.asarray(logits)[: len(rows)]
+
+    def _full(self, rows: np.ndarray) -> np.ndarray:
+        """Repeats the first position until the batch is full: one shape, compiled once."""
+        return np.pad(rows, (0, self._config.batch_size - len(rows)), constant_values=rows[0])
+
+    def _work_path(self, cell: st.Cell, rows: np.ndarray) -> pathlib.Path:
+        """Names a batch after all that decides its adversarial images, and nothing else."""
+        seen = cell.row.sources if isinstance(cell.surrogate.defense, RAIN) else None
+        seen = cell.row.sources if cell.column == "mean_field" else seen
+        attack = st.describe(cell.attack)
+        attack.pop("eot_chunk")  # changes memory, not results
+        decides = {
+            "surrogate": st.describe(cell.surrogate),
+            "params": seen or cell.row.sources["classifier"],
+            "attack": attack,
+            "known_draws": self._config.num_score_draws if cell.known_key else 0,
+            "data": self._images.fingerprint + self._images.split,
+            "seed": self._config.seed,
+            "rows": rows.tolist(),
+        }
+        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        return self._config.folder / "work" / f"{digest[:24]}.npz"
+
+    def _keep_panel(self, cell, rows, images, labels, attacked) -> None:
+        few = slice(0, _NUM_PANELS)
+        keys = example_keys(self._config.seed, Purpose.SCORE, jnp.asarray(rows[few]))
+        draws = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
+        target, params = cell.row.target, cell.row.params
+        purify = jax.jit(jax.vmap(target.defense.apply, (None, 0, 0)))
+        purified = purify(params["defense"], draws, attacked[few])
+        clean, dirty = (
+            self._logits(cell.row, rows[few], x[few])[:, 0].argmax(-1) for x in (images, attacked)
+        )
+        panel = {
+            "original": images[few],
+            "attacked": attacked[few],
+            "purified": np.asarray(purified),
+            "labels": labels[few],
+            "predicted_original": clean,
+            "predicted_attacked": dirty,
+            "class_names": np.array(self._images.class_names),
+        }
+        path = self._config.folder / "panels" / f"{cell.id}.npz"
+        write_arrays(path, **panel)
+
+
+def _check(config: Robustness, images: ImageSet, row: st.Row) -> int:
+    """Returns the images' height, or says what does not fit."""
+    if config.num_examples > len(images):
+        raise ValueError(
+            f"num_examples={config.num_examples}, but {config.data!r} has {len(images)} images "
+            f"in its split {config.split!r}."
+        )
+    first, _ = images.get(np.arange(1))
+    shape = jax.ShapeDtypeStruct(first.shape[1:], jnp.float32)
+    outputs = jax.eval_shape(row.target.classifier.apply, row.params["classifier"], shape).shape
+    if outputs != (images.num_classes,):
+        raise ValueError(
+            f"The classifier {config.classifier!r} has {outputs[0]} outputs, but {config.data!r} "
+            f"has {images.num_classes} classes: choose a classifier of this data set."
+        )
+    return first.shape[1]
+
+
+def _identity(config: Robustness, images: ImageSet, found: list[st.Row]) -> dict:
+    places = ("out", "data_dir", "classifier", "pretrained", "finetuned")
+    options = {k: v for k, v in dataclasses.asdict(config).items() if k not in places}
+    sources = {row.key: row.sources for row in found}
+    return json.loads(json.dumps({**options, "data_is": images.fingerprint, "params": sources}))
+
+
+def _claim(folder: pathlib.Path, identity: dict) -> None:
+    """Marks the folder as this study's, or refuses one that holds another's."""
+    path = folder / "study.json"
+    if path.exists():
+        there = json.loads(path.read_text())
+        differing = sorted(k for k in identity if identity[k] != there.get(k))
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{folder} holds a study with {name}={there.get(name)!r}, not "
+                f"{identity[name]!r}: choose another --out or --name, or delete the folder."
+            )
+    write_json(path, identity)
+
+
+def _share(successes: np.ndarray) -> dict[str, float]:
+    low, high = wilson_interval(float(successes.sum()), len(successes))
+    return {"accuracy": float(successes.mean()), "low": low, "high": high}
+
+
+def _majority(predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    return np.asarray(jax.vmap(lambda votes: majority(votes, num_classes))(jnp.asarray(predicted)))
+
+
+def _distances(images: np.ndarray, attacked: np.ndarray) -> np.ndarray:
+    delta = (attacked - images).reshape(len(images), -1)
+    return np.stack([np.abs(delta).max(1), np.linalg.norm(delta, axis=1)])

@@ -1,0 +1,188 @@
+"""From a configuration to the cells of its table: which target, which attacker, which images."""
+
+import dataclasses
+from typing import Any
+
+from eval.config import Robustness
+from rainjax import zoo
+from rainjax._types import Params
+from rainjax.attacks import PGD
+from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
+from rainjax.nets import EDSR
+from rainjax.pipeline import Defended
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Row:
+    """One pipeline under test, with its parameters and where they came from."""
+
+    key: str
+    title: str
+    target: Defended
+    params: Params
+    sources: dict[str, dict[str, str] | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """One number of a study. `surrogate` and `attack` are None for clean accuracy."""
+
+    row: Row
+    column: str
+    title: str
+    threat_model: str
+    surrogate: Defended | None
+    attack: PGD | None
+    num_examples: int
+    roles: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """The name of the cell's record: unique within the study."""
+        parts = [self.row.key.replace("_", "-"), self.column.replace("_", "-")]
+        if self.attack is not None:
+            parts += [f"r{self.attack.radius * 255:.3g}", f"k{self.attack.num_eot}"]
+        return "--".join([*parts, f"n{self.num_examples}"])
+
+    @property
+    def known_key(self) -> bool:
+        """Whether the attacker holds the scoring keys."""
+        return self.column == "known_key"
+
+
+def rows(config: Robustness) -> list[Row]:
+    """Loads the networks and returns the pipelines: no defense, RAIN before, RAIN after."""
+    classifier = zoo.load_any(config.classifier, config.classifier_arch)
+    found = [_row("undefended", "no defense", Identity(), None, classifier)]
+    for key, title, name in (
+        ("rain_pretrained", "RAIN, before fine-tuning", config.pretrained),
+        ("rain_finetuned", "RAIN, fine-tuned", config.finetuned),
+    ):
+        entry = zoo.load_any(name)
+        if not isinstance(entry.network, EDSR):
+            raise ValueError(f"{name!r} holds a {type(entry.network).__name__}, not an EDSR.")
+        defense = RAIN(entry.network, shift_fraction=config.shift_fraction)
+        found.append(_row(key, title, defense, entry, classifier))
+    return found
+
+
+def cells(config: Robustness, found: list[Row], height: int) -> list[Cell]:
+    """Returns the study's cells, cheap ones first; `height` is the images'."""
+    table, curves = [], []
+    for row in found:
+        table += _table_cells(config, row, height)
+        curves += _curve_cells(config, row, height)
+    merged: dict[str, Cell] = {}
+    for cell in table + curves:
+        if cell.id in merged:  # one run serves several displays
+            roles = tuple(sorted({*merged[cell.id].roles, *cell.roles}))
+            cell = dataclasses.replace(merged[cell.id], roles=roles)
+        merged[cell.id] = cell
+    return sorted(merged.values(), key=_cost)
+
+
+def describe(value: Any) -> Any:
+    """Returns a configuration as plain JSON: dataclasses become dicts that name their class."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    return value if isinstance(value, int | float | str | None) else str(value)
+
+
+def _row(key: str, title: str, defense: Defense, edsr, classifier) -> Row:
+    source = lambda entry: entry and {"name": entry.name, "sha256": entry.sha256}
+    return Row(
+        key,
+        title,
+        Defended(defense, classifier.network),
+        {"defense": edsr.params if edsr else (), "classifier": classifier.params},
+        {"classifier": source(classifier), "defense": source(edsr)},
+    )
+
+
+def _table_cells(config: Robustness, row: Row, height: int) -> list[Cell]:
+    few, many = config.num_eot_examples, config.num_examples
+    clean = Cell(row, "clean", "clean", "no attack", None, None, many, ("table",))
+    columns = [clean, *_attacks(config, row, height, config.radius, many, few, ("table",))]
+    if config.known_key and _is_random(row):
+        columns.append(_known_key(config, row, few))
+    return columns
+
+
+def _curve_cells(config: Robustness, row: Row, height: int) -> list[Cell]:
+    n = config.num_sweep_examples
+    found = []
+    for radius in config.radius_sweep:
+        found += _attacks(config, row, height, radius, n, n, ("radius",))
+    if _is_random(row):
+        for num_eot in config.eot_sweep:
+            found.append(_eot(config, row, config.radius, num_eot, n, ("eot",)))
+        if config.eot_sweep:  # the level that the curve is held against
+            found.append(_mean_field(config, row, height, config.radius, n, ("eot",)))
+    return found
+
+
+def _attacks(config, row, height, radius, num_examples, num_eot_examples, roles) -> list[Cell]:
+    """The attacks of one radius: four on a randomised row, and one where blind is white-box."""
+    classifier_alone = Defended(Identity(), row.target.classifier)
+    attack = _pgd(config, radius)
+    steps = f"PGD-{config.num_steps}"
+    if not _is_random(row):
+        threat = "white box: gradients of the classifier, which is all there is"
+        return [Cell(row, "white_box", steps, threat, row.target, attack, num_examples, roles)]
+    return [
+        Cell(
+            row, "blind", f"{steps}, blind",
+            "blind to the defense: gradients of the classifier alone",
+            classifier_alone, attack, num_examples, roles,
+        ),
+        Cell(
+            row, "white_box", f"{steps}, one draw",
+            "white box: gradients of the whole pipeline, one draw a step",
+            row.target, attack, num_examples, roles,
+        ),
+        _eot(config, row, radius, config.num_eot, num_eot_examples, roles),
+        _mean_field(config, row, height, radius, num_eot_examples, roles),
+    ]  # fmt: skip
+
+
+def _eot(config, row, radius, num_eot, num_examples, roles) -> Cell:
+    chunk = min(config.eot_chunk, num_eot) if config.eot_chunk else None
+    attack = _pgd(config, radius, num_eot=num_eot, eot_chunk=chunk)
+    threat = f"white box: gradients averaged over {num_eot} draws a step"
+    # One draw is the white-box attack itself; as such it is run once and serves both.
+    column, title = ("eot", f"EOT-PGD-{config.num_steps}")
+    return Cell(row, column, title, threat, row.target, attack, num_examples, roles)
+
+
+def _mean_field(config, row, height, radius, roles_n, roles) -> Cell:
+    surrogate = MeanFieldRAIN(row.target.defense)
+    num_outcomes = surrogate.num_outcomes(height)
+    attack = _pgd(config, radius, num_eot=num_outcomes, enumerated=True)
+    threat = f"white box: mean pixel for the random pick, all {num_outcomes} shifts enumerated"
+    target = Defended(surrogate, row.target.classifier)
+    return Cell(row, "mean_field", "mean field", threat, target, attack, roles_n, roles)
+
+
+def _known_key(config, row, num_examples) -> Cell:
+    attack = _pgd(config, config.radius, num_eot=config.num_score_draws, enumerated=True)
+    threat = f"white box, holding the {config.num_score_draws} keys that will be scored"
+    return Cell(
+        row, "known_key", "known key", threat, row.target, attack, num_examples, ("table",)
+    )
+
+
+def _pgd(config: Robustness, radius: float, **options) -> PGD:
+    step_size = config.step_size * radius / config.radius
+    return PGD(radius=radius, step_size=step_size, num_steps=config.num_steps, **options)
+
+
+def _is_random(row: Row) -> bool:
+    return isinstance(row.target.defense, RAIN)
+
+
+def _cost(cell: Cell) -> tuple[int, int, str]:
+    gradients = cell.attack.num_calls * cell.attack.num_eot if cell.attack else 0
+    return ("table" not in cell.roles, gradients * cell.num_examples, cell.id)

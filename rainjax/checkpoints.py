@@ -1,0 +1,69 @@
+"""Checkpoints of a training run; the one file that knows Orbax."""
+
+import pathlib
+import warnings
+from types import TracebackType
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from rainjax._types import Params
+
+
+class Checkpoints:
+    """The last `keep` checkpoints of one run, numbered by training step, each with a note.
+
+    A checkpoint appears whole or not at all, so a run killed while it saves still has the one
+    before. Use as a context manager.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
+        self._folder = folder.absolute()
+        self._checkpointer = ocp.training.Checkpointer(
+            self._folder,
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._checkpointer.close()
+
+    def save(self, step: int, tree: Params, note: dict[str, Any]) -> None:
+        """Writes `tree` and the JSON-like `note` as the checkpoint of `step`."""
+        self._checkpointer.save(step, tree, custom_metadata=note, force=True, overwrite=True)
+
+    def latest(self) -> tuple[int, dict[str, Any]] | None:
+        """Returns the step and the note of the newest checkpoint, or None if there is none."""
+        if self._checkpointer.latest is None:
+            return None
+        step = self._checkpointer.latest.step
+        return step, dict(self._checkpointer.metadata(step).custom_metadata or {})
+
+    def restore(self, step: int, like: Params) -> Params:
+        """Returns the tree saved at `step`, placed on devices as the arrays of `like` are.
+
+        Raises:
+          ValueError: the checkpoint cannot be read as a tree of these shapes.
+        """
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        try:
+            with warnings.catch_warnings():
+                # Said when the machine has other devices than the one that saved.
+                warnings.filterwarnings("ignore", message=".*[Ss]harding")
+                return self._checkpointer.load(step, abstract)
+        except Exception as error:  # whatever Orbax and TensorStore raise on damaged files
+            raise ValueError(
+                f"The checkpoint {self._folder / str(step)} cannot be read ({error!r:.200}): "
+                "delete that folder to go on from the one before."
+            ) from error

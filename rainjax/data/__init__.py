@@ -1,0 +1,29 @@
+"""Pictures to measure on: a generated set that is always there, and TFDS sets by name."""
+
+import os
+import pathlib
+
+from rainjax.data._base import ImageSet
+from rainjax.data.builtin import NAME as _BUILTIN
+from rainjax.data.builtin import BuiltinSet
+from rainjax.data.prepared import PreparedSet, default_data_dir, prepared_sets
+
+__all__ = ["ImageSet", "default_data_dir", "load", "prepared_sets"]
+
+
+def load(name: str, split: str, *, data_dir: str | os.PathLike | None = None) -> ImageSet:
+    """Returns the split of a data set, ready to be read.
+
+    Args:
+        name: "builtin", or a TFDS set prepared on this machine: "cifar10", "cifar10:3.0.2",
+            "imagenette/160px-v2".
+        split: One of the set's own, such as "train" or "test".
+        data_dir: Where prepared sets lie; $TFDS_DATA_DIR or TFDS's default folder if None.
+
+    Raises:
+        ValueError: no such set or split, or it is damaged or holds no pictures.
+    """
+    if name == _BUILTIN:
+        return BuiltinSet(split)
+    folder = default_data_dir() if data_dir is None else pathlib.Path(data_dir)
+    return PreparedSet(name, split, folder)

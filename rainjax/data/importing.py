@@ -1,0 +1,232 @@
+"""Turns local pictures into a TFDS data set once, without TensorFlow and without loss."""
+
+import collections.abc
+import contextlib
+import dataclasses
+import io
+import pathlib
+import re
+import shutil
+import tempfile
+
+import numpy as np
+import PIL.Image
+import tqdm
+
+from rainjax.data.builtin import NAME as BUILTIN
+from rainjax.data.sources import Source, read_source, to_png
+
+VERSION = "1.0.0"
+_CHUNK = 256  # pictures between two updates of the metadata
+_SHARD = 20_000  # pictures per file
+
+
+def import_pictures(
+    sources: dict[str, pathlib.Path],
+    name: str,
+    data_dir: pathlib.Path,
+    *,
+    class_names: tuple[str, ...] = (),
+    keep_labels: tuple[int, ...] = (),
+    size: int | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> pathlib.Path:
+    """Writes the data set `name` with a split for each of `sources`; returns its folder.
+
+    Pictures keep their order, and are PNG files or the original bytes where those are 8-bit
+    RGB PNG or JPEG. The set appears under its name when it is complete, not before.
+
+    Args:
+        sources: What `read_source` can read, by the name of the split it becomes.
+        class_names: One per class; or one per label before `keep_labels` picks some.
+        keep_labels: Labels to keep, renumbered 0, 1, ... in this order; empty keeps all.
+        size: Reduce or enlarge the short side to this many pixels (bicubic) and cut out the
+            centre.
+        overwrite: Replace a set of this name.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: a name, file, label or option is wrong; the message says which.
+        FileExistsError: there is such a set, and `overwrite` is false.
+    """
+    final = data_dir / name / VERSION
+    _check_request(sources, name, size, final, overwrite)
+    splits = {split: read_source(pathlib.Path(path)) for split, path in sources.items()}
+    splits, class_names = _agree_on_classes(splits, class_names, keep_labels)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".importing-{name}-", dir=data_dir) as staging:
+        built = pathlib.Path(staging) / name / VERSION
+        built.mkdir(parents=True)
+        _write(built, name, splits, class_names, size, progress)
+        final.parent.mkdir(exist_ok=True)
+        if final.exists():
+            final.rename(pathlib.Path(staging) / "replaced")
+        built.rename(final)
+    return final
+
+
+def _check_request(sources, name, size, final, overwrite):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == BUILTIN:
+        raise ValueError(
+            f"a data set cannot be called {name!r}: use small letters, digits and _, starting"
+            f" with a letter, and not {BUILTIN!r}."
+        )
+    if not sources:
+        raise ValueError("there is nothing to import: name at least one split.")
+    for split in sources:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", split) or split == "all":
+            raise ValueError(
+                f"a split cannot be called {split!r}: use small letters, digits and _, starting"
+                " with a letter, and not 'all'."
+            )
+    if size is not None and size < 1:
+        raise ValueError(f"size must be at least 1 pixel, not {size}.")
+    if final.exists() and not overwrite:
+        raise FileExistsError(f"{final} exists; choose another name or ask to overwrite it.")
+
+
+def _agree_on_classes(splits, class_names, keep_labels):
+    """Returns the splits with final labels, and the names of the classes."""
+    labelled = {split for split, source in splits.items() if source.labels is not None}
+    if not labelled:
+        for option, value in (("class_names", class_names), ("keep_labels", keep_labels)):
+            if value:
+                raise ValueError(f"{option} was given, but the pictures have no labels.")
+        return splits, ()
+    if labelled != set(splits):
+        bare = next(split for split in splits if split not in labelled)
+        raise ValueError(
+            f"split {bare!r} has no labels and split {min(labelled)!r} has: import them as two sets."
+        )
+    splits, folder_names = _merge_folder_names(splits)
+    class_names = class_names or folder_names
+    largest = max(int(source.labels.max()) for source in splits.values())
+    if keep_labels:
+        if len(set(keep_labels)) != len(keep_labels) or min(keep_labels) < 0:
+            raise ValueError(f"keep_labels must be different and not negative: {keep_labels}.")
+        if class_names and len(class_names) != len(keep_labels):
+            if max(keep_labels) >= len(class_names):
+                raise ValueError(
+                    f"keep_labels has {max(keep_labels)}, but there are {len(class_names)} class"
+                    f" names: give {len(keep_labels)} names, or one for every label."
+                )
+            class_names = tuple(class_names[label] for label in keep_labels)
+        splits = {split: _keep(source, keep_labels) for split, source in splits.items()}
+        largest = len(keep_labels) - 1
+    class_names = class_names or tuple(map(str, range(largest + 1)))
+    if len(set(class_names)) != len(class_names):
+        twice = next(name for name in class_names if class_names.count(name) > 1)
+        raise ValueError(f"two classes are called {twice!r}.")
+    for source in splits.values():
+        outside = np.flatnonzero(source.labels >= len(class_names))
+        if len(outside):
+            raise ValueError(
+                f"{source.path}: {source.names[outside[0]]} has label"
+                f" {source.labels[outside[0]]}, but there are {len(class_names)} class names."
+            )
+    return splits, class_names
+
+
+def _merge_folder_names(splits):
+    """Numbers the class folders of all splits alike, though one split may lack some."""
+    named = [split for split, source in splits.items() if source.class_names]
+    if not named:
+        return splits, ()
+    if len(named) != len(splits):
+        raise ValueError(
+            f"split {named[0]!r} is a folder of class folders and another is not:"
+            " their labels cannot be compared; import them as two sets."
+        )
+    names = sorted({name for source in splits.values() for name in source.class_names})
+    merged = {}
+    for split, source in splits.items():
+        numbers = np.array([names.index(name) for name in source.class_names])
+        merged[split] = dataclasses.replace(
+            source, labels=numbers[source.labels], class_names=tuple(names)
+        )
+    return merged, tuple(names)
+
+
+def _keep(source: Source, keep_labels) -> Source:
+    chosen = np.flatnonzero(np.isin(source.labels, keep_labels))
+    if not len(chosen):
+        raise ValueError(f"{source.path} has no picture with one of the labels {keep_labels}.")
+    assert source.labels is not None
+    numbers = {label: number for number, label in enumerate(keep_labels)}
+    return dataclasses.replace(
+        source,
+        names=tuple(source.names[i] for i in chosen),
+        labels=np.array([numbers[label] for label in source.labels[chosen].tolist()]),
+        index=source.index[chosen],
+        encoded=lambda i: source.encoded(chosen[i]),
+    )
+
+
+def _write(folder, name, splits, class_names, size, progress):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "image": tfds.features.Image(shape=(size, size, 3)),
+        "index": tfds.features.Scalar(np.int64, doc="position in the set it was taken from"),
+    }
+    if class_names:
+        features["label"] = tfds.features.ClassLabel(names=list(class_names))
+    paths = ", ".join(source.path.name for source in splits.values())
+    identity = tfds.core.DatasetIdentity(
+        name=name,
+        version=tfds.core.Version(VERSION),
+        data_dir=str(folder),
+        module_name=__name__,
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description=f"Imported from {paths} by rainjax.",
+        features=tfds.features.FeaturesDict(features),
+        disable_shuffling=True,
+    )
+    writer = tfds.core.SequentialWriter(info, _SHARD, file_format="array_record")
+    writer.initialize_splits(list(splits))
+    total = sum(len(source) for source in splits.values())
+    with tqdm.tqdm(total=total, desc=name, unit=" pictures", disable=not progress) as bar:
+        for split, source in splits.items():
+            for start in range(0, len(source), _CHUNK):
+                chunk = range(start, min(start + _CHUNK, len(source)))
+                writer.add_examples({split: [_example(source, i, size) for i in chunk]})
+                bar.update(len(chunk))
+    writer.close_all()
+
+
+def _example(source, i, size):
+    example = {"image": io.BytesIO(_picture(source, i, size)), "index": int(source.index[i])}
+    if source.labels is not None:
+        example["label"] = int(source.labels[i])
+    return example
+
+
+def _picture(source, i, size):
+    """Returns the bytes to store: the source's own, unless they must change."""
+    encoded = source.encoded(i)
+    try:
+        with PIL.Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+    except Exception as error:
+        raise ValueError(f"{source.path}: {source.names[i]} cannot be decoded: {error}") from error
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+        raise ValueError(
+            f"{source.path}: {source.names[i]} has pixels of kind {image.mode!r};"
+            " pictures must have 8 bits per channel."
+        )
+    if size is not None:
+        return to_png(_fit(image.convert("RGB"), size))
+    if image.mode == "RGB" and image.format in ("PNG", "JPEG"):
+        return encoded
+    return to_png(image.convert("RGB"))
+
+
+def _fit(image, size):
+    """Resizes the short side to `size` and cuts the centre out, both in one resampling."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), PIL.Image.Resampling.BICUBIC, box=box)

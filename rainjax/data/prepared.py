@@ -1,0 +1,201 @@
+"""TFDS data sets that are already on this machine, read without TensorFlow."""
+
+import difflib
+import functools
+import io
+import os
+import pathlib
+import re
+
+import numpy as np
+import PIL.Image
+from jaxtyping import Int, UInt8
+
+from rainjax.data._base import ImageSet
+from rainjax.data.builtin import NAME as BUILTIN
+
+_MEMORY = 2**30  # bytes of decoded pictures that one set keeps
+
+
+def default_data_dir() -> pathlib.Path:
+    """Returns the folder of prepared sets: $TFDS_DATA_DIR, or TFDS's own default."""
+    return pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
+def prepared_sets(data_dir: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Returns the folder of the latest version of each prepared set, by name.
+
+    A set with configurations is listed as `name/config`.
+    """
+    found = {}
+    for path in sorted(data_dir.glob("*/*/dataset_info.json")) + sorted(
+        data_dir.glob("*/*/*/dataset_info.json")
+    ):
+        folder = path.parent
+        version = _version(folder.name)
+        name = folder.parent.relative_to(data_dir).as_posix()
+        if version and not name.startswith("."):
+            found.setdefault(name, []).append((version, folder))
+    return {name: max(versions)[1] for name, versions in sorted(found.items())}
+
+
+class PreparedSet(ImageSet):
+    """A split of a prepared TFDS set with an `image` feature and, if labelled, a `label`.
+
+    Pictures are decoded by Pillow, always: another decoder gives other JPEG pixels.
+    """
+
+    def __init__(self, name: str, split: str, data_dir: pathlib.Path):
+        import tensorflow_datasets as tfds  # half a second that the built-in set can do without
+
+        folder = _find(name, data_dir)
+        try:
+            builder = tfds.builder_from_directory(folder)
+            features, splits = dict(builder.info.features), builder.info.splits
+        except Exception as error:
+            raise ValueError(f"{folder} is not a readable TFDS data set: {error}") from error
+        if split not in splits:
+            raise ValueError(f"{name!r} has no split {split!r}; it has {', '.join(splits)}.")
+        if not isinstance(features.get("image"), tfds.features.Image):
+            raise ValueError(
+                f"{name!r} has no feature 'image' that is a picture; it has {', '.join(features)}."
+            )
+        label = features.get("label")
+        if label is not None and not isinstance(label, tfds.features.ClassLabel):
+            raise ValueError(f"the label of {name!r} is not a class but {label!r}.")
+        self.name = name
+        self.split = split
+        self.class_names = () if label is None else tuple(label.names)
+        info = splits[split]
+        self.fingerprint = (
+            f"{name.partition(':')[0]}:{builder.version}/{split}:"
+            f"{info.num_examples} pictures, {info.num_bytes} bytes"
+        )
+        self._folder = folder
+        self._features = features
+        self._decoded = {}
+        self._decoded_bytes = 0
+        self._records = self._open(tfds, builder, info)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def get(
+        self, indices: Int[np.ndarray, "n"]
+    ) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, "n"]]:
+        """Returns pictures of one size and their labels; both are kept in memory up to 1 GiB."""
+        self.check_indices(indices)
+        images, labels = [], []
+        for index in indices.tolist():
+            image, label = self._example(index)
+            if images and image.shape != images[0].shape:
+                raise ValueError(
+                    f"{self._place(index)} is {_size(image)} where picture {indices[0]} is"
+                    f" {_size(images[0])}; `get` wants one size: take them one by one with"
+                    f" `image`, or import the set with --size."
+                )
+            images.append(image)
+            labels.append(label)
+        stacked = np.stack(images) if images else np.empty((0, 0, 0, 3), np.uint8)
+        return stacked, np.array(labels, np.int32)
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        """Returns one picture, of its own size."""
+        self.check_indices(np.array([index]))
+        return self._example(index)[0]
+
+    def source_index(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Returns what the set stores as `index`, which imported sets have."""
+        self.check_indices(indices)
+        if "index" not in self._features:
+            raise ValueError(f"{self.name!r} does not say where its pictures were in its source.")
+        records = [self._record(index) for index in indices.tolist()]
+        return np.array([record["index"] for record in records], np.int64)
+
+    def _open(self, tfds, builder, info):
+        missing = [path for path in info.filepaths if not path.exists()]
+        if missing:
+            raise ValueError(
+                f"{self._folder} lacks {missing[0].name}; {self.name!r} must be stored as"
+                " array_record (tfds build --file_format=array_record) and be complete."
+            )
+        try:
+            records = builder.as_data_source(
+                self.split, decoders={"image": tfds.decode.SkipDecoding()}
+            )
+            length = len(records)
+        except Exception as error:
+            raise ValueError(
+                f"{self._folder}, split {self.split!r}, cannot be read as array_record: {error}"
+            ) from error
+        if length != info.num_examples:
+            raise ValueError(
+                f"{self._folder}, split {self.split!r}, holds {length} pictures"
+                f" where {info.num_examples} were written; import it again."
+            )
+        return records
+
+    def _record(self, index):
+        try:
+            return self._records[index]
+        except Exception as error:
+            raise ValueError(
+                f"{self._place(index)} cannot be read, its file is damaged: {error}"
+            ) from error
+
+    def _example(self, index):
+        if index in self._decoded:
+            return self._decoded[index]
+        record = self._record(index)
+        try:
+            image = decode(record["image"])
+        except Exception as error:
+            raise ValueError(f"{self._place(index)} cannot be decoded: {error}") from error
+        label = int(record["label"]) if self.num_classes else -1
+        if self.num_classes and not 0 <= label < self.num_classes:
+            raise ValueError(
+                f"{self._place(index)} has label {label}, outside 0 to {self.num_classes - 1}."
+            )
+        if self._decoded_bytes + image.nbytes <= _MEMORY:
+            self._decoded[index] = image, label
+            self._decoded_bytes += image.nbytes
+        return image, label
+
+    def _place(self, index):
+        return f"picture {index} of {self.name!r}, split {self.split!r},"
+
+
+def decode(encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
+    """Returns the RGB pixels of an encoded picture of any format Pillow reads."""
+    with PIL.Image.open(io.BytesIO(encoded)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    pixels.flags.writeable = False
+    return pixels
+
+
+def _find(name, data_dir):
+    plain, _, version = name.partition(":")
+    available = prepared_sets(data_dir)
+    if plain in available:
+        folder = available[plain].parent / version if version else available[plain]
+        if (folder / "dataset_info.json").exists():
+            return folder
+        versions = sorted(path.name for path in folder.parent.iterdir() if _version(path.name))
+        raise ValueError(f"{plain!r} has no version {version!r}; it has {', '.join(versions)}.")
+    names = [BUILTIN, *available]
+    close = difflib.get_close_matches(plain, names, n=1, cutoff=0.4)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(
+        f"there is no data set {name!r}.{hint} Built in: {BUILTIN}."
+        f" Prepared in {data_dir}: {', '.join(available) or 'none'}."
+    )
+
+
+@functools.cache
+def _version(text):
+    match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", text)
+    return tuple(map(int, match.groups())) if match else None
+
+
+def _size(image):
+    return f"{image.shape[1]}x{image.shape[0]}"

@@ -1,0 +1,51 @@
+"""What a defense is, and the two ways to make one out of others or out of nothing."""
+
+import abc
+import dataclasses
+
+import jax
+
+from rainjax._types import Draw, Image, Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Defense(abc.ABC):
+    """A purifier: hyperparameters as fields, randomness through the key of `apply`."""
+
+    def init(self, key: PRNGKey) -> Params:
+        """Returns fresh parameters; `()` for a defense that has none."""
+        del key
+        return ()
+
+    @abc.abstractmethod
+    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+        """Returns the purified image, float32 in [0, 1], of the shape that came in."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity(Defense):
+    """Does nothing: the undefended pipeline, and the backward pass of plain BPDA."""
+
+    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+        """Returns `image`; `params` and `key` are ignored."""
+        del params, key
+        return image
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain(Defense):
+    """Applies `stages` left to right, each with its own key and parameters."""
+
+    stages: tuple[Defense, ...]
+
+    def init(self, key: PRNGKey) -> Params:
+        """Returns a tuple with the parameters of each stage."""
+        keys = jax.random.split(key, len(self.stages))
+        return tuple(s.init(k) for s, k in zip(self.stages, keys, strict=True))
+
+    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+        """Returns the last stage's image."""
+        keys = jax.random.split(key, len(self.stages))
+        for stage, p, k in zip(self.stages, params, keys, strict=True):
+            image = stage.apply(p, k, image)
+        return image

@@ -1,0 +1,128 @@
+"""The adversary's view of a defense: expectations over its draws, and chosen backward passes."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rainjax._types import Draw, Image, Params, PRNGKey
+from rainjax.defenses._base import Defense
+
+
+def expectation(
+    fn: Callable,
+    num_samples: int,
+    *,
+    chunk_size: int | None = None,
+    enumerated: bool = False,
+) -> Callable:
+    """Returns `mean_fn(key, *args)`, the mean of `fn(draw, *args)` over `num_samples` draws.
+
+    Differentiate, then average: `expectation(jax.grad(loss), k)` keeps one chunk of
+    `chunk_size` draws alive, where `jax.grad(expectation(loss, k))` may keep them all
+    (expectation over transformation, Athalye et al., 2018). Draw `i` is a function of the key
+    and of `i` alone, so neither the chunk size nor a larger `num_samples` changes it. With
+    `enumerated`, draw `i` is the number `i` itself, for surrogates that list their outcomes.
+
+    Raises:
+        ValueError: `num_samples` is below 1, or `chunk_size` does not divide it.
+    """
+    chunk_size = check_chunk(num_samples, chunk_size)
+
+    def mean_fn(key: PRNGKey, *args):
+        zeros = jax.tree.map(
+            jnp.zeros_like, jax.eval_shape(fn, draws(key, 0, 1, enumerated)[0], *args)
+        )
+
+        def add_chunk(total, start):
+            return add_draws(fn, total, draws(key, start, chunk_size, enumerated), *args), None
+
+        starts = jnp.arange(0, num_samples, chunk_size)
+        on_cpu = jax.default_backend() == "cpu"  # convolutions crawl inside its loops
+        total, _ = jax.lax.scan(add_chunk, zeros, starts, unroll=on_cpu)
+        return jax.tree.map(lambda t: t / num_samples, total)
+
+    return mean_fn
+
+
+def check_chunk(num_samples: int, chunk_size: int | None) -> int:
+    """Returns the chunk size to use: all of `num_samples` for None.
+
+    Raises:
+        ValueError: `num_samples` is below 1, or `chunk_size` does not divide it.
+    """
+    chunk_size = num_samples if chunk_size is None else chunk_size
+    if num_samples < 1 or chunk_size < 1 or num_samples % chunk_size:
+        raise ValueError(f"{chunk_size=} does not divide {num_samples=} into whole chunks.")
+    return chunk_size
+
+
+def draws(key: PRNGKey, start: int | Array, count: int, enumerated: bool = False) -> Array:
+    """Returns draws `start` to `start + count - 1`: keys grown from `key`, or plain numbers."""
+    numbers = start + jnp.arange(count)
+    return numbers if enumerated else jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
+
+
+def add_draws(fn: Callable, total, chunk: Array, *args):
+    """Returns `total` plus the sum of `fn(draw, *args)` over the draws of one chunk."""
+    values = jax.vmap(lambda draw: fn(draw, *args))(chunk)
+    return jax.tree.map(lambda t, v: t + v.sum(0), total, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class BPDA(Defense):
+    """Runs `forward`, differentiates `backward`, on one draw (Athalye et al., 2018).
+
+    Parameters are those of `forward`; `backward` must accept them (`Identity` accepts any).
+    """
+
+    forward: Defense
+    backward: Defense
+
+    def init(self, key: PRNGKey) -> Params:
+        """Returns fresh parameters of `forward`."""
+        return self.forward.init(key)
+
+    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+        """Returns `forward`'s image, with `backward`'s gradient."""
+        return _bpda(self.forward, self.backward, params, key, image)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _bpda(forward: Defense, backward: Defense, params, key, image):
+    return forward.apply(params, key, image)
+
+
+def _bpda_fwd(forward: Defense, backward: Defense, params, key, image):
+    del backward
+    return forward.apply(params, key, image), (params, key, image)
+
+
+def _bpda_bwd(forward: Defense, backward: Defense, saved, cotangent):
+    del forward
+    params, key, image = saved  # the backward pass replays this draw on purpose
+    _, vjp = jax.vjp(lambda p, x: backward.apply(p, key, x), params, image)
+    params_bar, image_bar = vjp(cotangent)
+    return params_bar, None, image_bar
+
+
+_bpda.defvjp(_bpda_fwd, _bpda_bwd)
+
+
+def straight_through(
+    fn: Callable[[Array], Array], surrogate: Callable[[Array], Array] = lambda x: x
+) -> Callable[[Float[Array, "..."]], Float[Array, "..."]]:
+    """Returns a function with the values of `fn`, to the bit, and the gradient of `surrogate`.
+
+    By default the gradient is the identity's (Bengio et al., 2013). `fn` and `surrogate` must
+    return the same shape.
+    """
+
+    def through(x):
+        soft = surrogate(x)
+        return jax.lax.stop_gradient(fn(x)) + (soft - jax.lax.stop_gradient(soft))
+
+    return through

@@ -1,0 +1,21 @@
+"""Networks: super-resolution and classification, the only home of Flax."""
+
+from rainjax.nets._layers import num_params
+from rainjax.nets._network import Network
+from rainjax.nets.convert import from_torch, to_torch
+from rainjax.nets.edsr import EDSR, EDSR_BASELINE, EDSR_SMALL
+from rainjax.nets.mobilenet import IMAGENETTE_CLASSES, MobileNetV2
+from rainjax.nets.resnet import ResNet
+
+__all__ = [
+    "EDSR",
+    "EDSR_BASELINE",
+    "EDSR_SMALL",
+    "IMAGENETTE_CLASSES",
+    "MobileNetV2",
+    "Network",
+    "ResNet",
+    "from_torch",
+    "num_params",
+    "to_torch",
+]

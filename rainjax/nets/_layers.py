@@ -1,0 +1,66 @@
+"""The few pieces that more than one network is made of."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PyTree
+
+
+def num_params(params: PyTree) -> int:
+    """Returns how many numbers `params` holds; shapes do as well as arrays."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def pixel_shuffle(
+    features: Float[Array, "n h w c_in"], factor: int
+) -> Float[Array, "n h_out w_out c_out"]:
+    """Returns `features` with each group of `factor**2` channels laid out as a square.
+
+    Channel `c * factor**2 + i * factor + j` goes to row `i`, column `j` of channel `c`,
+    PyTorch's order.
+    """
+    n, h, w, channels = features.shape
+    out = channels // factor**2
+    cells = features.reshape(n, h, w, out, factor, factor)
+    return cells.transpose(0, 1, 4, 2, 5, 3).reshape(n, h * factor, w * factor, out)
+
+
+def standardize(
+    images: Float[Array, "n h w c"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "n h w c"]:
+    """Returns `(images - mean) / std`, channel by channel."""
+    if images.shape[-1] != len(mean):
+        raise ValueError(
+            f"The network takes images of {len(mean)} channels, got shape "
+            f"{images.shape[1:]} (h w c)."
+        )
+    mean, std = (jnp.asarray(values, images.dtype)[None, None, None] for values in (mean, std))
+    return (images - mean) / std
+
+
+def conv3x3(
+    features_in: int,
+    features_out: int,
+    *,
+    stride: int = 1,
+    bias: bool = True,
+    init,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """Returns a 3x3 convolution that pads one pixel on every side, as PyTorch's `padding=1`.
+
+    XLA's "SAME" would pad a strided convolution at the bottom and right only.
+    """
+    return nnx.Conv(
+        features_in,
+        features_out,
+        (3, 3),
+        strides=stride,
+        padding=((1, 1), (1, 1)),
+        use_bias=bias,
+        kernel_init=init,
+        rngs=rngs,
+    )

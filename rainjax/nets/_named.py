@@ -1,0 +1,50 @@
+"""Parameters as a flat dict of named arrays, and the check that the names and shapes are right."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from rainjax._types import Params
+
+
+def flatten(params: PyTree) -> dict:
+    """Returns the leaves of a nested dict under "/"-joined keys, in the tree's own order."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {"/".join(str(entry.key) for entry in path): leaf for path, leaf in paths}
+
+
+def unflatten(named: Mapping, shapes: PyTree[jax.ShapeDtypeStruct], *, source: str) -> Params:
+    """Returns `named` as float32 arrays in the tree of `shapes`, keys of `flatten`.
+
+    Keys that were integers, which no file format keeps, are integers again.
+    Raises ValueError as `check_names` does.
+    """
+    expected = flatten(shapes)
+    check_names(named, {name: leaf.shape for name, leaf in expected.items()}, source=source)
+    leaves = [jnp.asarray(np.asarray(named[name]), jnp.float32) for name in expected]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def check_names(named: Mapping, shapes: Mapping[str, tuple[int, ...]], *, source: str) -> None:
+    """Raises ValueError for the first array that is missing, unexpected, mis-shaped or not finite.
+
+    `source` says in the message where `named` came from.
+    """
+    hint = f"{source} does not fit this network"
+    for name, shape in shapes.items():
+        if name not in named:
+            raise ValueError(f"{hint}: array {name!r} of shape {tuple(shape)} is missing.")
+    for name in named:
+        if name not in shapes:
+            raise ValueError(f"{hint}: it has no place for array {name!r}.")
+    for name, shape in shapes.items():
+        found = np.shape(named[name])
+        if found != tuple(shape):
+            raise ValueError(
+                f"{hint}: array {name!r} has shape {found}, the network needs {tuple(shape)}."
+            )
+        if not np.isfinite(np.asarray(named[name])).all():
+            raise ValueError(f"{source}: array {name!r} holds values that are not finite.")

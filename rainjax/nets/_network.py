@@ -1,0 +1,41 @@
+"""A Flax module seen as two pure functions over a plain dict of arrays."""
+
+import abc
+import dataclasses
+import functools
+
+import jax
+from flax import nnx
+from jaxtyping import Array, PyTree
+
+from rainjax._types import Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Network(abc.ABC):
+    """An architecture: its hyperparameters are the fields, its numbers live with the caller."""
+
+    @abc.abstractmethod
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns the Flax module, which maps `n h w c` to the network's output."""
+
+    def init(self, key: PRNGKey) -> Params:
+        """Returns fresh parameters as a nested dict of arrays."""
+        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(key))))
+
+    def apply(self, params: Params, *inputs: Array) -> Array:
+        """Runs the network on one example: no batch axis goes in, none comes out."""
+        graphdef, state = _abstract(self)
+        state = jax.tree.map(lambda leaf: leaf, state)  # the next line mutates it
+        nnx.replace_by_pure_dict(state, params)
+        module = nnx.merge(graphdef, state)
+        return module(*(x[None] for x in inputs))[0]
+
+    def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """Returns `init`'s tree with `jax.ShapeDtypeStruct` leaves, without computing it."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+
+@functools.cache
+def _abstract(network: Network):
+    return nnx.split(nnx.eval_shape(lambda: network.build(nnx.Rngs(0))))

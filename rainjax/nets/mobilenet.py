@@ -1,0 +1,132 @@
+"""MobileNetV2 (Sandler et al., 2018) for inference, batch norm folded into the convolutions."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rainjax.nets._layers import standardize
+from rainjax.nets._network import Network
+
+# Expansion, features, blocks and first stride of each stage: table 2 of the paper.
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+_STEM, _LAST = 32, 1280
+
+
+@dataclasses.dataclass(frozen=True)
+class MobileNetV2(Network):
+    """Classifies an image: `h w 3` in [0, 1] to `num_classes` logits, at any size from 32 up.
+
+    With `class_subset`, only the logits of those classes come back, in that order: the ten of
+    Imagenette out of ImageNet's thousand, say. Inside, pixels run over [-1, 1].
+    """
+
+    num_classes: int = 1000
+    class_subset: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        for label in self.class_subset or ():
+            if not 0 <= label < self.num_classes:
+                raise ValueError(
+                    f"class_subset has the class {label!r}; classes run from 0 to "
+                    f"{self.num_classes - 1}."
+                )
+        if self.class_subset is not None and not self.class_subset:
+            raise ValueError("class_subset is empty; give at least one class, or None for all.")
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns the Flax module for a batch of images."""
+        return _MobileNetV2(self, rngs)
+
+
+IMAGENETTE_CLASSES = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
+
+_KERNEL_INIT = nnx.initializers.he_normal()
+
+
+class _Depthwise(nnx.Module):
+    """A 3x3 convolution of each channel by itself, as a sum of nine shifted products.
+
+    XLA's grouped convolutions have no fast path on CPU, least of all their gradient.
+    """
+
+    def __init__(self, features: int, stride: int, rngs: nnx.Rngs):
+        init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1, 2))
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, 1, features)))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.stride = stride
+
+    def __call__(self, x):
+        s = self.stride
+        h, w = x.shape[1:3]
+        out_h, out_w = -(-h // s), -(-w // s)
+        # "SAME" puts the odd row or column of padding at the bottom and right.
+        pad_h, pad_w = ((out - 1) * s + 3 - size for out, size in ((out_h, h), (out_w, w)))
+        x = jnp.pad(
+            x,
+            ((0, 0), (pad_h // 2, pad_h - pad_h // 2), (pad_w // 2, pad_w - pad_w // 2), (0, 0)),
+        )
+        total = self.bias[...][None, None, None]
+        for i in range(3):
+            for j in range(3):
+                window = x[:, i : i + s * (out_h - 1) + 1 : s, j : j + s * (out_w - 1) + 1 : s]
+                total = total + window * self.kernel[...][i, j][None, None]
+        return total
+
+
+class _Block(nnx.Module):
+    def __init__(self, features_in: int, features: int, expansion: int, stride: int, rngs):
+        hidden = features_in * expansion
+        self.residual = stride == 1 and features_in == features
+        if expansion > 1:
+            self.expand = _conv1x1(features_in, hidden, rngs)
+        self.expands = expansion > 1
+        self.depthwise = _Depthwise(hidden, stride, rngs)
+        self.project = _conv1x1(hidden, features, rngs)
+
+    def __call__(self, x):
+        y = jax.nn.relu6(self.expand(x)) if self.expands else x
+        y = self.project(jax.nn.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class _MobileNetV2(nnx.Module):
+    def __init__(self, config: MobileNetV2, rngs: nnx.Rngs):
+        self.config = config
+        self.stem = nnx.Conv(
+            3, _STEM, (3, 3), strides=2, padding="SAME", kernel_init=_KERNEL_INIT, rngs=rngs
+        )
+        blocks, features_in = [], _STEM
+        for expansion, features, num_blocks, first_stride in STAGES:
+            for index in range(num_blocks):
+                stride = first_stride if index == 0 else 1
+                blocks.append(_Block(features_in, features, expansion, stride, rngs))
+                features_in = features
+        self.blocks = nnx.List(blocks)
+        self.last = _conv1x1(features_in, _LAST, rngs)
+        self.logits = _conv1x1(_LAST, config.num_classes, rngs)
+
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+        x = standardize(images, (0.5,) * 3, (0.5,) * 3)
+        x = jax.nn.relu6(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        x = jax.nn.relu6(self.last(x)).mean((1, 2), keepdims=True)
+        logits = self.logits(x)[:, 0, 0]
+        if self.config.class_subset is None:
+            return logits
+        return logits[:, jnp.asarray(self.config.class_subset)]
+
+
+def _conv1x1(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(features_in, features_out, (1, 1), kernel_init=_KERNEL_INIT, rngs=rngs)

@@ -1,0 +1,39 @@
+"""Moving pixels without changing them."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from rainjax._types import Image, PRNGKey
+
+
+def circular_shift(image: Image, shift: Int[Array, "2"]) -> Image:
+    """Rolls the rows of an image down and its columns right by `shift`, wrapping around.
+
+    Linear in `image`, and undone by `-shift`. `shift` may be traced.
+    """
+    rows, columns = (
+        # Products with a permutation, because the gradient of a gather is a scatter, which
+        # XLA's CPU backend runs one element at a time.
+        jax.nn.one_hot((jnp.arange(size) - amount) % size, size, dtype=image.dtype)
+        for size, amount in zip(image.shape[:2], shift, strict=True)
+    )
+    exact = jax.lax.Precision.HIGHEST  # accelerators would round the pixels to bfloat16
+    image = jnp.einsum("ih,hwc->iwc", rows, image, precision=exact)
+    return jnp.einsum("jw,iwc->ijc", columns, image, precision=exact)
+
+
+def random_circular_shift(key: PRNGKey, image: Image, *, max_shift: int) -> Image:
+    """Rolls an image by up to `max_shift` pixels along each axis, wrapping around (RdmSCS).
+
+    Both components are drawn uniformly from `-max_shift..max_shift`, both ends and zero
+    included (Du et al., 2020). Linear in `image` once `key` is fixed: its gradient is exact.
+
+    Raises:
+        ValueError: `max_shift` is negative, or not smaller than the image.
+    """
+    if not 0 <= max_shift < min(image.shape[:2]):
+        raise ValueError(
+            f"{max_shift=} must be at least 0 and below the image's size, {image.shape[:2]}."
+        )
+    return circular_shift(image, jax.random.randint(key, (2,), -max_shift, max_shift + 1))

@@ -1,0 +1,64 @@
+"""Fewer pixels, or more."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rainjax._types import Image, PRNGKey
+
+
+def random_pixel_downsample(key: PRNGKey, image: Image) -> Image:
+    """Keeps one pixel of every 2x2 cell at random, for each channel separately (RdmDU).
+
+    The four pixels of a cell are equally likely, and cells and channels are independent, so
+    the colours of one output pixel may come from different places (Du et al., 2020, with the
+    details of the authors' code). Linear in `image` once `key` is fixed: an input value has
+    gradient 1 if it was picked, which happens with probability 1/4, and 0 otherwise. The
+    mean over keys is `average_downsample`.
+
+    Raises:
+        ValueError: the height or the width is odd.
+    """
+    cells = _cells(image)
+    # Two random bits a cell, exactly uniform. The sum is a selection whose gradient is a
+    # product: a gather's gradient is a scatter, which is slow on CPU.
+    pick = jax.random.bits(key, cells.shape[:-1], jnp.uint8) % 4
+    return jnp.sum(cells * jax.nn.one_hot(pick, 4, dtype=image.dtype), axis=-1)
+
+
+def average_downsample(image: Image) -> Image:
+    """Averages every 2x2 cell: the mean of `random_pixel_downsample` over its key.
+
+    Raises:
+        ValueError: the height or the width is odd.
+    """
+    return jnp.mean(_cells(image), axis=-1)
+
+
+def resize_bicubic(image: Image, height: int, width: int) -> Image:
+    """Resizes with Keys' cubic kernel (a = -0.5), anti-aliased when shrinking, as Pillow does.
+
+    Linear in `image`; may leave [0, 1] by overshoot.
+
+    Raises:
+        ValueError: `height` or `width` is below 1.
+    """
+    if min(height, width) < 1:
+        raise ValueError(f"Cannot resize to {height} x {width}: both must be at least 1.")
+    shape = (height, width, image.shape[-1])
+    # Two small matrix products; on CPU their default precision is already float32.
+    return jax.image.resize(
+        image, shape, "cubic", antialias=True, precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def _cells(image: Image) -> Float[Array, "h2 w2 c 4"]:
+    """Splits an image into 2x2 cells, listed in reading order along the last axis."""
+    height, width, channels = image.shape
+    if height % 2 or width % 2:
+        raise ValueError(
+            f"An image of {height} x {width} has no whole number of 2x2 cells: "
+            "crop or pad it to an even height and width."
+        )
+    cells = image.reshape(height // 2, 2, width // 2, 2, channels)
+    return cells.transpose(0, 2, 4, 1, 3).reshape(height // 2, width // 2, channels, 4)

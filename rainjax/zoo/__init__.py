@@ -1,0 +1,11 @@
+"""Pretrained parameters by name or path: `zoo.load("builtin_resnet")`, `zoo.names()`.
+
+An entry is two files side by side: `<name>.safetensors` with the numbers and `<name>.json`, a card
+that says which network they belong to and how they came about.
+"""
+
+from rainjax.zoo._card import NETWORKS
+from rainjax.zoo._published import PUBLISHED, load_any
+from rainjax.zoo._store import Entry, load, load_torch, names, save
+
+__all__ = ["NETWORKS", "PUBLISHED", "Entry", "load", "load_any", "load_torch", "names", "save"]

@@ -1,0 +1,95 @@
+"""The card beside a file of parameters: what it must say, and the network it describes."""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+
+from rainjax.nets import EDSR, MobileNetV2, Network, ResNet
+
+# The architectures a card can name.
+NETWORKS: dict[str, type[Network]] = {cls.__name__: cls for cls in (EDSR, MobileNetV2, ResNet)}
+
+# Written by `save` itself, and given by whoever trained the parameters.
+_OWN = {"name": str, "architecture": dict, "sha256": str}
+_GIVEN = {"data": dict, "command": str, "seed": int, "metrics": dict}
+_DEFAULTS = {"licence": "Apache-2.0", "dtype": "float32"}
+DTYPES = ("float32", "float16")
+
+
+def make_card(name: str, network: Network, extra: dict) -> dict:
+    """Returns a card without its sha256; raises ValueError if `extra` lacks a needed key."""
+    for key in (*_OWN,):
+        if key in extra:
+            raise ValueError(f"The card's {key!r} is written by zoo.save; leave it out.")
+    card = {"name": name, "architecture": describe(network), **_DEFAULTS, **extra}
+    _check(card, {**_GIVEN, **dict.fromkeys(_DEFAULTS, str)}, where=f"The card of {name!r}")
+    return card
+
+
+def read_card(path: pathlib.Path) -> dict:
+    """Returns the card in the JSON file at `path`, complete; raises ValueError if it is not."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"The card {path} is missing: parameters are loaded together with the .json file "
+            "that zoo.save wrote beside them."
+        )
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"The card {path} is not valid JSON ({error}).") from None
+    if not isinstance(card, dict):
+        raise ValueError(f"The card {path} holds a {type(card).__name__}, not an object.")
+    _check(card, {**_OWN, **_GIVEN, **dict.fromkeys(_DEFAULTS, str)}, where=f"The card {path}")
+    return card
+
+
+def describe(network: Network) -> dict:
+    """Returns the class and fields of `network` as plain JSON."""
+    cls = type(network).__name__
+    if NETWORKS.get(cls) is not type(network):
+        raise ValueError(f"A card can describe {_list(NETWORKS)}, got a {cls}.")
+    return {"class": cls, "fields": dataclasses.asdict(network)}
+
+
+def build(card: dict, *, where: str) -> Network:
+    """Returns the network that `card` describes."""
+    architecture = card["architecture"]
+    cls, fields = architecture.get("class"), architecture.get("fields")
+    if cls not in NETWORKS:
+        raise ValueError(f"{where} names the network class {cls!r}; known are {_list(NETWORKS)}.")
+    known = [field.name for field in dataclasses.fields(NETWORKS[cls])]
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where} has no object of fields for its {cls}.")
+    for field in fields:
+        if field not in known:
+            raise ValueError(f"{where} gives {cls} the field {field!r}; it has {_list(known)}.")
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    try:
+        return NETWORKS[cls](**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} describes a {cls} that cannot be built: {error}") from None
+
+
+def unknown_name(name: str, known: list[str]) -> ValueError:
+    """Returns the error for a name that is not in the zoo, with what was perhaps meant."""
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return ValueError(
+        f"The zoo has no {name!r}.{hint} It has {_list(known)}; "
+        "a path to a .safetensors file works as well."
+    )
+
+
+def _check(card: dict, needed: dict[str, type], *, where: str) -> None:
+    for key, kind in needed.items():
+        if key not in card:
+            raise ValueError(f"{where} lacks {key!r}.")
+        if not isinstance(card[key], kind) or isinstance(card[key], bool):
+            raise ValueError(f"{where} has {key!r} = {card[key]!r}; it must be a {kind.__name__}.")
+    if card["dtype"] not in DTYPES:
+        raise ValueError(f"{where} has dtype {card['dtype']!r}; it must be one of {DTYPES}.")
+
+
+def _list(names) -> str:
+    return ", ".join(sorted(names)) or "nothing yet"

@@ -1,0 +1,158 @@
+"""Writing and reading entries of the zoo. Nothing is unpickled: numbers are safetensors or npz."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import zipfile
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from rainjax._types import Params
+from rainjax.nets import Network
+from rainjax.nets._named import flatten, unflatten
+from rainjax.nets.convert import from_torch
+from rainjax.zoo import _card
+
+WEIGHTS = pathlib.Path(__file__).parent / "weights"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entry:
+    """A network with its numbers; `card` says where they come from, `sha256` which they are."""
+
+    name: str
+    network: Network
+    params: Params
+    card: dict
+    sha256: str
+
+
+def names() -> list[str]:
+    """Returns the names of the parameters that ship with the package."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def load(name_or_path: str | os.PathLike) -> Entry:
+    """Returns a shipped entry by name, or any other by the path of its `.safetensors` file.
+
+    A path may also name the folder that holds exactly one, or leave the ending out.
+    Parameters are float32, whatever precision they are stored in. Raises FileNotFoundError or
+    ValueError, in one sentence, for an unknown name, a missing or damaged file, a file that is
+    not the one its card describes, and parameters that do not fit the card's network.
+    """
+    path = _find(name_or_path)
+    card = _card.read_card(path.with_suffix(".json"))
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != card["sha256"]:
+        raise ValueError(
+            f"{path} has sha256 {sha256[:12]}..., its card says {card['sha256'][:12]}...: the file "
+            "is damaged or was replaced; restore it and its card together."
+        )
+    network = _card.build(card, where=f"The card {path.with_suffix('.json')}")
+    arrays = _read_safetensors(content, path)
+    for array_name, array in arrays.items():
+        if array.dtype.name != card["dtype"]:
+            raise ValueError(
+                f"{path} stores {array_name!r} as {array.dtype.name}, "
+                f"its card says {card['dtype']}."
+            )
+    params = unflatten(arrays, network.shapes(), source=str(path))
+    return Entry(card["name"], network, params, card, sha256)
+
+
+def save(
+    folder: str | os.PathLike, name: str, network: Network, params: Params, card_extra: dict
+) -> pathlib.Path:
+    """Writes `<name>.safetensors` and its card into `folder`; returns the former's path.
+
+    `card_extra` must have "data", "command", "seed" and "metrics", all of them plain JSON; it
+    may have "licence", "dtype" ("float32", or "float16" for half the size) and keys of its own.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ValueError(f"A name has letters, digits, '_' and '-' only, got {name!r}.")
+    card = _card.make_card(name, network, card_extra)
+    named = {key: np.asarray(leaf) for key, leaf in flatten(params).items()}
+    unflatten(named, network.shapes(), source=f"The tree of parameters given for {name!r}")
+    with np.errstate(over="ignore"):
+        stored = {key: np.ascontiguousarray(leaf, card["dtype"]) for key, leaf in named.items()}
+    for key, leaf in stored.items():
+        if not np.isfinite(leaf).all():
+            raise ValueError(f"Parameter {key!r} of {name!r} is too large for {card['dtype']}.")
+    content = safetensors.numpy.save(stored)
+    card["sha256"] = hashlib.sha256(content).hexdigest()
+    try:
+        text = json.dumps(card, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The card of {name!r} is not plain JSON: {error}.") from None
+
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
+    _write(path, content)
+    _write(path.with_suffix(".json"), (text + "\n").encode())
+    return path
+
+
+def load_torch(path: str | os.PathLike, network: Network) -> Params:
+    """Returns parameters for `network` from a `.npz` or `.safetensors` file of PyTorch's names.
+
+    The names are those of `rainjax.nets.convert.from_torch`, whose errors this raises, and
+    FileNotFoundError or ValueError for a missing or damaged file. From PyTorch, write such a file
+    with `numpy.savez(path, **{k: v.numpy() for k, v in model.state_dict().items()})`.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    if path.suffix == ".safetensors":
+        return from_torch(network, _read_safetensors(path.read_bytes(), path))
+    if path.suffix != ".npz":
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}; it must be a .npz or .safetensors file."
+        )
+    try:
+        with np.load(path) as archive:
+            arrays = dict(archive)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable .npz file of plain arrays: {error}") from None
+    return from_torch(network, arrays)
+
+
+def _find(name_or_path: str | os.PathLike) -> pathlib.Path:
+    if name_or_path in names():
+        return WEIGHTS / f"{name_or_path}.safetensors"
+    path = pathlib.Path(name_or_path)
+    if path.is_dir():
+        found = sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise ValueError(
+                f"The folder {path} holds {len(found)} .safetensors files, not one; "
+                "give the path of a file."
+            )
+        return found[0]
+    if path.suffix != ".safetensors":
+        path = path.with_name(path.name + ".safetensors")
+    if path.is_file():
+        return path
+    if path.parent == pathlib.Path() and isinstance(name_or_path, str):
+        raise _card.unknown_name(name_or_path, names())
+    raise FileNotFoundError(f"There are no parameters at {path}.")
+
+
+def _read_safetensors(content: bytes, path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from None
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    """Writes all or nothing, so that a run cut short leaves no half file behind."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.write_bytes(content)
+    temporary.replace(path)

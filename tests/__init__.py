@@ -1,0 +1,1 @@
+"""The test suite: contracts that every defense, attack and network keeps, and oracles."""

@@ -1,0 +1,33 @@
+"""Strict settings for every test, and the data that some of them measure on."""
+
+import os
+import pathlib
+
+import hypothesis
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # figures are files, with or without a screen
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Shapes and dtypes in signatures are checked at every call, in tests only.
+install_import_hook("rainjax", "beartype.beartype")
+
+# The same examples in every run, and none is too slow: its first one compiles.
+hypothesis.settings.register_profile(
+    "rainjax", deadline=None, derandomize=True, max_examples=25, database=None
+)
+hypothesis.settings.load_profile("rainjax")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The folder of real images and published weights; skips where it is absent."""
+    default = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    folder = pathlib.Path(os.environ.get("RAINJAX_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"needs real images and weights in {folder}; set RAINJAX_SHARED_DATA")
+    return folder

@@ -1,0 +1,104 @@
+"""The repository keeps its promises: README's example runs, and imports point one way."""
+
+import ast
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+import rainjax
+from rainjax.keys import Purpose, example_keys
+
+ROOT = pathlib.Path(__file__).parents[1]
+LIBRARY = sorted((ROOT / "rainjax").rglob("*.py"))
+
+# A part of the library may import from the parts before it, and from itself.
+ORDER = [
+    "_types",
+    "keys",
+    "devices",
+    "transforms",
+    "metrics",
+    "nets",
+    "defenses",
+    "gradients",
+    "attacks",
+    "pipeline",
+    "evaluation",
+    "zoo",
+    "data",
+    "checkpoints",
+]
+
+
+def _imports(path: pathlib.Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively, in line {node.lineno}"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _part(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    names = path.relative_to(ROOT).with_suffix("").parts
+    imports = _imports(path)
+    outside = {module.split(".")[0] for module in imports}
+    assert not outside & {"train", "eval", "tests", "torch", "tensorflow"}
+    if names[1] != "nets":
+        assert "flax" not in outside
+    if names[1] == "__init__":
+        return
+    for module in imports:
+        if module.startswith("rainjax."):
+            assert ORDER.index(_part(module)) <= ORDER.index(names[1]), module
+
+
+def test_annotated_shapes_are_checked():
+    with pytest.raises(jaxtyping.TypeCheckError, match="indices"):
+        example_keys(0, Purpose.DATA, jnp.zeros((2, 2), jnp.int32))
+
+
+def test_ranks_are_not_promoted():
+    with pytest.raises(ValueError, match="rank_promotion"):
+        jax.jit(jnp.add)(jnp.zeros((2, 3)), jnp.zeros(3))
+
+
+def test_readme_example_runs(capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    names = {}
+    exec(example, names)
+
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert 0 <= float(printed["attacked"]) < float(printed["original"]) <= 1
+    moved = np.abs(np.asarray(names["attacked"]) - names["images"])
+    assert 1e-3 < moved.max() <= 8 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_to_files(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    missing = [
+        link
+        for link in links
+        if "://" not in link and link[0] != "#" and not (ROOT / link).exists()
+    ]
+    assert not missing, f"{name} links to {missing}"
+
+
+def test_versions_agree():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == rainjax.__version__

@@ -1,0 +1,1 @@
+"""Programs that train the networks: `python -m train.super_resolution smoke`."""

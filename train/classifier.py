@@ -1,0 +1,168 @@
+"""Trains a classifier: `python -m train.classifier builtin`."""
+
+import dataclasses
+import functools
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from rainjax.devices import use_all_cores
+from rainjax.keys import Purpose, purpose_key
+from rainjax.nets import IMAGENETTE_CLASSES, MobileNetV2, ResNet
+from train import loop
+from train.augment import flip_and_shift
+from train.optimizers import Optimizer
+from train.options import Data, Output, identity, labelled, load_entry, save_entry, shuffled_batch
+from train.run import Run, main
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """Trains a classifier with cross-entropy on flipped and slightly moved images."""
+
+    run: Annotated[Output, tyro.conf.arg(name="")]
+    data: Annotated[Data, tyro.conf.arg(name="")]
+    network: tyro.conf.AvoidSubcommands[ResNet | MobileNetV2]
+    optimizer: Optimizer
+    init: str | None = None
+    """Start from these parameters: the name or path of a zoo entry of the same network."""
+    init_published: str | None = None
+    """Start from published weights of the network under their original names (.npz)."""
+    num_epochs: int = 10
+    """Times every image is seen."""
+    batch_size: int = 128
+    """Images a step."""
+    padding: int = 4
+    """Images are moved by up to this many pixels."""
+    label_smoothing: float = 0.0
+    """Share of the label spread over all classes."""
+    seed: int = 0
+    """Decides initial parameters, order and augmentation."""
+
+    def __post_init__(self):
+        if getattr(self.network, "norm", None) == "batch":
+            raise ValueError(
+                "norm='batch' is for published weights: its statistics are not learned, and an "
+                "image would mean something else in another batch. Train with norm='group'."
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must lie in [0, 1).")
+        if self.init and self.init_published:
+            raise ValueError("Give init or init_published, not both.")
+
+
+PRESETS = {
+    "builtin": (
+        "ResNet-14 with group norm on the built-in set.",
+        Classifier(
+            run=Output("builtin_resnet"),
+            data=Data(),
+            network=ResNet(depth=14, norm="group"),
+            optimizer=Optimizer(learning_rate=3e-3, weight_decay=0.02),
+            num_epochs=8,
+        ),
+    ),
+    "imagenette96": (
+        "MobileNetV2 tuned from ImageNet weights (--init-published FILE) to Imagenette at 96 x 96.",
+        Classifier(
+            run=Output("imagenette96_mobilenet"),
+            data=Data("imagenette96", num_validation=300),
+            network=MobileNetV2(class_subset=IMAGENETTE_CLASSES),
+            optimizer=Optimizer(learning_rate=1e-4, weight_decay=1e-4, clip_norm=1.0),
+            num_epochs=4,
+            batch_size=32,
+            padding=6,
+        ),
+    ),
+    "smoke": (
+        "ResNet-8 on 2,000 pictures of the built-in set, to see that everything works.",
+        Classifier(
+            run=Output("smoke_classifier"),
+            data=Data(num_training=2000, num_validation=500),
+            network=ResNet(depth=8, norm="group"),
+            optimizer=Optimizer(learning_rate=5e-3),
+            num_epochs=3,
+            batch_size=64,
+        ),
+    ),
+}
+
+
+def loss(params, frozen, key, example, *, options: Classifier):
+    """Returns the cross-entropy of one augmented example, and whether it is right."""
+    del frozen
+    image = jnp.asarray(example["image"], jnp.float32) / 255
+    image = flip_and_shift(key, image, padding=options.padding)
+    logits = options.network.apply(params, image)
+    log_probs = jax.nn.log_softmax(logits)
+    share = options.label_smoothing
+    value = -(1 - share) * log_probs[example["label"]] - share * log_probs.mean()
+    return value, {"accuracy": (jnp.argmax(logits) == example["label"]).astype(jnp.float32)}
+
+
+def score(params, key, example, *, options: Classifier):
+    """Returns whether one example is classified correctly as it is, and its loss."""
+    del key
+    logits = options.network.apply(params, jnp.asarray(example["image"], jnp.float32) / 255)
+    return {
+        "accuracy": (jnp.argmax(logits) == example["label"]).astype(jnp.float32),
+        "loss": -jax.nn.log_softmax(logits)[example["label"]],
+    }
+
+
+def train(options: Classifier) -> None:
+    """Runs the training that `options` describe, or goes on with it."""
+    split = options.data.load()
+    training = labelled(split.training, split.training_indices)
+    validation = labelled(split.validation, split.validation_indices)
+    params, start = _start(options, split.training.num_classes)
+    facts = {"init_sha256": start, "fingerprint": split.training.fingerprint}
+    steps_per_epoch = len(training["index"]) // options.batch_size
+    task = loop.Task(
+        loss=functools.partial(loss, options=options),
+        batch=functools.partial(
+            shuffled_batch, training, seed=options.seed, batch_size=options.batch_size
+        ),
+        evaluate=loop.mean_over(
+            functools.partial(score, options=options), validation, seed=options.seed, batch_size=250
+        ),
+        select="accuracy",
+        batch_size=options.batch_size,
+        num_epochs=options.num_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    optimizer = options.optimizer.build(
+        num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
+    )
+    with Run(options.run.folder, identity(options, **facts), fresh=options.run.fresh) as run:
+        outcome = loop.fit(task, params, optimizer, run, seed=options.seed)
+    save_entry(
+        "train.classifier", options.run, options.network, outcome, split, options=options,
+        class_names=list(split.training.class_names), init_sha256=start,
+    )  # fmt: skip
+
+
+def _start(options: Classifier, num_classes: int):
+    subset = getattr(options.network, "class_subset", None)
+    num_outputs = len(subset) if subset else options.network.num_classes
+    if num_outputs != num_classes:
+        raise ValueError(
+            f"The network has {num_outputs} outputs, {options.data.dataset!r} {num_classes} "
+            "classes: set network.num_classes."
+        )
+    if options.init_published:
+        _, params, sha256 = load_entry(options.init_published, network=options.network)
+        return params, sha256
+    if options.init:
+        network, params, sha256 = load_entry(options.init)
+        if network != options.network:
+            raise ValueError(f"{options.init!r} holds {network}, not {options.network}.")
+        return params, sha256
+    return options.network.init(purpose_key(options.seed, Purpose.INIT)), None
+
+
+if __name__ == "__main__":
+    use_all_cores()
+    main(lambda: train(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)))

@@ -1,0 +1,219 @@
+"""Tunes EDSR through a frozen classifier behind RAIN: `python -m train.finetune_rain builtin`.
+
+The loss is the classifier's cross-entropy on the whole random pipeline, and EDSR's parameters
+alone follow it (Du et al., 2020). Which epoch is kept is decided by the accuracy under RAIN on
+images held out of training, never on a test split.
+"""
+
+import dataclasses
+import functools
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from rainjax.defenses.rain import RAIN
+from rainjax.devices import use_all_cores
+from rainjax.nets import EDSR, IMAGENETTE_CLASSES, MobileNetV2, ResNet
+from rainjax.pipeline import Defended
+from train import loop
+from train.augment import flip_and_shift
+from train.optimizers import Optimizer
+from train.options import Data, Output, identity, labelled, load_entry, save_entry, shuffled_batch
+from train.run import Run, main
+
+# Networks whose published weights are read under their original names.
+PUBLISHED = {
+    "resnet20": ResNet(depth=20, norm="batch"),
+    "resnet56": ResNet(depth=56, norm="batch"),
+    "mobilenetv2": MobileNetV2(),
+    "mobilenetv2_imagenette": MobileNetV2(class_subset=IMAGENETTE_CLASSES),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneRAIN:
+    """Tunes the EDSR of RAIN through a classifier that stays as it is."""
+
+    run: Annotated[Output, tyro.conf.arg(name="")]
+    data: Annotated[Data, tyro.conf.arg(name="")]
+    optimizer: Optimizer
+    classifier: str
+    """The classifier: the name or path of a zoo entry, or of published weights (.npz)."""
+    init: str
+    """The EDSR to start from: the name or path of a zoo entry."""
+    classifier_arch: (
+        Literal["resnet20", "resnet56", "mobilenetv2", "mobilenetv2_imagenette"] | None
+    ) = None
+    """The network of published weights; a zoo entry says so itself."""
+    shift_fraction: float = 0.05
+    """Largest shift as a share of the low-resolution height (paper: 0.05), rounded down."""
+    num_epochs: int = 10
+    """Times every image is seen."""
+    steps_per_epoch: int | None = None
+    """Cuts epochs short; by default an epoch is every training image once."""
+    batch_size: int = 128
+    """Images a step."""
+    padding: int = 4
+    """Images are moved by up to this many pixels, besides being flipped."""
+    seed: int = 0
+    """Decides order, augmentation and the draws of RAIN."""
+
+
+PRESETS = {
+    "paper": (
+        "The authors' settings for STL-10; needs --classifier and --init.",
+        FinetuneRAIN(
+            run=Output("paper_edsr_rain"),
+            data=Data("stl10", num_validation=500),
+            optimizer=Optimizer(
+                method="sgd", learning_rate=1e-4, schedule="steps", boundaries=(150, 175, 225),
+                factor=0.2, momentum=0.9, weight_decay=5e-4,
+            ),
+            classifier=tyro.MISSING,
+            init=tyro.MISSING,
+            num_epochs=250,
+            padding=12,
+        ),
+    ),
+    "builtin": (
+        "The small EDSR through builtin_resnet on the built-in set.",
+        FinetuneRAIN(
+            run=Output("builtin_edsr_rain"),
+            data=Data(),
+            optimizer=Optimizer(learning_rate=1e-3, clip_norm=1.0),
+            classifier="builtin_resnet",
+            init="builtin_edsr",
+            shift_fraction=0.0625,
+            num_epochs=8,
+            padding=2,
+        ),
+    ),
+    "cifar10": (
+        "The small EDSR through a published ResNet-20 (--classifier FILE.npz) on CIFAR-10.",
+        FinetuneRAIN(
+            run=Output("cifar10_edsr_rain"),
+            data=Data("cifar10"),
+            optimizer=Optimizer(learning_rate=1e-3, clip_norm=1.0),
+            classifier=tyro.MISSING,
+            classifier_arch="resnet20",
+            init="cifar10_edsr",
+            shift_fraction=0.0625,
+            num_epochs=10,
+        ),
+    ),
+    "imagenette96": (
+        "EDSR through the MobileNetV2 of `train.classifier imagenette96`, at 96 x 96.",
+        FinetuneRAIN(
+            run=Output("imagenette96_edsr_rain"),
+            data=Data("imagenette96", num_validation=300),
+            optimizer=Optimizer(learning_rate=5e-4, clip_norm=1.0),
+            classifier="runs/imagenette96_mobilenet",
+            init="imagenette96_edsr",
+            num_epochs=6,
+            batch_size=32,
+            padding=6,
+        ),
+    ),
+    "smoke": (
+        "One minute of `builtin` on 1,000 pictures, to see that everything works.",
+        FinetuneRAIN(
+            run=Output("smoke_edsr_rain"),
+            data=Data(num_training=1000, num_validation=300),
+            optimizer=Optimizer(learning_rate=1e-3, clip_norm=1.0),
+            classifier="builtin_resnet",
+            init="builtin_edsr",
+            shift_fraction=0.0625,
+            num_epochs=2,
+            batch_size=50,
+            padding=2,
+        ),
+    ),
+}  # fmt: skip
+
+
+def loss(params, frozen, key, example, *, pipeline: Defended, padding: int):
+    """Returns the classifier's cross-entropy on one augmented example behind RAIN."""
+    augment_key, rain_key = jax.random.split(key)
+    image = jnp.asarray(example["image"], jnp.float32) / 255
+    image = flip_and_shift(augment_key, image, padding=padding)
+    logits = pipeline.logits({"defense": params, "classifier": frozen}, rain_key, image)
+    value = -jax.nn.log_softmax(logits)[example["label"]]
+    return value, {"accuracy": (jnp.argmax(logits) == example["label"]).astype(jnp.float32)}
+
+
+def score(params, key, example, *, pipeline: Defended):
+    """Returns whether one example is classified correctly under one draw, and its loss."""
+    image = jnp.asarray(example["image"], jnp.float32) / 255
+    logits = pipeline.logits(params, key, image)
+    return {
+        "accuracy": (jnp.argmax(logits) == example["label"]).astype(jnp.float32),
+        "loss": -jax.nn.log_softmax(logits)[example["label"]],
+    }
+
+
+def train(options: FinetuneRAIN) -> None:
+    """Runs the training that `options` describe, or goes on with it."""
+    arch = PUBLISHED[options.classifier_arch] if options.classifier_arch else None
+    classifier, frozen, classifier_sha256 = load_entry(options.classifier, network=arch)
+    edsr, params, init_sha256 = load_entry(options.init)
+    if not isinstance(edsr, EDSR):
+        raise ValueError(f"init={options.init!r} holds a {type(edsr).__name__}, not an EDSR.")
+    pipeline = Defended(RAIN(edsr, shift_fraction=options.shift_fraction), classifier)
+
+    split = options.data.load()
+    training = labelled(split.training, split.training_indices)
+    validation = labelled(split.validation, split.validation_indices)
+    _check_outputs(classifier, split.training, validation["image"])
+    facts = {
+        "init_sha256": init_sha256,
+        "classifier_sha256": classifier_sha256,
+        "fingerprint": split.training.fingerprint,
+    }
+    score_fn = functools.partial(score, pipeline=pipeline)
+    measure = loop.mean_over(
+        lambda both, key, example: score_fn(both, key, example),
+        validation,
+        seed=options.seed,
+        batch_size=250,
+    )
+    num_batches = len(training["index"]) // options.batch_size
+    steps_per_epoch = min(options.steps_per_epoch or num_batches, num_batches)
+    task = loop.Task(
+        loss=functools.partial(loss, pipeline=pipeline, padding=options.padding),
+        batch=functools.partial(
+            shuffled_batch, training, seed=options.seed, batch_size=options.batch_size
+        ),
+        evaluate=lambda params: measure({"defense": params, "classifier": frozen}),
+        select="accuracy",
+        batch_size=options.batch_size,
+        num_epochs=options.num_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    optimizer = options.optimizer.build(
+        num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
+    )
+    with Run(options.run.folder, identity(options, **facts), fresh=options.run.fresh) as run:
+        outcome = loop.fit(task, params, optimizer, run, seed=options.seed, frozen=frozen)
+    save_entry(
+        "train.finetune_rain", options.run, edsr, outcome, split, options=options,
+        shift_fraction=options.shift_fraction, init_sha256=init_sha256,
+        classifier_sha256=classifier_sha256,
+    )  # fmt: skip
+
+
+def _check_outputs(classifier, image_set, images):
+    outputs = jax.eval_shape(
+        classifier.apply, classifier.shapes(), jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
+    )
+    if outputs.shape != (image_set.num_classes,):
+        raise ValueError(
+            f"The classifier has {outputs.shape[0]} outputs, {image_set.name!r} has "
+            f"{image_set.num_classes} classes: choose a classifier of this data set."
+        )
+
+
+if __name__ == "__main__":
+    use_all_cores()
+    main(lambda: train(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)))

@@ -1,0 +1,191 @@
+"""Options that every training program has, and the examples they stand for."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from rainjax import data, zoo
+from rainjax._types import Params
+from rainjax.data import ImageSet
+from rainjax.nets import Network
+from train.loop import Outcome
+from train.run import flat, provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where a run is written."""
+
+    name: str
+    """The run is written to the folder of this name, and its parameters get this name."""
+    out: pathlib.Path = pathlib.Path("runs")
+    """The folder that holds the runs."""
+    fresh: bool = False
+    """Start over, instead of going on from the checkpoint that the folder holds."""
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The run's own folder."""
+        return self.out / self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which images are learned from; a test split is never among them."""
+
+    dataset: str = "builtin"
+    """`builtin`, or the name of a prepared TFDS data set such as `cifar10`."""
+    data_dir: pathlib.Path | None = None
+    """Where TFDS data sets are; by default TFDS_DATA_DIR or TFDS's own folder."""
+    num_training: int | None = None
+    """Train on this many images only."""
+    num_validation: int = 2000
+    """Images that choose the epoch to keep. The built-in set has a split for that; of any
+    other, these are taken out of the training split, the same ones whatever the seed."""
+
+    def __post_init__(self):
+        if self.num_validation < 1:
+            raise ValueError(
+                f"num_validation={self.num_validation}: at least one image must choose the epoch."
+            )
+        if self.num_training is not None and self.num_training < 1:
+            raise ValueError(f"num_training={self.num_training} must be at least 1.")
+
+    def load(self) -> "Split":
+        """Returns the training and the validation part.
+
+        Raises:
+          ValueError: there are fewer images than asked for.
+        """
+        training = data.load(self.dataset, "train", data_dir=self.data_dir)
+        if self.dataset == "builtin":
+            validation = data.load("builtin", "validation")
+            where = "validation"
+            validation_indices = np.arange(len(validation))[: self.num_validation]
+            training_indices = np.arange(len(training))
+        else:
+            validation, where = training, "train"
+            # Not the run's seed: a classifier and what is tuned through it hold out the same.
+            order = np.random.default_rng(0).permutation(len(training))
+            validation_indices = np.sort(order[: self.num_validation])
+            training_indices = np.sort(order[self.num_validation :])
+        if len(validation_indices) < self.num_validation or not len(training_indices):
+            raise ValueError(
+                f"num_validation={self.num_validation} of the {len(validation)} images in the "
+                f"split {where!r} of {self.dataset!r} leave too few: lower it."
+            )
+        if self.num_training is not None:
+            if self.num_training > len(training_indices):
+                raise ValueError(
+                    f"num_training={self.num_training}, but {self.dataset!r} has "
+                    f"{len(training_indices)} training images."
+                )
+            training_indices = training_indices[: self.num_training]
+        return Split(training, training_indices, validation, validation_indices)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Disjoint training and validation examples: positions in their image sets."""
+
+    training: ImageSet
+    training_indices: np.ndarray
+    validation: ImageSet
+    validation_indices: np.ndarray
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a card says about the data."""
+        return {
+            "name": self.training.name,
+            "fingerprint": self.training.fingerprint,
+            "split": self.training.split,
+            "num_training": len(self.training_indices),
+            "validation_split": self.validation.split,
+            "num_validation": len(self.validation_indices),
+        }
+
+
+def labelled(image_set: ImageSet, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns these examples as one dict of arrays, held in memory as uint8.
+
+    Raises:
+      ValueError: the set has no labels.
+    """
+    if image_set.num_classes < 1:
+        raise ValueError(f"The data set {image_set.name!r} has no labels.")
+    images, labels = image_set.get(indices)
+    return {"image": images, "label": labels, "index": indices.astype(np.int32)}
+
+
+def shuffled_batch(
+    examples: dict[str, np.ndarray], step: int, *, seed: int, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Returns batch number `step` of an endless sequence of shuffled epochs.
+
+    What does not fill a batch at an epoch's end is left out of that epoch.
+
+    Raises:
+      ValueError: there are fewer examples than a batch holds.
+    """
+    num_batches = len(examples["index"]) // batch_size
+    if num_batches < 1:
+        raise ValueError(f"{batch_size=} is larger than the {len(examples['index'])} images.")
+    epoch, position = divmod(step, num_batches)
+    order = np.random.default_rng((seed, epoch)).permutation(len(examples["index"]))
+    rows = order[position * batch_size : (position + 1) * batch_size]
+    return {name: values[rows] for name, values in examples.items()}
+
+
+def identity(options: Any, **facts: Any) -> dict[str, Any]:
+    """Returns everything that decides a run's outcome: options but for places, and `facts`."""
+    plain = flat(options)
+    places = ("run.", "data.data_dir", "init", "classifier")
+    kept = {name: value for name, value in plain.items() if not name.startswith(places)}
+    return {**kept, **facts}
+
+
+def save_entry(
+    program: str,
+    output: Output,
+    network: Network,
+    outcome: Outcome,
+    split: Split,
+    *,
+    options: Any,
+    **extra: Any,
+) -> pathlib.Path:
+    """Writes a run's parameters and card for the zoo, says where, and returns the path."""
+    card = {
+        "data": split.describe(),
+        "seed": options.seed,
+        "metrics": outcome.metrics,
+        "options": identity(options),
+        **provenance(program, outcome.seconds),
+        **extra,
+    }
+    path = zoo.save(output.folder, output.name, network, outcome.params, card)
+    kept = outcome.metrics["validation"]
+    print(
+        f"Kept epoch {outcome.metrics['selected_epoch']} of {outcome.metrics['num_epochs']}: "
+        f"validation {kept['metric']} {kept['value']:.4f}.\n"
+        f"Wrote {path} and its card {path.with_suffix('.json').name}: "
+        f"load it with rainjax.zoo.load({str(path)!r}).",
+        flush=True,
+    )
+    return path
+
+
+def load_entry(name_or_path: str, *, network: Network | None = None) -> tuple[Network, Params, str]:
+    """Returns network, parameters and sha256 of a zoo entry.
+
+    With `network`, `name_or_path` is instead a file of that network's published weights, under
+    their original names.
+    """
+    if network is None:
+        entry = zoo.load(name_or_path)
+        return entry.network, entry.params, entry.sha256
+    from train.run import sha256_of
+
+    return network, zoo.load_torch(name_or_path, network), sha256_of(name_or_path)

@@ -1,0 +1,179 @@
+"""The folder of one training run: configuration, checkpoints, metrics, and stopping politely."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jax
+
+from rainjax._types import Params
+from rainjax.checkpoints import Checkpoints
+
+
+class Stop(Exception):
+    """Ends a program with one sentence instead of a traceback."""
+
+
+class Run:
+    """One run in `folder`: goes on where it was if the folder holds its checkpoints.
+
+    `identity` is everything that decides the outcome (options, sha256 of initial parameters,
+    the data's fingerprint), as JSON. Use as a context manager.
+
+    Raises:
+      Stop: the folder holds a run of another identity; the sentence names what differs.
+    """
+
+    def __init__(self, folder: pathlib.Path, identity: dict[str, Any], *, fresh: bool = False):
+        self.folder = folder
+        self._identity = flat(identity)
+        self._metrics = folder / "metrics.jsonl"
+        if fresh:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            self._metrics.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._checkpoints = Checkpoints(folder / "checkpoints")
+        try:
+            self._require_same_identity()
+        except Stop:
+            self._checkpoints.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._checkpoints.__exit__(*error)
+
+    def resume(self, like: Params) -> tuple[Params, dict[str, Any]] | None:
+        """Returns the newest checkpoint's tree and note, or None at a fresh start."""
+        latest = self._checkpoints.latest()
+        if latest is None:
+            self._metrics.unlink(missing_ok=True)
+            return None
+        step, note = latest
+        print(f"Going on from step {step} in {self.folder} (--fresh starts over).", flush=True)
+        # What was logged after this checkpoint is about to be logged again.
+        if self._metrics.exists():
+            lines = self._metrics.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            self._metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        return self._checkpoints.restore(step, like), note
+
+    def save(self, step: int, tree: Params, note: dict[str, Any]) -> None:
+        """Writes a checkpoint."""
+        self._checkpoints.save(step, tree, {**note, "identity": self._identity})
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Appends a line to `metrics.jsonl`."""
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Callable[[], bool]]:
+        """Yields a function that says whether Ctrl-C or SIGTERM has come; a second one kills."""
+        received = []
+
+        def note(number, frame):
+            del frame
+            received.append(number)
+            signal.signal(number, signal.default_int_handler)
+
+        previous = {number: signal.signal(number, note) for number in _SIGNALS}
+        try:
+            yield lambda: bool(received)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _require_same_identity(self) -> None:
+        latest = self._checkpoints.latest()
+        if latest is None:
+            return
+        saved = latest[1].get("identity", {})
+        names = sorted(saved.keys() | self._identity.keys())
+        differing = [name for name in names if saved.get(name) != self._identity.get(name)]
+        if differing:
+            name = differing[0]
+            others = f" (and {', '.join(differing[1:])})" if differing[1:] else ""
+            raise Stop(
+                f"{self.folder} holds a run with {name} = {saved.get(name)!r}, not "
+                f"{self._identity.get(name)!r}{others}: choose another --name, or start over "
+                "with --fresh."
+            )
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """Returns nested dataclasses, dicts and tuples as one JSON dict with dotted names."""
+    plain = dataclasses.asdict(tree) if dataclasses.is_dataclass(tree) else tree
+    leaves: dict[str, Any] = {}
+    for name, value in plain.items():
+        if isinstance(value, dict) or dataclasses.is_dataclass(value):
+            leaves |= {f"{name}.{inner}": leaf for inner, leaf in flat(value).items()}
+        elif isinstance(value, tuple):
+            leaves[name] = list(value)
+        elif isinstance(value, pathlib.PurePath):
+            leaves[name] = value.name
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def provenance(program: str, seconds: float) -> dict[str, Any]:
+    """Returns what a card says about the run that made its parameters."""
+    words = [_without_folder(word) for word in sys.argv[1:]]
+    return {
+        "command": " ".join(["python", "-m", program, *words]),
+        "seconds": round(seconds, 1),
+        "versions": {name: _version(name) for name in ("rainjax", "jax", "flax", "optax")},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def main(program: Callable[[], None]) -> None:
+    """Runs a program; expected errors become one sentence on stderr and a non-zero exit."""
+    try:
+        program()
+    except (Stop, ValueError, FileNotFoundError) as error:
+        if os.environ.get("RAINJAX_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}" if not isinstance(error, Stop) else str(error))
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _step_of(line: str) -> int:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return sys.maxsize  # a line cut short by a kill
+
+
+def _without_folder(word: str) -> str:
+    """Shortens an absolute path to its name: the rest says nothing on another machine."""
+    option, equals, value = word.rpartition("=")
+    return option + equals + (pathlib.Path(value).name if os.path.isabs(value) else value)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        import rainjax
+
+        return rainjax.__version__

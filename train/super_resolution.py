@@ -1,0 +1,232 @@
+"""Trains EDSR x2 to undo a halving of images: `python -m train.super_resolution builtin`."""
+
+import dataclasses
+import functools
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from rainjax import transforms
+from rainjax.devices import use_all_cores
+from rainjax.keys import Purpose, purpose_key
+from rainjax.metrics import psnr
+from rainjax.nets import EDSR, EDSR_BASELINE, EDSR_SMALL
+from train import loop
+from train.augment import random_symmetry
+from train.optimizers import Optimizer
+from train.options import Data, Output, Split, identity, load_entry, save_entry
+from train.panels import super_resolution_panel
+from train.run import Run, main
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperResolution:
+    """Trains EDSR x2 with the L1 loss, in grey levels, on random patches."""
+
+    run: Annotated[Output, tyro.conf.arg(name="")]
+    data: Annotated[Data, tyro.conf.arg(name="")]
+    network: EDSR
+    optimizer: Optimizer
+    degradation: Literal["bicubic", "random"] = "bicubic"
+    """How patches are halved: bicubic in 8 bits, as in the super-resolution literature, or by
+    RAIN's own random pick of one pixel in four."""
+    patch: int = 32
+    """Height and width of the patches EDSR should produce; even."""
+    init: str | None = None
+    """Start from this zoo entry, by name or path, instead of from scratch."""
+    num_epochs: int = 20
+    """Epochs; after each, a checkpoint is written and validation images are measured."""
+    steps_per_epoch: int = 500
+    """Steps an epoch."""
+    batch_size: int = 16
+    """Patches a step."""
+    seed: int = 0
+    """Decides initial parameters, patches and augmentation."""
+
+    def __post_init__(self):
+        if self.patch < 4 or self.patch % 2:
+            raise ValueError(f"patch={self.patch} must be even and at least 4.")
+        if self.network.scale != 2:
+            raise ValueError(f"network.scale={self.network.scale}: RAIN needs scale 2.")
+
+
+_HALVED_ONCE = Optimizer(learning_rate=1e-4, schedule="steps", boundaries=(200,), factor=0.5)
+
+PRESETS = {
+    "paper": (
+        "EDSR baseline as its authors trained it, on DIV2K imported under the name `div2k`; "
+        "days on a GPU.",
+        SuperResolution(
+            run=Output("paper_edsr"),
+            data=Data("div2k", num_validation=10),
+            network=EDSR_BASELINE,
+            optimizer=_HALVED_ONCE,
+            patch=192,
+            num_epochs=300,
+            steps_per_epoch=1000,
+        ),
+    ),
+    "builtin": (
+        "The small EDSR on the built-in set.",
+        SuperResolution(
+            run=Output("builtin_edsr"),
+            data=Data(num_validation=500),
+            network=EDSR_SMALL,
+            optimizer=Optimizer(learning_rate=1e-3),
+            num_epochs=8,
+            batch_size=32,
+        ),
+    ),
+    "natural_small": (
+        "The small EDSR on photographs: the imported data set `bsds500`, or another.",
+        SuperResolution(
+            run=Output("natural_edsr"),
+            data=Data("bsds500", num_validation=20),
+            network=EDSR_SMALL,
+            optimizer=Optimizer(learning_rate=1e-3),
+            patch=64,
+        ),
+    ),
+    "smoke": (
+        "A tiny EDSR on 500 pictures of the built-in set, to see that everything works.",
+        SuperResolution(
+            run=Output("smoke_edsr"),
+            data=Data(num_training=500, num_validation=100),
+            network=EDSR(num_blocks=2, num_features=16),
+            optimizer=Optimizer(learning_rate=2e-3),
+            num_epochs=3,
+            steps_per_epoch=100,
+        ),
+    ),
+}
+
+
+def degrade(key, image, *, degradation: str):
+    """Returns the image at half its size."""
+    if degradation == "random":
+        return transforms.random_pixel_downsample(key, image)
+    small = transforms.resize_bicubic(image, image.shape[0] // 2, image.shape[1] // 2)
+    return jnp.round(jnp.clip(small, 0.0, 1.0) * 255) / 255
+
+
+def loss(params, frozen, key, example, *, network: EDSR, degradation: str):
+    """Returns the mean absolute error of one turned or mirrored patch, in grey levels."""
+    del frozen
+    symmetry_key, degrade_key = jax.random.split(key)
+    high = random_symmetry(symmetry_key, jnp.asarray(example["image"], jnp.float32) / 255)
+    low = degrade(degrade_key, high, degradation=degradation)
+    return 255 * jnp.abs(network.apply(params, low) - high).mean(), {}
+
+
+def score(params, key, example, *, network: EDSR, degradation: str):
+    """Returns the PSNR of one image restored by EDSR, and by bicubic interpolation."""
+    high = jnp.asarray(example["image"], jnp.float32) / 255
+    low = degrade(key, high, degradation=degradation)
+    restored = jnp.clip(network.apply(params, low), 0.0, 1.0)
+    bicubic = jnp.clip(transforms.resize_bicubic(low, *high.shape[:2]), 0.0, 1.0)
+    return {"psnr": psnr(restored, high), "bicubic_psnr": psnr(bicubic, high)}
+
+
+class Patches:
+    """Random patches of images of any size, cut on the host; `batch(step)` is pure.
+
+    Decoded images stay in memory up to `max_bytes`; the others are decoded when needed.
+    """
+
+    def __init__(self, split: Split, patch: int, batch_size: int, seed: int, max_bytes=4 * 2**30):
+        self._set, self._indices = split.training, split.training_indices
+        self._patch, self._batch_size, self._seed = patch, batch_size, seed
+        self._bytes_left = max_bytes
+        self._cache: dict[int, np.ndarray] = {}
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """Returns the patches of one step, `n patch patch 3` uint8, and their images' indices."""
+        rng = np.random.default_rng((self._seed, step))
+        repeat = self._batch_size > len(self._indices)
+        chosen = rng.choice(self._indices, self._batch_size, replace=repeat)
+        return {
+            "image": np.stack([self._cut(rng, int(index)) for index in chosen]),
+            "index": chosen.astype(np.int32),
+        }
+
+    def _cut(self, rng: np.random.Generator, index: int) -> np.ndarray:
+        image = self._image(index)
+        height, width = image.shape[:2]
+        if min(height, width) < self._patch:
+            raise ValueError(
+                f"Image {index} of {self._set.name!r} is {height} x {width}, smaller than "
+                f"patch={self._patch}."
+            )
+        row = rng.integers(height - self._patch + 1)
+        column = rng.integers(width - self._patch + 1)
+        return image[row : row + self._patch, column : column + self._patch]
+
+    def _image(self, index: int) -> np.ndarray:
+        if index not in self._cache:
+            image = self._set.image(index)
+            if image.nbytes > self._bytes_left:
+                return image
+            self._bytes_left -= image.nbytes
+            self._cache[index] = image
+        return self._cache[index]
+
+
+def validation_crops(split: Split, *, largest: int = 128) -> dict[str, np.ndarray]:
+    """Returns the centres of the validation images, all of one even size up to `largest`."""
+    images = [split.validation.image(int(index)) for index in split.validation_indices]
+    side = min([largest, *(min(image.shape[:2]) for image in images)]) // 2 * 2
+    crops = []
+    for image in images:
+        row, column = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+        crops.append(image[row : row + side, column : column + side])
+    return {"image": np.stack(crops), "index": split.validation_indices.astype(np.int32)}
+
+
+def train(options: SuperResolution) -> None:
+    """Runs the training that `options` describe, or goes on with it."""
+    split = options.data.load()
+    network, sha256 = options.network, None
+    if options.init:
+        network, params, sha256 = load_entry(options.init)
+        if network != options.network:
+            raise ValueError(f"init={options.init!r} holds {network}, not {options.network}.")
+    else:
+        params = network.init(purpose_key(options.seed, Purpose.INIT))
+    patches = Patches(split, options.patch, options.batch_size, options.seed)
+    validation = validation_crops(split)
+    choices = {"network": network, "degradation": options.degradation}
+    task = loop.Task(
+        loss=functools.partial(loss, **choices),
+        batch=patches.batch,
+        evaluate=loop.mean_over(
+            functools.partial(score, **choices), validation, seed=options.seed, batch_size=100
+        ),
+        select="psnr",
+        batch_size=options.batch_size,
+        num_epochs=options.num_epochs,
+        steps_per_epoch=options.steps_per_epoch,
+    )
+    optimizer = options.optimizer.build(
+        num_epochs=options.num_epochs, steps_per_epoch=options.steps_per_epoch
+    )
+    facts = {"init_sha256": sha256, "fingerprint": split.training.fingerprint}
+    with Run(options.run.folder, identity(options, **facts), fresh=options.run.fresh) as run:
+        outcome = loop.fit(task, params, optimizer, run, seed=options.seed)
+    path = save_entry(
+        "train.super_resolution", options.run, network, outcome, split, options=options,
+        init_sha256=sha256,
+    )  # fmt: skip
+    panel = path.with_suffix(".png")
+    super_resolution_panel(
+        panel, network, outcome.params, validation["image"][:4],
+        functools.partial(degrade, degradation=options.degradation), seed=options.seed,
+    )  # fmt: skip
+    print(f"Wrote {panel}: low resolution, bicubic, EDSR, original.")
+
+
+if __name__ == "__main__":
+    use_all_cores()
+    main(lambda: train(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)))
