@@ -106,8 +106,7 @@ class _Bench:
         classifier, edsr = zoo.load(options.classifier), zoo.load(options.edsr)
         self._target = Defended(RAIN(edsr.network, 0.0625), classifier.network)
         self._params: Params = {"defense": edsr.params, "classifier": classifier.params}
-        devices = jax.local_device_count()
-        self._mesh: Mesh = data_mesh(devices if options.batch_size % devices == 0 else 1)
+        self._mesh: Mesh = data_mesh(batch_size=options.batch_size)
         images, labels = data.load("builtin", "test").get(np.arange(options.batch_size))
         self._images, self._labels = images.astype(np.float32) / 255, labels
 

@@ -1,11 +1,8 @@
-"""Draws a report's figures from records; each comes with the words for those who cannot see it."""
+"""Draws the line charts of a report from its records and its spectrum."""
 
 import dataclasses
-import io
 import math
 import pathlib
-import textwrap
-import zipfile
 from collections.abc import Callable
 
 import matplotlib
@@ -14,23 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval import records as rec
+from eval.style import COLOURS, GREY, SPARE, STYLE, Drawing, png_bytes
 from eval.tables import percent
 
-# Okabe and Ito's colours, the orange ones darkened until small text in them can be read.
-_INK, _GREY, _FAINT = "#222222", "#767676", "#dddddd"
-_BLUE, _RUST, _GREEN, _PINK, _OCHRE = "#0072b2", "#c24e00", "#007a5a", "#b0558a", "#96730a"
-_SPARE = (_GREEN, _PINK, _OCHRE)
-
-# One colour for one thing, in every figure: rows of the table and curves of the spectrum.
-_COLOURS = {
-    "undefended": _GREY,
-    "rain_pretrained": _RUST,
-    "rain_finetuned": _BLUE,
-    "original": _INK,
-    "down-sampled, bicubic up": _PINK,
-    "RAIN before fine-tuning": _RUST,
-    "RAIN fine-tuned": _BLUE,
-}
 _DASHES = {
     "blind": (0, (5, 2)),
     "white_box": (0, (1, 1.4)),
@@ -39,42 +22,6 @@ _DASHES = {
     "known_key": (0, (3, 1, 1, 1, 1, 1)),
 }
 _MARKS = {"blind": "o", "white_box": "s", "eot": "o", "mean_field": "D", "known_key": "^"}
-
-_STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
-    "axes.labelcolor": _INK,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.8,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "lines.linewidth": 2.0,
-    "lines.markersize": 5.0,
-    "figure.facecolor": "white",
-    "savefig.dpi": 144,
-    "figure.constrained_layout.use": True,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """A figure as PNG bytes, with its title, a caption, and a text that can stand in for it."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    png: bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +41,17 @@ def accuracy_against_radius(records: list[dict]) -> Drawing | None:
     """
     shown = [r for r in rec.with_role(records, "radius") if r["column"]["attack"]]
     # A figure has one radius axis; L-infinity is the one every shipped study sweeps.
-    norms = sorted({rec.ball(r)[0] for r in shown}, key=lambda norm: norm != "linf")
+    norms = sorted({_norm(r) for r in shown}, key=lambda norm: norm != "linf")
     if not norms:
         return None
-    shown = [r for r in shown if rec.ball(r)[0] == norms[0]]
+    shown = [r for r in shown if _norm(r) == norms[0]]
     scale = 255 if norms[0] == "linf" else 1
     titles = rec.rows(shown)
     lines = {row: _radius_lines(records, shown, row, scale) for row in titles}
     reference = lines.pop("undefended", []) if len(lines) > 1 else []
-    reference = [dataclasses.replace(line, label="undefended") for line in reference]
+    reference = [dataclasses.replace(line, label=titles["undefended"]) for line in reference]
     every = [line for own in lines.values() for line in own] + reference
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         across = min(2, len(lines))
         down = math.ceil(len(lines) / across)
         figure = Figure(figsize=(4.6 * across if across > 1 else 6.4, 3.9 * down))
@@ -122,8 +69,10 @@ def accuracy_against_radius(records: list[dict]) -> Drawing | None:
             axes.set_ylabel("")
         for axes in grid[len(lines) :]:
             axes.remove()
-        png = _png(figure)
-    stories = {titles[row]: own for row, own in lines.items()} | {"Undefended": reference}
+        png = png_bytes(figure)
+    stories = {titles[row]: own for row, own in lines.items()} | (
+        {titles["undefended"]: reference} if reference else {}
+    )
     over = "/255" if scale == 255 else ""
     return Drawing(
         name="radius",
@@ -131,7 +80,7 @@ def accuracy_against_radius(records: list[dict]) -> Drawing | None:
         caption=f"Mean over draws; bands are 95 % intervals for the choice of images "
         f"({_num_text(shown)}). At radius 0, the same images unattacked.",
         alt="Line charts of accuracy against the attack's radius. "
-        + _story(stories, lambda x: f"radius {x:g}{over}"),
+        + _story(stories, lambda x: f"radius {x:g}{over}" if x else "radius 0"),
         png=png,
     )
 
@@ -152,7 +101,7 @@ def accuracy_against_samples(records: list[dict]) -> Drawing | None:
             scores = [r["result"]["mean"] for r in runs]
             lines.append(_Line(title, _colour(row), "solid", "o", x, scores))
         levels += [(row, title, r) for r in own if r["column"]["key"] == "mean_field"]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 4.0))
         axes = figure.add_subplot()
         axes.set_xscale("log", base=2)
@@ -171,11 +120,12 @@ def accuracy_against_samples(records: list[dict]) -> Drawing | None:
         axes.set_xlim(ticks[0], max(ticks[-1], 2 * ticks[0]))
         _percent_axis(axes, max(score["high"] for line in ends for score in line.scores))
         _label_ends(figure, axes, ends)
-        png = _png(figure)
-    budget = rec.ball(sampled[0])
+        png = png_bytes(figure)
+    attack = sampled[0]["column"]["attack"]
     caption = (
-        f"{rec.norm_text(budget[0])} radius {rec.radius_text(*budget)}, "
-        f"{sampled[0]['column']['attack']['num_steps']} steps; {_num_text(sampled)}. Bands are "
+        f"{rec.norm_text(attack['norm'])} radius "
+        f"{rec.radius_text(attack['norm'], attack['radius'])}, {attack['num_steps']} steps; "
+        f"{_num_text(sampled)}. Mean over draws; bands are "
         "95 % intervals for the choice of images."
     )
     if levels:
@@ -188,60 +138,6 @@ def accuracy_against_samples(records: list[dict]) -> Drawing | None:
         for _, title, record in levels
     )
     return Drawing("samples", "Accuracy against the number of gradient samples", caption, alt, png)
-
-
-def panel(path: pathlib.Path, title: str) -> Drawing:
-    """Returns originals, perturbations, attacked and purified images of one record side by side.
-
-    Raises `ValueError` naming the file when it is damaged or incomplete.
-    """
-    arrays = _read_panel(path)
-    original, attacked, purified = (arrays[k] for k in ("original", "attacked", "purified"))
-    change = attacked - original
-    peak = float(np.abs(change).max())
-    factor = max(1, math.floor(0.4 / peak)) if peak > 0 else 1
-    rows = {
-        "original": original,
-        f"change × {factor}": np.clip(0.5 + factor * change, 0, 1),
-        "attacked": attacked,
-        "purified": purified,
-    }
-    names = [str(name) for name in arrays["class_names"]]
-    labels, before, after = (
-        [names[i] for i in arrays[k]]
-        for k in ("labels", "predicted_original", "predicted_attacked")
-    )
-    num = len(original)
-    with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(1.25 + 1.45 * num, 6.7))
-        grid = figure.subplots(4, num, squeeze=False)
-        for r, (name, images) in enumerate(rows.items()):
-            for c in range(num):
-                axes = grid[r, c]
-                axes.imshow(np.clip(images[c], 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
-                axes.set_xticks([])
-                axes.set_yticks([])
-                axes.spines[:].set_visible(False)
-            grid[r, 0].set_ylabel(name, fontsize=10.5)
-        for c in range(num):
-            grid[0, c].set_title(_wrap(labels[c]), loc="center", fontsize=10)
-            _say(grid[0, c], before[c], before[c] == labels[c])
-            _say(grid[3, c], after[c], after[c] == labels[c])
-        png = _png(figure)
-    stories = [
-        f"{a}, seen as {b} before and as {c} after the attack"
-        for a, b, c in zip(labels, before, after, strict=True)
-    ]
-    return Drawing(
-        name=f"panel-{path.stem}",
-        title=title,
-        caption=f"Bold: the true class. Below the first and the last row: what the whole pipeline "
-        f"says to the original and to the attacked image. The change is centred at grey and "
-        f"amplified {factor} times.",
-        alt=f"{num} images in four rows: original, change amplified {factor} times, attacked, "
-        f"purified. {'; '.join(stories)}.",
-        png=png,
-    )
 
 
 def spectrum(path: pathlib.Path) -> Drawing:
@@ -257,21 +153,21 @@ def spectrum(path: pathlib.Path) -> Drawing:
             )
     x = np.asarray(frequency, float)
     keep = x > 0
-    spare = iter(_SPARE * len(curves))
-    with matplotlib.rc_context(_STYLE):
+    spare = iter(SPARE * len(curves))
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 4.2))
         axes = figure.add_subplot()
         axes.set_yscale("log")
         ends = []
         for name, power in curves.items():
-            colour = _COLOURS.get(name) or next(spare)
+            colour = COLOURS.get(name) or next(spare)
             power = np.where(np.asarray(power, float) > 0, power, np.nan)
             axes.plot(x[keep], power[keep], color=colour, lw=2.6 if name == "original" else 2.0)
             seen = power[keep][np.isfinite(power[keep])]
             if len(seen):
                 end = {"accuracy": float(seen[-1])}
                 ends.append(_Line(name, colour, "solid", "", [float(x[keep][-1])], [end]))
-        axes.axvline(0.25, color=_GREY, lw=1, ls=":")
+        axes.axvline(0.25, color=GREY, lw=1, ls=":")
         axes.annotate(
             "all that half the pixels can hold",
             (0.25, 1),
@@ -280,14 +176,14 @@ def spectrum(path: pathlib.Path) -> Drawing:
             textcoords="offset points",
             ha="right",
             va="top",
-            color=_GREY,
+            color=GREY,
             fontsize=9,
         )
         axes.set_xlabel("spatial frequency, cycles per pixel")
         axes.set_ylabel("mean power")
         axes.set_xlim(0, 0.5)
         _label_ends(figure, axes, ends)
-        png = _png(figure)
+        png = png_bytes(figure)
     high = x > 0.25
     total = {name: float(np.asarray(power)[high].sum()) for name, power in curves.items()}
     base = total.get("original", 0.0)
@@ -296,8 +192,8 @@ def spectrum(path: pathlib.Path) -> Drawing:
     return Drawing(
         name="spectrum",
         title="Spatial frequencies: what down-sampling takes and RAIN puts back",
-        caption=f"Power in rings of spatial frequency, mean over {data.get('num_examples')} images."
-        + (summary if shares else ""),
+        caption="Power in rings of spatial frequency, mean over "
+        f"{data.get('num_examples')} images." + (summary if shares else ""),
         alt="Line chart on a logarithmic scale: power against spatial frequency for "
         f"{', '.join(curves)}." + (summary if shares else ""),
         png=png,
@@ -347,7 +243,7 @@ def _label_ends(figure: Figure, axes: Axes, lines: list[_Line]) -> None:
     ends = [to_axes.transform((line.x[-1], line.scores[-1]["accuracy"])) for line in lines]
     right = max(x for x, _ in ends)
     step = 13.5 / 72 * figure.dpi / axes.get_window_extent().height
-    for line, y in zip(lines, _spread([y for _, y in ends], step), strict=True):
+    for line, y in zip(lines, spread([y for _, y in ends], step), strict=True):
         axes.annotate(
             line.label,
             xy=(right, y),
@@ -360,7 +256,7 @@ def _label_ends(figure: Figure, axes: Axes, lines: list[_Line]) -> None:
         )
 
 
-def _spread(wanted: list[float], step: float) -> list[float]:
+def spread(wanted: list[float], step: float) -> list[float]:
     """Returns heights in the same order, at least `step` apart, as close as may be to `wanted`."""
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     # Neighbours that collide become one block, centred on what its members wanted.
@@ -387,15 +283,6 @@ def _top(block: list[int], wanted: list[float], step: float) -> float:
     return _bottom(block, wanted, step) + len(block) * step
 
 
-def _say(axes: Axes, name: str, right: bool) -> None:
-    mark = "✓" if right else "✗"
-    axes.set_xlabel(_wrap(f"{mark} {name}"), color=_GREEN if right else _RUST)
-
-
-def _wrap(name: str) -> str:
-    return textwrap.fill(name, 16, max_lines=2, placeholder=" …")
-
-
 def _story(lines: dict[str, list[_Line]], place: Callable[[float], str]) -> str:
     """Tells where each line begins and ends, for those who cannot see it."""
     sentences = []
@@ -413,10 +300,14 @@ def _clean_score(records: list[dict], run: dict) -> dict | None:
     """The row's clean accuracy on the very images of `run`, if they were all scored."""
     for record in records:
         same_row = record["row"]["key"] == run["row"]["key"]
-        if record["column"]["key"] == "clean" and same_row:
-            if set(run["data"]["indices"]) <= set(record["data"]["indices"]):
-                return rec.score_on(record, run["data"]["indices"])
+        same_images = set(run["data"]["indices"]) <= set(record["data"]["indices"])
+        if record["column"]["key"] == "clean" and same_row and same_images:
+            return rec.score_on(record, run["data"]["indices"])
     return None
+
+
+def _norm(record: dict) -> str:
+    return record["column"]["attack"]["norm"]
 
 
 def _num_text(shown: list[dict]) -> str:
@@ -430,28 +321,4 @@ def _num_eot(record: dict) -> int:
 
 def _colour(row: str) -> str:
     """Known rows have their own colour; others one that depends on their name alone."""
-    return _COLOURS.get(row) or _SPARE[sum(row.encode()) % len(_SPARE)]
-
-
-def _read_panel(path: pathlib.Path) -> dict[str, np.ndarray]:
-    needed = ("original", "attacked", "purified", "labels", "class_names")
-    needed += ("predicted_original", "predicted_attacked")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); run the evaluation again.") from error
-    missing = [name for name in needed if name not in arrays]
-    if missing:
-        raise ValueError(f"{path} lacks the array {missing[0]!r}; it holds {sorted(arrays)}.")
-    shapes = {name: arrays[name].shape for name in ("original", "attacked", "purified")}
-    if len(set(shapes.values())) > 1 or arrays["original"].ndim != 4:
-        raise ValueError(f"{path} must hold images of one shape `m h w c`, not {shapes}.")
-    return arrays
-
-
-def _png(figure: Figure) -> bytes:
-    """Renders without a date or version, so that an unchanged figure is an unchanged file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return COLOURS.get(row) or SPARE[sum(row.encode()) % len(SPARE)]

@@ -28,7 +28,7 @@ def read_array(path: pathlib.Path, name: str) -> np.ndarray:
         ValueError: the file is damaged; says which to delete.
     """
     try:
-        with np.load(path) as archive:
+        with path.open("rb") as stream, np.load(stream) as archive:
             return archive[name]
     except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run again.") from None

@@ -11,7 +11,7 @@ QUICK = Robustness(
     num_sweep_examples=100,
     num_steps=10,
     num_eot=8,
-    eot_sweep=(1, 2, 4, 16),
+    eot_sweep=(1, 2, 4, 8, 16),
     radius_sweep=(2 / 255, 4 / 255, 8 / 255, 16 / 255),
     batch_size=100,
 )

@@ -13,7 +13,7 @@ import textwrap
 import jinja2
 import markupsafe
 
-from eval import figures, tables
+from eval import figures, panels, tables
 from eval import records as rec
 from eval.records import load_records
 from eval.tables import results_table
@@ -58,7 +58,7 @@ def summary(records: list[dict], width: int = 99) -> str:
     lines = []
     for finding in verdict(records):
         text = finding.text.replace("**", "").replace("`", "")
-        mark = "! " if finding.flag else "- "
+        mark = "? " if finding.chance else "! " if finding.flag else "- "
         lines.append(textwrap.fill(mark + text, width, subsequent_indent="  "))
     return "\n\n".join([results_table(records), "\n".join(lines)])
 
@@ -95,7 +95,7 @@ def write_report(folder: pathlib.Path | str) -> list[pathlib.Path]:
         "targets": _targets(records),
         "records": [_record_line(record) for record in records],
         "commands": sorted({record["run"]["command"] for record in records}),
-        "revisions": _unique(record["run"].get("revision") for record in records),
+        "revisions": _unique(r["run"].get("revision") or "unknown" for r in records),
     }
     environment = _environment()
     for path in paths[:2]:
@@ -168,14 +168,12 @@ def _sections(folder: pathlib.Path, records: list[dict]) -> list[dict]:
     if (folder / "spectrum.json").exists():
         single["spectrum"] = figures.spectrum(folder / "spectrum.json")
     found = {name: [] if drawing is None else [drawing] for name, drawing in single.items()}
-    titles = {
-        record["id"]: f"{record['row']['title']} against {record['column']['title']}, "
-        f"{tables.attack_text(record)}"
-        for record in records
-    }
-    paths = {path.stem: path for path in sorted((folder / "panels").glob("*.npz"))}
-    for stem in sorted(paths, key=lambda stem: (stem not in titles, stem)):
-        found["panels"].append(figures.panel(paths[stem], titles.get(stem, stem)))
+    for record in _shown_in_panels(records):
+        path = folder / "panels" / f"{record['id']}.npz"
+        if path.exists():
+            title = f"{record['row']['title']} against {record['column']['title']}"
+            title += f", {tables.attack_text(record)}"
+            found["panels"].append(panels.panel(path, title))
     headings = {
         "radius": "Accuracy against the radius of the attack",
         "samples": "Accuracy against the number of gradient samples",
@@ -186,6 +184,23 @@ def _sections(folder: pathlib.Path, records: list[dict]) -> list[dict]:
         {"heading": headings[name], "drawings": drawings, "absent": _ABSENT[name]}
         for name, drawings in found.items()
     ]
+
+
+def _shown_in_panels(records: list[dict]) -> list[dict]:
+    """The two attacks a reader should compare: the blind one and the strongest, for each row."""
+    shown = rec.with_role(records, "table")
+    found = []
+    for row in rec.rows(shown):
+        for budget in tables.budgets(shown):
+            blind = [
+                r
+                for r in shown
+                if (r["row"]["key"], r["column"]["key"], rec.ball(r)) == (row, "blind", budget)
+            ]
+            best = tables.strongest(shown, row, budget)
+            found += [r for r in (*blind, best) if r is not None and r not in found]
+    defended = [record for record in found if record["row"]["key"] != "undefended"]
+    return defended or found
 
 
 def _our_figures(folder: pathlib.Path) -> set[pathlib.Path]:
@@ -218,7 +233,8 @@ def _configuration(records: list[dict]) -> list[tuple[str, str]]:
     )
     seconds = sum(run["seconds"] for run in runs)
     versions = _unique(
-        ", ".join(f"{name} {value}" for name, value in run["versions"].items()) for run in runs
+        ", ".join(f"{name} {value}" for name, value in run["versions"].items() if value)
+        for run in runs
     )
     devices = _unique(
         f"{run.get('num_devices', 1)} × {run['device']} ({run['backend']})" for run in runs
@@ -284,7 +300,9 @@ def _environment() -> jinja2.Environment:
 
 
 def _inline(text: str) -> markupsafe.Markup:
-    """Returns one line of Markdown's bold and code as HTML."""
+    """Returns one line of Markdown's bold and code as HTML, quantities kept on one line."""
     safe = html.escape(text, quote=False)
+    safe = re.sub(r"(\d) %", "\\1\N{NO-BREAK SPACE}%", safe)
+    safe = re.sub(r"\b([nK]) = ", "\\1\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}", safe)
     safe = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
     return markupsafe.Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", safe))

@@ -63,8 +63,7 @@ class _Bench:
 
     def __init__(self, config: Robustness, images: ImageSet):
         self._config, self._images = config, images
-        devices = jax.local_device_count()
-        self._mesh = data_mesh() if config.batch_size % devices == 0 else data_mesh(1)
+        self._mesh = data_mesh(batch_size=config.batch_size)
 
     def record(self, cell: st.Cell, bar: tqdm) -> dict:
         """Attacks and scores one cell's images; returns its record and keeps its panel."""

@@ -48,13 +48,12 @@ def robustness_tables(records: list[dict]) -> list[Table]:
     shown = rec.with_role(records, "table")
     if not shown:
         raise ValueError("No record has the role 'table', so there is no table to make.")
-    budgets = _budgets(records) or [None]
-    return [_robustness_table(shown, budget) for budget in budgets]
+    return [_robustness_table(shown, budget) for budget in budgets(records) or [None]]
 
 
 def draws_tables(records: list[dict]) -> list[Table]:
     """Returns, for each budget, accuracy by how the defense's random draws are counted."""
-    return [_draws_table(records, budget) for budget in _budgets(records)]
+    return [_draws_table(records, budget) for budget in budgets(records)]
 
 
 def strongest(records: list[dict], row: str, budget: tuple[str, float]) -> dict | None:
@@ -67,6 +66,11 @@ def strongest(records: list[dict], row: str, budget: tuple[str, float]) -> dict 
         and record["column"]["key"] != "known_key"
     ]
     return min(candidates, key=lambda r: r["result"]["mean"]["accuracy"], default=None)
+
+
+def budgets(records: list[dict]) -> list[tuple[str, float]]:
+    """Returns the norms and radii that have a table of their own."""
+    return sorted({b for b in map(rec.ball, rec.with_role(records, "table")) if b is not None})
 
 
 def percent(share: float) -> str:
@@ -98,8 +102,11 @@ def attack_text(record: dict) -> str:
 def as_markdown(table: Table) -> str:
     """Returns a pipe table with its notes as a list."""
     lines = [f"**{table.title}**", ""]
-    body = [table.header, *table.rows]
-    grid = [[str(cell).replace("|", "\\|") for cell in row] for row in body]
+    heads = [
+        f"{cell.value} ({cell.detail})" if cell.detail else cell.value for cell in table.header
+    ]
+    grid = [heads, *([str(cell) for cell in row] for row in table.rows)]
+    grid = [[text.replace("|", "\\|") for text in row] for row in grid]
     widths = [max(len(row[i]) for row in grid) for i in range(len(table.header))]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
     for row in [grid[0], rule, *grid[1:]]:
@@ -142,7 +149,7 @@ def _robustness_table(shown: list[dict], budget: tuple[str, float] | None) -> Ta
             record = group.get(key)
             if record is not None:
                 cells.append(_score_cell(record, "mean", own_num=_is_mixed(group)))
-            elif key == "undefended" and _column_key(group) == "blind":
+            elif _equals_white_box(key, group):
                 cells.append(Cell("= white box"))
             else:
                 cells.append(ABSENT)
@@ -160,19 +167,23 @@ def _robustness_table(shown: list[dict], budget: tuple[str, float] | None) -> Ta
 
 def _robustness_notes(shown: list[dict], columns: dict) -> tuple[str, ...]:
     draws = sorted({record["num_score_draws"] for record in shown})
+    random = [str(num) for num in draws if num > 1] or ["1"]
+    once = " (one where nothing is random)" if draws[0] == 1 < draws[-1] else ""
     data = shown[0]["data"]
     notes = [
-        f"Accuracy on {data['name']} ({data['split']} split), mean over "
-        f"{' or '.join(map(str, draws))} random draws that the attacker never saw; in brackets "
-        "the 95 % Wilson interval for the choice of images."
+        f"Accuracy on {data['name']} ({data['split']} split), mean over {' or '.join(random)} "
+        f"random draws that the attacker never saw{once}; in brackets the 95 % Wilson interval "
+        "for the choice of images."
     ]
     for group in columns.values():
         title = _column_title(group, columns)
-        threats = sorted({record["column"]["threat_model"] for record in group.values()})
+        threats = dict.fromkeys(record["column"]["threat_model"] for record in group.values())
         settings = attack_text(next(iter(group.values())))
         num = _num_text(group.values())
         text = f"**{title}**: {' / '.join(threats)}; {settings}; {num}."
         notes.append(text.replace("; no attack", "") if settings == "no attack" else text)
+    if any(_equals_white_box("undefended", group) for group in columns.values()):
+        notes.append("**= white box**: without a defense there is nothing to be blind to.")
     if any(record["column"]["attack"] for record in shown):
         leave = " The known key, a diagnosis, does not compete." if _has_known(shown) else ""
         notes.append(f"**strongest attack**: the lowest of the attacked columns.{leave}")
@@ -204,10 +215,6 @@ def _draws_table(records: list[dict], budget: tuple[str, float]) -> Table:
     )
 
 
-def _budgets(records: list[dict]) -> list[tuple[str, float]]:
-    return sorted({b for b in map(rec.ball, rec.with_role(records, "table")) if b is not None})
-
-
 def _budget_text(budget: tuple[str, float]) -> str:
     return f"within {rec.norm_text(budget[0])} radius {rec.radius_text(*budget)}"
 
@@ -230,6 +237,10 @@ def _columns(shown: list[dict]) -> dict[tuple, dict[str, dict]]:
     return dict(sorted(columns.items()))
 
 
+def _equals_white_box(row: str, group: dict[str, dict]) -> bool:
+    return row == "undefended" and row not in group and _column_key(group) == "blind"
+
+
 def _column_heads(columns: dict) -> list[Cell]:
     """The columns' titles, with the numbers of images where these are not the same in all."""
     numbers = [_num_text(group.values()) for group in columns.values()]
@@ -245,7 +256,8 @@ def _num_text(shown: Iterable[dict]) -> str:
 
 def _column_title(group: dict[str, dict], columns: dict) -> str:
     """The column's title, with what sets it apart where two columns would share one."""
-    record = next(iter(group.values()))
+    defended = [record for row, record in group.items() if row != "undefended"]
+    record = (defended or list(group.values()))[0]
     title = record["column"]["title"]
     twins = [other for other in columns.values() if _column_key(other) == _column_key(group)]
     return title if len(twins) == 1 else f"{title}, {attack_text(record).split(', ', 1)[1]}"

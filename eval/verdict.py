@@ -4,22 +4,22 @@ import dataclasses
 import itertools
 
 from eval import records as rec
-from eval.tables import attack_text, interval, percent, strongest
+from eval.tables import attack_text, budgets, interval, percent, strongest
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One sentence or two; `flag` marks a reason to distrust a number."""
+    """A sentence or two. A `flag` is a reason to distrust a number; `chance` may explain it."""
 
     text: str
     flag: bool = False
+    chance: bool = False
 
 
 def verdict(records: list[dict]) -> list[Finding]:
     """Returns the findings, then the flags; both follow from the records alone."""
-    budgets = {rec.ball(record) for record in rec.with_role(records, "table")} - {None}
     findings = []
-    for budget in sorted(b for b in budgets if b is not None):
+    for budget in budgets(records):
         findings += [_row_finding(records, row, budget) for row in rec.rows(records)]
     flags = [
         *_ball_flags(records),
@@ -44,32 +44,29 @@ def _row_finding(records: list[dict], row: str, budget: tuple[str, float]) -> Fi
         return None
     shown = [r for r in rec.with_role(records, "table") if r["row"]["key"] == row]
     cells = {r["column"]["key"]: r for r in shown if rec.ball(r) in (None, budget)}
-    score, title = best["result"]["mean"], best["column"]["title"]
-    text = f"**{best['row']['title']}**"
+    score = best["result"]["mean"]
+    text = f"**{best['row']['title']}**: "
     if "clean" in cells:
-        text += (
-            f" is right on {percent(cells['clean']['result']['mean']['accuracy'])} of clean images"
-        )
-        text += ", and" if row == "undefended" else ". It"
+        text += f"{percent(cells['clean']['result']['mean']['accuracy'])} right on clean images, "
     text += (
-        f" keeps {percent(score['accuracy'])} {interval(score)} under the strongest attack "
-        f"measured, {title} ({attack_text(best)})."
+        f"{percent(score['accuracy'])} {interval(score)} under the strongest attack measured, "
+        f"{best['column']['title']} ({attack_text(best)})."
     )
     blind = cells.get("blind")
     if best is blind:
         text += " No adaptive attack did better than the purifier-blind one."
     elif blind is not None:
-        share = blind["result"]["mean"]["accuracy"]
+        low, high, where = _on_common_images(best, blind)
+        gap = 100 * (high["accuracy"] - low["accuracy"])
         text += (
-            f" That is {100 * (share - score['accuracy']):.1f} points below the "
-            f"{percent(share)} {interval(blind['result']['mean'])} that the purifier-blind attack "
-            "suggests."
+            f" That is {gap:.1f} points below the {percent(high['accuracy'])} {interval(high)} "
+            f"that the purifier-blind attack leaves{where}."
         )
     worst = best["result"]["worst"]
     if best["num_score_draws"] > 1 and row != "undefended":
         text += (
-            f" Only {percent(worst['accuracy'])} {interval(worst)} are right under every one of "
-            f"{best['num_score_draws']} draws."
+            f" Right under every one of {best['num_score_draws']} draws: "
+            f"{percent(worst['accuracy'])} {interval(worst)}."
         )
     return Finding(text)
 
@@ -119,20 +116,21 @@ def _sample_flags(records: list[dict]) -> list[Finding]:
 def _radius_flags(records: list[dict]) -> list[Finding]:
     flags = []
     shown = [r for r in rec.with_role(records, "radius") if r["column"]["attack"]]
-    places = {(r["row"]["key"], r["column"]["key"], rec.ball(r)[0]) for r in shown}
-    for row, column, norm in sorted(places):
-        runs = [
-            r
-            for r in shown
-            if (r["row"]["key"], r["column"]["key"], rec.ball(r)[0]) == (row, column, norm)
-        ]
+    place = lambda r: (r["row"]["key"], r["column"]["key"], r["column"]["attack"]["norm"])
+    for each in sorted({place(r) for r in shown}):
+        runs = [r for r in shown if place(r) == each]
         runs.sort(key=lambda r: r["column"]["attack"]["radius"])
         flags += _rises(
             runs,
-            lambda r: f"{r['column']['title']} at radius {rec.radius_text(*rec.ball(r))}",
+            lambda r: f"{r['column']['title']} at {_radius(r)}",
             "an attack that has not converged",
         )
     return flags
+
+
+def _radius(record: dict) -> str:
+    attack = record["column"]["attack"]
+    return f"radius {rec.radius_text(attack['norm'], attack['radius'])}"
 
 
 def _rises(runs: list[dict], name, cause: str) -> list[Finding]:
@@ -170,11 +168,12 @@ def _comparison(pair: str, lower: dict, higher: dict, cause: str) -> Finding:
         f"{lower['row']['title']}: {pair}, leaving {percent(low['accuracy'])} {interval(low)} "
         f"against {percent(high['accuracy'])} {interval(high)}{where}."
     )
-    if low["high"] < high["low"]:
-        text += f" The intervals are apart, so this is more than chance: suspect {cause}."
-    else:
+    chance = low["high"] >= high["low"]
+    if chance:
         text += " The intervals overlap, so chance may explain it."
-    return Finding(text, flag=True)
+    else:
+        text += f" The intervals are apart, so this is more than chance: suspect {cause}."
+    return Finding(text, flag=True, chance=chance)
 
 
 def _below(first: dict, second: dict) -> bool:

@@ -1,3 +1,50 @@
-"""Defenses that purify an image before an unchanged classifier, and honest attacks on them."""
+"""Defenses that purify an image before an unchanged classifier, and honest attacks on them.
+
+A table of contents; the modules hold more.
+
+    pipeline     Defended                a classifier behind a defense
+    defenses     RAIN, Identity, Chain   purifiers: values with pure functions
+    attacks      PGD, fgsm               what is mounted against them
+    gradients    expectation, BPDA, straight_through
+    evaluation   run_attack, score, attack_batch
+    keys         example_keys, Purpose   every random draw has a path from its seed
+    transforms, nets, data, zoo, metrics
+"""
 
 __version__ = "0.1.0.dev0"
+
+from rainjax import attacks, data, defenses, evaluation, metrics, nets, transforms, zoo
+from rainjax.attacks import PGD, Attack, fgsm
+from rainjax.defenses import RAIN, Chain, Defense, Identity, MeanFieldRAIN
+from rainjax.evaluation import attack_batch, run_attack, score
+from rainjax.gradients import BPDA, expectation, straight_through
+from rainjax.keys import Purpose, example_keys
+from rainjax.pipeline import Defended
+
+__all__ = [
+    "BPDA",
+    "PGD",
+    "RAIN",
+    "Attack",
+    "Chain",
+    "Defended",
+    "Defense",
+    "Identity",
+    "MeanFieldRAIN",
+    "Purpose",
+    "attack_batch",
+    "attacks",
+    "data",
+    "defenses",
+    "evaluation",
+    "example_keys",
+    "expectation",
+    "fgsm",
+    "metrics",
+    "nets",
+    "run_attack",
+    "score",
+    "straight_through",
+    "transforms",
+    "zoo",
+]

@@ -9,6 +9,7 @@ import enum
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, Key
 
 from rainjax._types import PRNGKey
@@ -29,7 +30,9 @@ def purpose_key(seed: int, purpose: Purpose) -> PRNGKey:
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 
-def example_keys(seed: int, purpose: Purpose, indices: Int[Array, "n"]) -> Key[Array, "n"]:
+def example_keys(
+    seed: int, purpose: Purpose, indices: Int[Array | np.ndarray, "n"]
+) -> Key[Array, "n"]:
     """Returns one key per example, a function of `(seed, purpose, index)` alone.
 
     `indices` are positions in the data set, not in the batch.

@@ -1,4 +1,4 @@
-"""The report against records whose every number is known."""
+"""The written report: whole, self-contained, repeatable, and the same as the records."""
 
 import base64
 import html.parser
@@ -6,189 +6,252 @@ import io
 import json
 import re
 
+import hypothesis
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import strategies as st
 
-from eval import figures, report
-from rainjax.metrics import wilson_interval
-
-TITLES = {
-    "undefended": "Undefended",
-    "rain_pretrained": "RAIN, before fine-tuning",
-    "rain_finetuned": "RAIN, fine-tuned",
-}
-COLUMNS = {
-    "clean": ("clean", "no attack"),
-    "blind": ("purifier-blind PGD", "gradients of the bare classifier"),
-    "white_box": ("white-box PGD", "white box, one draw per step"),
-    "eot": ("EOT-PGD", "white box, gradients averaged over 16 draws"),
-    "mean_field": ("mean-field PGD", "white box, random pick replaced by its mean"),
-    "known_key": ("known key", "white box that holds the scoring draws"),
-}
+from eval import figures, panels, report
+from tests.made_records import (
+    cells,
+    expected_cell,
+    full_study,
+    make_record,
+    write_extras,
+    write_study,
+)
 
 
-def make_record(row, column, correct_draws, **changes):
-    """A record whose scores follow from the number of right draws, out of 5, of each image."""
-    radius = changes.get("radius", 8 / 255)
-    num_eot = changes.get("num_eot", 16 if column == "eot" else 1)
-    num, counts = len(correct_draws), np.asarray(correct_draws)
-    mean = counts.sum() / 5
-    scores = {"mean": mean, "worst": int((counts == 5).sum()), "vote": int((counts >= 3).sum())}
-    result = {
-        name: dict(zip(("low", "high"), wilson_interval(float(k), num), strict=True))
-        | {"accuracy": float(k) / num}
-        for name, k in scores.items()
-    }
-    attack = {
-        "class": "PGD",
-        "norm": changes.get("norm", "linf"),
-        "radius": radius,
-        "step_size": radius / 4,
-        "num_steps": 40,
-        "num_eot": num_eot,
-        "eot_chunk": num_eot,
-    }
-    title, threat_model = COLUMNS[column]
-    return {
-        "schema": 1,
-        "kind": "robustness",
-        "id": f"{row}--{column}--r{radius * 255:g}--k{num_eot}",
-        "study": "quick",
-        "roles": list(changes.get("roles", ["table"])),
-        "row": {
-            "key": row,
-            "title": TITLES[row],
-            "target": {"class": "Defended", "defense": {"class": "RAIN", "shift_fraction": 0.05}},
-            "params": {"classifier": {"name": "builtin_resnet", "sha256": "ab"}, "defense": None},
-        },
-        "column": {
-            "key": column,
-            "title": title,
-            "threat_model": threat_model,
-            "surrogate": None,
-            "attack": None if column == "clean" else attack,
-        },
-        "data": {
-            "name": "builtin",
-            "split": "test",
-            "fingerprint": "builtin-v1",
-            "indices": list(range(num)),
-        },
-        "seed": 0,
-        "num_score_draws": 5,
-        "batch_size": 64,
-        "result": {
-            "num_examples": num,
-            **result,
-            "correct_draws": [int(c) for c in counts],
-            "linf_max": 0.0 if column == "clean" else radius,
-            "l2_mean": 1.2,
-            "mean_loss": 2.3,
-        },
-        "run": {
-            "seconds": 61.5,
-            "started": "2026-01-05T10:00:00+00:00",
-            "versions": {"rainjax": "0.1.0", "jax": "0.10.2", "python": "3.11.9"},
-            "backend": "cpu",
-            "device": "cpu",
-            "num_devices": 2,
-            "revision": None,
-            "command": "python -m eval quick --out runs/quick",
-        },
-    }
-
-
-def share(percent, num=200):
-    """Right draws per image that add up to `percent`; one image in five is undecided."""
-    total = round(percent / 100 * num * 5)
-    undecided = min(num // 5, total // 3, (num * 5 - total) // 3)
-    whole, rest = divmod(total - 3 * undecided, 5)
-    counts = [5] * whole + [3] * undecided + ([rest] if rest else [])
-    return counts + [0] * (num - len(counts))
-
-
-def full_study():
-    """Records for every display: both RAINs, all threat models, both sweeps."""
-    table = {
-        "undefended": {"clean": 93.5, "white_box": 0.5},
-        "rain_pretrained": {
-            "clean": 71.2, "blind": 48.1, "white_box": 21.3, "eot": 12.4, "mean_field": 14.9,
-            "known_key": 6.1,
-        },
-        "rain_finetuned": {
-            "clean": 88.3, "blind": 71.4, "white_box": 33.2, "eot": 19.7, "mean_field": 22.8,
-            "known_key": 9.2,
-        },
-    }  # fmt: skip
-    records = []
-    for row, cells in table.items():
-        for column, percent in cells.items():
-            roles = ["table"] if column in ("clean", "known_key") else ["table", "radius"]
-            if column in ("eot", "mean_field"):
-                roles.append("eot")
-            num = 100 if column == "known_key" else 200
-            records.append(make_record(row, column, share(percent, num), roles=roles))
-            if column in ("blind", "white_box", "eot"):
-                for radius in (1, 2, 4, 12, 16):
-                    clean = cells["clean"]
-                    level = clean * np.exp(np.log(percent / clean) * (radius / 8) ** 1.2)
-                    records.append(
-                        make_record(
-                            row, column, share(level), radius=radius / 255, roles=["radius"]
-                        )
-                    )
-        if "eot" in cells:
-            for samples in (1, 2, 4, 8, 32):
-                level = cells["eot"] + 12 * (1 / samples - 1 / 16)
-                records.append(
-                    make_record(row, "eot", share(level), num_eot=samples, roles=["eot"])
-                )
-    return records
-
-
-def write_study(folder, records):
-    (folder / "records").mkdir(parents=True, exist_ok=True)
-    for record in records:
-        path = folder / "records" / f"{record['id']}.json"
-        path.write_text(json.dumps(record), encoding="utf-8")
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A folder with everything, and the report written from it."""
+    folder = write_study(tmp_path_factory.mktemp("study"), full_study())
+    write_extras(folder)
+    report.write_report(folder)
     return folder
 
 
-def write_extras(folder):
-    """Panels with an attack of known size, and a spectrum."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:32, :32] / 32
-    waves = [np.sin(2 * np.pi * (x * (i + 2) + y * i)) for i in range(6)]
-    original = np.stack([np.stack([w, np.roll(w, 5), -w], -1) * 0.3 + 0.5 for w in waves])
-    signs = rng.choice([-1.0, 1.0], original.shape)
-    attacked = np.clip(original + 8 / 255 * signs, 0, 1)
-    names = ["disc", "ring", "square", "cross", "stripes", "a longer class name"]
-    (folder / "panels").mkdir(exist_ok=True)
-    np.savez_compressed(
-        folder / "panels" / "rain_finetuned--eot--r8--k16.npz",
-        original=original.astype(np.float32),
-        attacked=attacked.astype(np.float32),
-        purified=(0.7 * attacked + 0.3 * np.roll(attacked, 1, 1)).astype(np.float32),
-        labels=np.arange(6),
-        predicted_original=np.array([0, 1, 2, 3, 4, 0]),
-        predicted_attacked=np.array([1, 1, 0, 5, 4, 2]),
-        class_names=np.array(names),
+def test_draws_are_counted_three_ways(study):
+    text = (study / "report.md").read_text(encoding="utf-8")
+    # Fine-tuned under EOT: 40 images at 3 of 5 draws, 15 at 5, one at 2, of 200.
+    record = next(
+        r for r in report.load_records(study) if r["id"] == "rain_finetuned--eot--r8--k16"
     )
-    frequency = np.linspace(0, 0.5, 17)
-    power = 0.4 / (1 + 300 * frequency**2)
-    cut = 1 / (1 + np.exp((frequency - 0.25) * 40))
-    curves = {
-        "original": power,
-        "down-sampled, bicubic up": power * (0.02 + 0.98 * cut) ** 2,
-        "RAIN before fine-tuning": power * (0.3 + 0.7 * cut),
-        "RAIN fine-tuned": power * (0.6 + 0.4 * cut),
+    counts = np.asarray(record["result"]["correct_draws"])
+    worst, vote = int((counts == 5).sum()), int((counts > 2.5).sum())
+    row = next(line for line in cells(text) if line[:2] == ["RAIN, fine-tuned", "EOT-PGD"])
+    assert row[3:] == [expected_cell(vote, 200), expected_cell(worst, 200), "200", "5"]
+    assert worst < vote
+
+
+class _Resources(html.parser.HTMLParser):
+    """Collects tags and whatever a browser would fetch for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.fetched, self.images = set(), [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        attributes = dict(attrs)
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
+        if tag == "img":
+            self.images.append(attributes)
+
+
+def test_html_needs_no_other_file(study):
+    text = (study / "report.html").read_text(encoding="utf-8")
+    page = _Resources()
+    page.feed(text)
+    assert not page.tags & {"script", "link", "iframe", "object", "base"}
+    assert "url(" not in text
+    assert "@import" not in text
+    assert all(value.startswith("data:image/png;base64,") for value in page.fetched)
+    names = ["radius", "samples", "panel-rain_finetuned--eot--r8--k16", "spectrum"]
+    assert len(page.images) == len(names)
+    for name, image in zip(names, page.images, strict=True):
+        data = base64.b64decode(image["src"].split(",", 1)[1], validate=True)
+        assert data == (study / "figures" / f"{name}.png").read_bytes()
+        with PIL.Image.open(io.BytesIO(data)) as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 800
+            # Something was drawn: many pixels are far from white.
+            assert (np.asarray(picture.convert("L")) < 200).mean() > 0.005
+        assert len(image["alt"]) > 80
+
+
+def test_markdown_points_to_figures_that_exist(study):
+    text = (study / "report.md").read_text(encoding="utf-8")
+    targets = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(targets) == 4
+    assert all((study / target).is_file() for target in targets)
+    assert report.results_table(report.load_records(study), style="markdown") in text
+    assert "python -m eval quick --out runs/quick" in text
+
+
+def test_alt_texts_tell_the_numbers(study):
+    text = (study / "report.md").read_text(encoding="utf-8")
+    assert (
+        "RAIN, fine-tuned, purifier-blind PGD: 88.3 % at radius 0, 54.2 % at radius 16/255."
+        in (text)
+    )
+    assert "RAIN, fine-tuned: 31.0 % at K = 1, 19.3 % at K = 32." in text
+    assert "RAIN, fine-tuned under mean-field PGD: 22.8 %." in text
+    # 0.4 of grey to white over 8/255 is 12.75.
+    assert "change amplified 12 times" in text
+    assert "disc, seen as disc before and as ring after the attack" in text
+
+
+def test_spectrum_states_the_power_above_half_the_limit(study):
+    drawing = figures.spectrum(study / "spectrum.json")
+    data = json.loads((study / "spectrum.json").read_text(encoding="utf-8"))
+    sums = {
+        name: sum(p for f, p in zip(data["frequency"], curve, strict=True) if f > 0.25)
+        for name, curve in data["curves"].items()
     }
-    text = {
-        "kind": "spectrum",
-        "study": "quick",
-        "num_examples": 256,
-        "frequency": frequency.tolist(),
-        "curves": {name: curve.tolist() for name, curve in curves.items()},
-    }
-    (folder / "spectrum.json").write_text(json.dumps(text), encoding="utf-8")
+    share_kept = 100 * sums["RAIN fine-tuned"] / sums["original"]
+    assert f"RAIN fine-tuned {share_kept:.1f} %" in drawing.caption
+    assert "mean over 256 images" in drawing.caption
+
+
+def test_report_written_twice_is_the_same_and_stale_figures_go(study):
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    (study / "figures" / "panel-gone.png").write_bytes(b"old")
+    (study / "figures" / "mine.png").write_bytes(b"mine")
+    report.write_report(study)
+    assert (study / "figures" / "mine.png").read_bytes() == b"mine"
+    (study / "figures" / "mine.png").unlink()
+    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
+
+
+def test_missing_ingredients_are_said_not_failed(tmp_path):
+    write_study(tmp_path, [make_record("undefended", "clean", [5] * 9 + [0])])
+    paths = report.write_report(tmp_path)
+    assert [path.name for path in paths] == ["report.html", "report.md"]
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        assert "No sweep over the radius was recorded" in text
+        assert "No sweep over the number of gradient samples was recorded" in text
+        assert "No images were kept" in text
+        assert "No spectrum was recorded" in text
+        assert "90.0 %" in text
+
+
+def test_text_from_records_cannot_become_markup(tmp_path):
+    record = make_record("rain_finetuned", "eot", [5] * 10)
+    record["row"]["title"] = "<script>alert(1)</script> | \"a\" & 'b'"
+    report.write_report(write_study(tmp_path, [record]))
+    page = _Resources()
+    page.feed((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "alert(1)</script> \\| " in markdown
+
+
+def test_damaged_pictures_and_spectra_are_named(tmp_path):
+    write_study(tmp_path, full_study()[:8])
+    write_extras(tmp_path)
+    path = tmp_path / "spectrum.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["curves"]["original"].pop()
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"spectrum.json .*'original' needs 17 finite values"):
+        figures.spectrum(path)
+
+    path = tmp_path / "panels" / "rain_finetuned--eot--r8--k16.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **(arrays | {"purified": arrays["purified"][:2]}))
+    with pytest.raises(ValueError, match=r"k16.npz must hold images of one shape"):
+        panels.panel(path, "title")
+    del arrays["labels"]
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"k16.npz lacks the array 'labels'"):
+        panels.panel(path, "title")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"k16.npz is damaged"):
+        panels.panel(path, "title")
+
+
+def test_clean_accuracy_at_radius_zero_is_counted_on_the_swept_images():
+    clean = make_record("rain_finetuned", "clean", [5] * 5 + [0] * 3 + [5] * 12)
+    sweep = [
+        make_record("rain_finetuned", "eot", [5] * n + [0] * (8 - n), radius=r, roles=["radius"])
+        for n, r in ((4, 4 / 255), (2, 8 / 255))
+    ]
+    drawing = figures.accuracy_against_radius([clean, *sweep])
+    assert drawing is not None
+    # 5 of the first 8 are right, not 17 of 20.
+    assert "EOT-PGD: 62.5 % at radius 0, 25.0 % at radius 8/255." in drawing.alt
+    drawing = figures.accuracy_against_radius(sweep)
+    assert drawing is not None
+    assert "EOT-PGD: 50.0 % at radius 4/255, 25.0 % at radius 8/255." in drawing.alt
+
+
+@hypothesis.given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.floats(0.01, 0.1))
+def test_labels_never_overlap_and_keep_their_order(wanted, step):
+    placed = figures.spread(wanted, step)
+    order = np.argsort(wanted, kind="stable")
+    gaps = np.diff(np.asarray(placed)[order])
+    assert (gaps >= step - 1e-9).all()
+    assert min(placed) >= -1e-9
+    far_apart = len(wanted) == 1 or np.diff(np.sort(wanted)).min() > step
+    if far_apart:
+        np.testing.assert_allclose(placed, wanted, atol=1e-9)
+
+
+README = """# A project
+
+<!-- results:quick -->
+old
+<!-- /results:quick -->
+
+Prose that stays.
+"""
+
+
+def test_readme_is_filled_once_and_then_left_alone(study, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(README, encoding="utf-8")
+    (problem,) = report.check_readme(readme, {"quick": study})
+    assert "'quick'" in problem
+    assert "python -m eval report" in problem
+    report.update_readme(readme, {"quick": study})
+    text = readme.read_text(encoding="utf-8")
+    assert report.results_table(report.load_records(study), style="markdown") in text
+    assert text.startswith("# A project\n\n<!-- results:quick -->\n")
+    assert text.endswith("<!-- /results:quick -->\n\nProse that stays.\n")
+    assert "\nold\n" not in text
+    assert report.check_readme(readme, {"quick": study}) == []
+    report.update_readme(readme, {"quick": study})
+    assert readme.read_text(encoding="utf-8") == text
+
+    readme.write_text(text.replace("19.7 %", "39.7 %", 1), encoding="utf-8")
+    assert len(report.check_readme(readme, {"quick": study})) == 1
+
+
+def test_readme_block_without_a_study_is_reported(study, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(README, encoding="utf-8")
+    (problem,) = report.check_readme(readme, {})
+    assert "belongs to no known study" in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nothing",
+        "<!-- results:quick -->",
+        "<!-- /results:quick -->\n<!-- results:quick -->",
+        README + README,
+    ],
+)
+def test_readme_without_its_markers_is_refused(study, tmp_path, text):
+    readme = tmp_path / "README.md"
+    readme.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README.md needs <!-- results:quick --> once and"):
+        report.update_readme(readme, {"quick": study})
+    assert readme.read_text(encoding="utf-8") == text
+    with pytest.raises(ValueError, match="is no file; name the README"):
+        report.update_readme(tmp_path / "absent.md", {"quick": study})

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import tyro
 
+from rainjax import zoo
 from rainjax.devices import use_all_cores
 from rainjax.keys import Purpose, purpose_key
 from rainjax.nets import IMAGENETTE_CLASSES, MobileNetV2, ResNet
 from train import loop
 from train.augment import flip_and_shift
 from train.optimizers import Optimizer
-from train.options import Data, Output, identity, labelled, load_entry, save_entry, shuffled_batch
+from train.options import Data, Output, identity, labelled, save_entry, shuffled_batch
 from train.run import Run, main
 
 
@@ -27,9 +28,10 @@ class Classifier:
     network: tyro.conf.AvoidSubcommands[ResNet | MobileNetV2]
     optimizer: Optimizer
     init: str | None = None
-    """Start from these parameters: the name or path of a zoo entry of the same network."""
-    init_published: str | None = None
-    """Start from published weights of the network under their original names (.npz)."""
+    """Start from these parameters: the name or path of a zoo entry of the same network, or the
+    path of published weights (.npz)."""
+    init_arch: str | None = None
+    """The architecture of published weights; a zoo entry says so itself."""
     num_epochs: int = 10
     """Times every image is seen."""
     batch_size: int = 128
@@ -49,27 +51,28 @@ class Classifier:
             )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must lie in [0, 1).")
-        if self.init and self.init_published:
-            raise ValueError("Give init or init_published, not both.")
 
 
 PRESETS = {
     "builtin": (
-        "ResNet-14 with group norm on the built-in set.",
+        "ResNet-8 with group norm on the built-in set.",
         Classifier(
             run=Output("builtin_resnet"),
             data=Data(),
-            network=ResNet(depth=14, norm="group"),
-            optimizer=Optimizer(learning_rate=3e-3, weight_decay=0.02),
+            network=ResNet(depth=8, norm="group"),
+            optimizer=Optimizer(learning_rate=5e-3, weight_decay=0.01),
             num_epochs=8,
+            batch_size=64,
         ),
     ),
     "imagenette96": (
-        "MobileNetV2 tuned from ImageNet weights (--init-published FILE) to Imagenette at 96 x 96.",
+        "MobileNetV2 tuned from ImageNet weights (--init FILE.npz) to Imagenette at 96 x 96.",
         Classifier(
             run=Output("imagenette96_mobilenet"),
             data=Data("imagenette96", num_validation=300),
             network=MobileNetV2(class_subset=IMAGENETTE_CLASSES),
+            init=tyro.MISSING,
+            init_arch="mobilenetv2_imagenette",
             optimizer=Optimizer(learning_rate=1e-4, weight_decay=1e-4, clip_norm=1.0),
             num_epochs=4,
             batch_size=32,
@@ -126,7 +129,10 @@ def train(options: Classifier) -> None:
             shuffled_batch, training, seed=options.seed, batch_size=options.batch_size
         ),
         evaluate=loop.mean_over(
-            functools.partial(score, options=options), validation, seed=options.seed, batch_size=250
+            functools.partial(score, options=options),
+            validation,
+            seed=options.seed,
+            batch_size=250,
         ),
         select="accuracy",
         batch_size=options.batch_size,
@@ -152,14 +158,11 @@ def _start(options: Classifier, num_classes: int):
             f"The network has {num_outputs} outputs, {options.data.dataset!r} {num_classes} "
             "classes: set network.num_classes."
         )
-    if options.init_published:
-        _, params, sha256 = load_entry(options.init_published, network=options.network)
-        return params, sha256
     if options.init:
-        network, params, sha256 = load_entry(options.init)
-        if network != options.network:
-            raise ValueError(f"{options.init!r} holds {network}, not {options.network}.")
-        return params, sha256
+        entry = zoo.load_any(options.init, options.init_arch)
+        if entry.network != options.network:
+            raise ValueError(f"{options.init!r} holds {entry.network}, not {options.network}.")
+        return entry.params, entry.sha256
     return options.network.init(purpose_key(options.seed, Purpose.INIT)), None
 
 

@@ -7,29 +7,22 @@ images held out of training, never on a test split.
 
 import dataclasses
 import functools
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import tyro
 
+from rainjax import zoo
 from rainjax.defenses.rain import RAIN
 from rainjax.devices import use_all_cores
-from rainjax.nets import EDSR, IMAGENETTE_CLASSES, MobileNetV2, ResNet
+from rainjax.nets import EDSR
 from rainjax.pipeline import Defended
 from train import loop
 from train.augment import flip_and_shift
 from train.optimizers import Optimizer
-from train.options import Data, Output, identity, labelled, load_entry, save_entry, shuffled_batch
+from train.options import Data, Output, identity, labelled, save_entry, shuffled_batch
 from train.run import Run, main
-
-# Networks whose published weights are read under their original names.
-PUBLISHED = {
-    "resnet20": ResNet(depth=20, norm="batch"),
-    "resnet56": ResNet(depth=56, norm="batch"),
-    "mobilenetv2": MobileNetV2(),
-    "mobilenetv2_imagenette": MobileNetV2(class_subset=IMAGENETTE_CLASSES),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +36,8 @@ class FinetuneRAIN:
     """The classifier: the name or path of a zoo entry, or of published weights (.npz)."""
     init: str
     """The EDSR to start from: the name or path of a zoo entry."""
-    classifier_arch: (
-        Literal["resnet20", "resnet56", "mobilenetv2", "mobilenetv2_imagenette"] | None
-    ) = None
-    """The network of published weights; a zoo entry says so itself."""
+    classifier_arch: str | None = None
+    """The architecture of published weights, such as `resnet20`; a zoo entry says so itself."""
     shift_fraction: float = 0.05
     """Largest shift as a share of the low-resolution height (paper: 0.05), rounded down."""
     num_epochs: int = 10
@@ -87,6 +78,7 @@ PRESETS = {
             init="builtin_edsr",
             shift_fraction=0.0625,
             num_epochs=8,
+            batch_size=64,
             padding=2,
         ),
     ),
@@ -101,6 +93,7 @@ PRESETS = {
             init="cifar10_edsr",
             shift_fraction=0.0625,
             num_epochs=10,
+            batch_size=64,
         ),
     ),
     "imagenette96": (
@@ -155,25 +148,24 @@ def score(params, key, example, *, pipeline: Defended):
 
 def train(options: FinetuneRAIN) -> None:
     """Runs the training that `options` describe, or goes on with it."""
-    arch = PUBLISHED[options.classifier_arch] if options.classifier_arch else None
-    classifier, frozen, classifier_sha256 = load_entry(options.classifier, network=arch)
-    edsr, params, init_sha256 = load_entry(options.init)
+    classifier = zoo.load_any(options.classifier, options.classifier_arch)
+    start = zoo.load(options.init)
+    edsr, frozen = start.network, classifier.params
     if not isinstance(edsr, EDSR):
         raise ValueError(f"init={options.init!r} holds a {type(edsr).__name__}, not an EDSR.")
-    pipeline = Defended(RAIN(edsr, shift_fraction=options.shift_fraction), classifier)
+    pipeline = Defended(RAIN(edsr, shift_fraction=options.shift_fraction), classifier.network)
 
     split = options.data.load()
     training = labelled(split.training, split.training_indices)
     validation = labelled(split.validation, split.validation_indices)
-    _check_outputs(classifier, split.training, validation["image"])
+    _check_outputs(classifier.network, split.training, validation["image"])
     facts = {
-        "init_sha256": init_sha256,
-        "classifier_sha256": classifier_sha256,
+        "init_sha256": start.sha256,
+        "classifier_sha256": classifier.sha256,
         "fingerprint": split.training.fingerprint,
     }
-    score_fn = functools.partial(score, pipeline=pipeline)
     measure = loop.mean_over(
-        lambda both, key, example: score_fn(both, key, example),
+        functools.partial(score, pipeline=pipeline),
         validation,
         seed=options.seed,
         batch_size=250,
@@ -195,11 +187,11 @@ def train(options: FinetuneRAIN) -> None:
         num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
     )
     with Run(options.run.folder, identity(options, **facts), fresh=options.run.fresh) as run:
-        outcome = loop.fit(task, params, optimizer, run, seed=options.seed, frozen=frozen)
+        outcome = loop.fit(task, start.params, optimizer, run, seed=options.seed, frozen=frozen)
     save_entry(
         "train.finetune_rain", options.run, edsr, outcome, split, options=options,
-        shift_fraction=options.shift_fraction, init_sha256=init_sha256,
-        classifier_sha256=classifier_sha256,
+        shift_fraction=options.shift_fraction, init_sha256=start.sha256,
+        classifier_sha256=classifier.sha256,
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def make_step(
         (value, metrics), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradient), **metrics}
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), **metrics}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     everywhere = replicated(mesh)
@@ -100,9 +100,7 @@ def make_step(
     )
 
 
-def init_state(
-    params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Returns the state before the first step, a whole copy on every device."""
     params = jax.tree.map(lambda p: jnp.array(p, copy=True), params)  # the steps consume it
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
@@ -215,7 +213,12 @@ def fit(
                         epoch,
                         validation[task.select],
                     )
-                line = {"epoch": epoch, "step": step + 1, **window.means(), **_prefixed(validation)}
+                line = {
+                    "epoch": epoch,
+                    "step": step + 1,
+                    **window.means(),
+                    **_prefixed(validation),
+                }
                 run.log(line)
                 tqdm.write(_sentence(line, task.num_epochs, is_best=best_epoch == epoch))
                 save(step + 1)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from rainjax import data, zoo
-from rainjax._types import Params
 from rainjax.data import ImageSet
 from rainjax.nets import Network
 from train.loop import Outcome
@@ -175,17 +174,3 @@ def save_entry(
         flush=True,
     )
     return path
-
-
-def load_entry(name_or_path: str, *, network: Network | None = None) -> tuple[Network, Params, str]:
-    """Returns network, parameters and sha256 of a zoo entry.
-
-    With `network`, `name_or_path` is instead a file of that network's published weights, under
-    their original names.
-    """
-    if network is None:
-        entry = zoo.load(name_or_path)
-        return entry.network, entry.params, entry.sha256
-    from train.run import sha256_of
-
-    return network, zoo.load_torch(name_or_path, network), sha256_of(name_or_path)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -137,11 +136,6 @@ def provenance(program: str, seconds: float) -> dict[str, Any]:
         "versions": {name: _version(name) for name in ("rainjax", "jax", "flax", "optax")},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
-
-
-def sha256_of(path: str | os.PathLike) -> str:
-    """Returns the SHA-256 of a file."""
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def main(program: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from rainjax import transforms
+from rainjax import transforms, zoo
 from rainjax.devices import use_all_cores
 from rainjax.keys import Purpose, purpose_key
 from rainjax.metrics import psnr
@@ -17,7 +17,7 @@ from rainjax.nets import EDSR, EDSR_BASELINE, EDSR_SMALL
 from train import loop
 from train.augment import random_symmetry
 from train.optimizers import Optimizer
-from train.options import Data, Output, Split, identity, load_entry, save_entry
+from train.options import Data, Output, Split, identity, save_entry
 from train.panels import super_resolution_panel
 from train.run import Run, main
 
@@ -190,9 +190,10 @@ def train(options: SuperResolution) -> None:
     split = options.data.load()
     network, sha256 = options.network, None
     if options.init:
-        network, params, sha256 = load_entry(options.init)
-        if network != options.network:
-            raise ValueError(f"init={options.init!r} holds {network}, not {options.network}.")
+        entry = zoo.load(options.init)
+        params, sha256 = entry.params, entry.sha256
+        if entry.network != network:
+            raise ValueError(f"init={options.init!r} holds {entry.network}, not {network}.")
     else:
         params = network.init(purpose_key(options.seed, Purpose.INIT))
     patches = Patches(split, options.patch, options.batch_size, options.seed)

@@ -14,15 +14,18 @@ from rainjax.attacks._base import GradientAttack
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PGDState:
-    """Where one image's attack stands; `image` is the iterate, `best` the one to hand out."""
+    """Where one image's attack stands; `image` is the iterate, `best` the one to hand out.
 
-    origin: Image
-    image: Image
-    momentum: Image
-    best: Image
-    best_value: Float[Array, ""]
-    label: Label
-    calls: Int[Array, ""]
+    Outside of `vmap` it holds a batch.
+    """
+
+    origin: Float[Array, "*n h w c"]
+    image: Float[Array, "*n h w c"]
+    momentum: Float[Array, "*n h w c"]
+    best: Float[Array, "*n h w c"]
+    best_value: Float[Array, "*n"]
+    label: Int[Array, "*n"]
+    calls: Int[Array, "*n"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import pathlib
 from rainjax.data._base import ImageSet
 from rainjax.data.builtin import NAME as _BUILTIN
 from rainjax.data.builtin import BuiltinSet
-from rainjax.data.prepared import PreparedSet, default_data_dir, prepared_sets
+from rainjax.data.prepared import PreparedSet, default_data_dir, describe, prepared_sets
 
-__all__ = ["ImageSet", "default_data_dir", "load", "prepared_sets"]
+__all__ = ["ImageSet", "default_data_dir", "describe", "load", "prepared_sets"]
 
 
 def load(name: str, split: str, *, data_dir: str | os.PathLike | None = None) -> ImageSet:

@@ -47,6 +47,8 @@ class Import:
     """Keep pictures with these labels alone, and renumber them 0, 1, ... in this order."""
     size: int | None = None
     """Resize the short side to this many pixels (bicubic), cut out the centre, store PNG."""
+    shuffle: bool = False
+    """Store the pictures in one fixed random order: for sources that are sorted by class."""
     overwrite: bool = False
     """Replace a set of this name."""
     data_dir: pathlib.Path | None = None
@@ -99,7 +101,7 @@ def _list(command):
     print(_line(builtin.NAME, len(generated.CLASS_NAMES), lengths))
     for name in data.prepared_sets(folder):
         try:
-            print(_line(name, *data.describe(name, data_dir=folder)))
+            print(_line(name, *data.describe(name, folder)))
         except ValueError as error:
             print(f"{name:20} unreadable: {error}")
 
@@ -127,6 +129,7 @@ def _import(command):
         class_names=_class_names(command.classes),
         keep_labels=command.keep_labels,
         size=command.size,
+        shuffle=command.shuffle,
         overwrite=command.overwrite,
         progress=True,
     )
@@ -166,8 +169,8 @@ def _rows(pictures, columns):
         first = range(min(len(pictures), 10 * columns))
         return [list(first[start : start + columns]) for start in range(0, len(first), columns)]
     rows = [[] for _ in range(pictures.num_classes)]
-    for index in range(len(pictures)):
-        row = rows[pictures.label(index)]
+    for index, label in enumerate(pictures.labels(np.arange(len(pictures)))):
+        row = rows[label]
         if len(row) < columns:
             row.append(index)
         if all(len(row) == columns for row in rows):

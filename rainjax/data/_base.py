@@ -45,6 +45,10 @@ class ImageSet(abc.ABC):
         """Returns one picture, of whatever size it has."""
 
     @abc.abstractmethod
+    def labels(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Returns the int32 labels at these positions, without decoding pictures."""
+
+    @abc.abstractmethod
     def source_index(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         """Returns the positions that these pictures had in the set they were taken from.
 

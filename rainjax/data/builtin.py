@@ -48,10 +48,14 @@ class BuiltinSet(ImageSet):
         """Returns one picture, 32x32."""
         return self.get(np.array([index]))[0][0]
 
+    def labels(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Returns labels without making the pictures."""
+        return np.asarray(generated.picture_label(self.source_index(indices)), np.int32)
+
     def source_index(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         """Returns positions in the endless sequence that the splits are pieces of."""
         self.check_indices(indices)
-        return self._range.start + np.asarray(indices, np.int64)
+        return self._range.start + indices.astype(np.int64)
 
 
 @functools.cache

@@ -59,8 +59,11 @@ class Scene:
     grain: Float[Array, "h w c"]
 
 
-def picture_label(index: Int[Array, ""]) -> Int[Array, ""]:
-    """Returns the class of picture `index`: classes take turns, so ten in a row hold all ten."""
+def picture_label(index):
+    """Returns the class of picture `index`: classes take turns, so ten in a row hold all ten.
+
+    For numbers and for arrays of NumPy or JAX alike.
+    """
     return index % len(CLASS_NAMES)
 
 
@@ -94,10 +97,10 @@ def draw_scene(key: PRNGKey, label: Int[Array, ""]) -> Scene:
         radius=uniform(8.0, 12.0),
         stretch=uniform(0.88, 1.14),
         angle=uniform(0.0, 2 * np.pi),
-        texture_angle=uniform(0.0, np.pi),
-        texture_period=uniform(2.5, 3.2),
+        texture_angle=uniform(-0.5, 0.5),
+        texture_period=uniform(2.3, 2.7),
         texture_phase=jnp.stack([uniform(0.0, 2 * np.pi), uniform(0.0, 2 * np.pi)]),
-        texture_contrast=0.028 * 5.0 ** uniform(0.0, 1.0),
+        texture_contrast=0.04 * 4.0 ** uniform(0.0, 1.0),
         fill=_colour(fill_level, hue, uniform(0.04, 0.22)),
         ground=_colour(ground_level, hue + uniform(0.2, 0.8), uniform(0.02, 0.16)),
         light_angle=uniform(0.0, 2 * np.pi),
@@ -153,7 +156,7 @@ def pictures(
         chunk = indices[start : start + _CHUNK]
         padded = np.pad(chunk, (0, _CHUNK - len(chunk)), mode="edge")
         images[start : start + _CHUNK] = np.asarray(_render_chunk(seed, padded))[: len(chunk)]
-    return images, (indices % len(CLASS_NAMES)).astype(np.int32)
+    return images, picture_label(indices)
 
 
 _CHUNK = 250

@@ -1,13 +1,12 @@
 """Turns local pictures into a TFDS data set once, without TensorFlow and without loss."""
 
-import collections.abc
-import contextlib
 import dataclasses
 import io
 import pathlib
 import re
 import shutil
 import tempfile
+import time
 
 import numpy as np
 import PIL.Image
@@ -29,13 +28,14 @@ def import_pictures(
     class_names: tuple[str, ...] = (),
     keep_labels: tuple[int, ...] = (),
     size: int | None = None,
+    shuffle: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> pathlib.Path:
     """Writes the data set `name` with a split for each of `sources`; returns its folder.
 
-    Pictures keep their order, and are PNG files or the original bytes where those are 8-bit
-    RGB PNG or JPEG. The set appears under its name when it is complete, not before.
+    Pictures are stored as they are where they are 8-bit RGB PNG or JPEG files, as PNG files
+    otherwise. The set appears under its name when it is complete, not before.
 
     Args:
         sources: What `read_source` can read, by the name of the split it becomes.
@@ -43,6 +43,7 @@ def import_pictures(
         keep_labels: Labels to keep, renumbered 0, 1, ... in this order; empty keeps all.
         size: Reduce or enlarge the short side to this many pixels (bicubic) and cut out the
             centre.
+        shuffle: Store each split in one fixed random order instead of its own.
         overwrite: Replace a set of this name.
         progress: Show a bar.
 
@@ -54,7 +55,10 @@ def import_pictures(
     _check_request(sources, name, size, final, overwrite)
     splits = {split: read_source(pathlib.Path(path)) for split, path in sources.items()}
     splits, class_names = _agree_on_classes(splits, class_names, keep_labels)
+    if shuffle:
+        splits = {split: _shuffled(source) for split, source in splits.items()}
     data_dir.mkdir(parents=True, exist_ok=True)
+    _sweep(data_dir, name)
     with tempfile.TemporaryDirectory(prefix=f".importing-{name}-", dir=data_dir) as staging:
         built = pathlib.Path(staging) / name / VERSION
         built.mkdir(parents=True)
@@ -97,7 +101,8 @@ def _agree_on_classes(splits, class_names, keep_labels):
     if labelled != set(splits):
         bare = next(split for split in splits if split not in labelled)
         raise ValueError(
-            f"split {bare!r} has no labels and split {min(labelled)!r} has: import them as two sets."
+            f"split {bare!r} has no labels and split {min(labelled)!r} has:"
+            " import them as two sets."
         )
     splits, folder_names = _merge_folder_names(splits)
     class_names = class_names or folder_names
@@ -149,18 +154,35 @@ def _merge_folder_names(splits):
 
 
 def _keep(source: Source, keep_labels) -> Source:
+    assert source.labels is not None
     chosen = np.flatnonzero(np.isin(source.labels, keep_labels))
     if not len(chosen):
         raise ValueError(f"{source.path} has no picture with one of the labels {keep_labels}.")
-    assert source.labels is not None
     numbers = {label: number for number, label in enumerate(keep_labels)}
+    kept = _take(source, chosen)
+    return dataclasses.replace(kept, labels=np.array([numbers[i] for i in kept.labels.tolist()]))
+
+
+def _shuffled(source: Source) -> Source:
+    return _take(source, np.random.default_rng(0).permutation(len(source)))
+
+
+def _take(source: Source, chosen: np.ndarray) -> Source:
     return dataclasses.replace(
         source,
         names=tuple(source.names[i] for i in chosen),
-        labels=np.array([numbers[label] for label in source.labels[chosen].tolist()]),
+        labels=None if source.labels is None else source.labels[chosen],
         index=source.index[chosen],
         encoded=lambda i: source.encoded(chosen[i]),
     )
+
+
+def _sweep(data_dir, name):
+    """Removes what killed imports left: work folders that nobody has written to for an hour."""
+    for folder in data_dir.glob(f".importing-{name}-*"):
+        newest = max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+        if time.time() - newest > 3600:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(folder, name, splits, class_names, size, progress):

@@ -39,6 +39,14 @@ def prepared_sets(data_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     return {name: max(versions)[1] for name, versions in sorted(found.items())}
 
 
+def describe(name: str, data_dir: pathlib.Path) -> tuple[int, dict[str, int]]:
+    """Returns the number of classes of a prepared set (0: unlabelled), and its splits' lengths."""
+    builder, features = _open(name, data_dir)
+    label = features.get("label")
+    splits = {split: info.num_examples for split, info in builder.info.splits.items()}
+    return getattr(label, "num_classes", 0), splits
+
+
 class PreparedSet(ImageSet):
     """A split of a prepared TFDS set with an `image` feature and, if labelled, a `label`.
 
@@ -48,34 +56,28 @@ class PreparedSet(ImageSet):
     def __init__(self, name: str, split: str, data_dir: pathlib.Path):
         import tensorflow_datasets as tfds  # half a second that the built-in set can do without
 
-        folder = _find(name, data_dir)
-        try:
-            builder = tfds.builder_from_directory(folder)
-            features, splits = dict(builder.info.features), builder.info.splits
-        except Exception as error:
-            raise ValueError(f"{folder} is not a readable TFDS data set: {error}") from error
+        builder, self._features = _open(name, data_dir)
+        splits = builder.info.splits
         if split not in splits:
             raise ValueError(f"{name!r} has no split {split!r}; it has {', '.join(splits)}.")
-        if not isinstance(features.get("image"), tfds.features.Image):
+        if not isinstance(self._features.get("image"), tfds.features.Image):
             raise ValueError(
-                f"{name!r} has no feature 'image' that is a picture; it has {', '.join(features)}."
+                f"{name!r} has no feature 'image' that is a picture;"
+                f" it has {', '.join(self._features)}."
             )
-        label = features.get("label")
+        label = self._features.get("label")
         if label is not None and not isinstance(label, tfds.features.ClassLabel):
             raise ValueError(f"the label of {name!r} is not a class but {label!r}.")
         self.name = name
         self.split = split
         self.class_names = () if label is None else tuple(label.names)
-        info = splits[split]
         self.fingerprint = (
             f"{name.partition(':')[0]}:{builder.version}/{split}:"
-            f"{info.num_examples} pictures, {info.num_bytes} bytes"
+            f"{splits[split].num_examples} pictures, {splits[split].num_bytes} bytes"
         )
-        self._folder = folder
-        self._features = features
+        self._records = self._read(builder, splits[split])
         self._decoded = {}
         self._decoded_bytes = 0
-        self._records = self._open(tfds, builder, info)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -104,35 +106,38 @@ class PreparedSet(ImageSet):
         self.check_indices(np.array([index]))
         return self._example(index)[0]
 
+    def labels(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Returns the labels alone; -1 for each picture of an unlabelled set."""
+        self.check_indices(indices)
+        if not self.num_classes:
+            return np.full(len(indices), -1, np.int32)
+        return np.array([self._label(i, self._record(i)) for i in indices.tolist()], np.int32)
+
     def source_index(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         """Returns what the set stores as `index`, which imported sets have."""
         self.check_indices(indices)
         if "index" not in self._features:
             raise ValueError(f"{self.name!r} does not say where its pictures were in its source.")
-        records = [self._record(index) for index in indices.tolist()]
-        return np.array([record["index"] for record in records], np.int64)
+        return np.array([self._record(i)["index"] for i in indices.tolist()], np.int64)
 
-    def _open(self, tfds, builder, info):
-        missing = [path for path in info.filepaths if not path.exists()]
-        if missing:
-            raise ValueError(
-                f"{self._folder} lacks {missing[0].name}; {self.name!r} must be stored as"
-                " array_record (tfds build --file_format=array_record) and be complete."
-            )
+    def _read(self, builder, info):
+        import tensorflow_datasets as tfds
+
+        place = f"{self.name!r}, split {self.split!r}, in {builder.data_dir}"
         try:
             records = builder.as_data_source(
                 self.split, decoders={"image": tfds.decode.SkipDecoding()}
             )
-            length = len(records)
-        except Exception as error:
+            # Files are opened at their first record: ask each for it, so that damage shows now.
+            for start in np.cumsum([0, *info.shard_lengths[:-1]]).tolist():
+                records[start]
+        except NotImplementedError as error:
             raise ValueError(
-                f"{self._folder}, split {self.split!r}, cannot be read as array_record: {error}"
+                f"{place} is stored as {builder.info.file_format.value}, which cannot be read"
+                " without TensorFlow; prepare it with --file_format=array_record."
             ) from error
-        if length != info.num_examples:
-            raise ValueError(
-                f"{self._folder}, split {self.split!r}, holds {length} pictures"
-                f" where {info.num_examples} were written; import it again."
-            )
+        except Exception as error:
+            raise ValueError(f"{place} is damaged or incomplete: {error}") from error
         return records
 
     def _record(self, index):
@@ -151,15 +156,21 @@ class PreparedSet(ImageSet):
             image = decode(record["image"])
         except Exception as error:
             raise ValueError(f"{self._place(index)} cannot be decoded: {error}") from error
-        label = int(record["label"]) if self.num_classes else -1
-        if self.num_classes and not 0 <= label < self.num_classes:
-            raise ValueError(
-                f"{self._place(index)} has label {label}, outside 0 to {self.num_classes - 1}."
-            )
+        label = self._label(index, record)
         if self._decoded_bytes + image.nbytes <= _MEMORY:
             self._decoded[index] = image, label
             self._decoded_bytes += image.nbytes
         return image, label
+
+    def _label(self, index, record):
+        if not self.num_classes:
+            return -1
+        label = int(record["label"])
+        if not 0 <= label < self.num_classes:
+            raise ValueError(
+                f"{self._place(index)} has label {label}, outside 0 to {self.num_classes - 1}."
+            )
+        return label
 
     def _place(self, index):
         return f"picture {index} of {self.name!r}, split {self.split!r},"
@@ -171,6 +182,17 @@ def decode(encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
         pixels = np.asarray(image.convert("RGB"))
     pixels.flags.writeable = False
     return pixels
+
+
+def _open(name, data_dir):
+    import tensorflow_datasets as tfds
+
+    folder = _find(name, data_dir)
+    try:
+        builder = tfds.builder_from_directory(folder)
+        return builder, dict(builder.info.features)
+    except Exception as error:
+        raise ValueError(f"{folder} is not a readable TFDS data set: {error}") from error
 
 
 def _find(name, data_dir):

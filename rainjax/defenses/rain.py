@@ -9,7 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int
 
 from rainjax import transforms
 from rainjax._types import Draw, Image, Images, Params, PRNGKey
@@ -79,7 +79,7 @@ class RAIN(Defense):
         small = transforms.random_circular_shift(shift_key, small, max_shift=max_shift)
         return jnp.clip(self.network.apply(params, small), 0.0, 1.0)
 
-    def _shrink(self, key: Key[Array, ""], image: Image) -> Image:
+    def _shrink(self, key: PRNGKey, image: Image) -> Float[Array, "h//2 w//2 c"]:
         if self.downsample == "random":
             return transforms.random_pixel_downsample(key, image)
         if self.downsample == "average":

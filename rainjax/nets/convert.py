@@ -64,7 +64,7 @@ def _names(network: Network) -> dict[str, str]:
 
 
 def _torch_axes(network: Network, ndim: int) -> tuple[int, ...]:
-    """Returns where each axis of an array outside comes from: HWIO to OIHW, (in, out) to (out, in)."""
+    """Returns the order of axes outside: OIHW for our HWIO, (out, in) for (in, out)."""
     if isinstance(network, MobileNetV2):
         return tuple(range(ndim))
     return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, tuple(range(ndim)))

@@ -1,6 +1,7 @@
 """MobileNetV2 (Sandler et al., 2018) for inference, batch norm folded into the convolutions."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -55,10 +56,7 @@ _KERNEL_INIT = nnx.initializers.he_normal()
 
 
 class _Depthwise(nnx.Module):
-    """A 3x3 convolution of each channel by itself, as a sum of nine shifted products.
-
-    XLA's grouped convolutions have no fast path on CPU, least of all their gradient.
-    """
+    """A 3x3 convolution of each channel by itself, padded as XLA's "SAME"."""
 
     def __init__(self, features: int, stride: int, rngs: nnx.Rngs):
         init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1, 2))
@@ -67,21 +65,7 @@ class _Depthwise(nnx.Module):
         self.stride = stride
 
     def __call__(self, x):
-        s = self.stride
-        h, w = x.shape[1:3]
-        out_h, out_w = -(-h // s), -(-w // s)
-        # "SAME" puts the odd row or column of padding at the bottom and right.
-        pad_h, pad_w = ((out - 1) * s + 3 - size for out, size in ((out_h, h), (out_w, w)))
-        x = jnp.pad(
-            x,
-            ((0, 0), (pad_h // 2, pad_h - pad_h // 2), (pad_w // 2, pad_w - pad_w // 2), (0, 0)),
-        )
-        total = self.bias[...][None, None, None]
-        for i in range(3):
-            for j in range(3):
-                window = x[:, i : i + s * (out_h - 1) + 1 : s, j : j + s * (out_w - 1) + 1 : s]
-                total = total + window * self.kernel[...][i, j][None, None]
-        return total
+        return depthwise(x, self.kernel[...], self.stride) + self.bias[...][None, None, None]
 
 
 class _Block(nnx.Module):
@@ -95,8 +79,8 @@ class _Block(nnx.Module):
         self.project = _conv1x1(hidden, features, rngs)
 
     def __call__(self, x):
-        y = jax.nn.relu6(self.expand(x)) if self.expands else x
-        y = self.project(jax.nn.relu6(self.depthwise(y)))
+        y = _relu6(self.expand(x)) if self.expands else x
+        y = self.project(_relu6(self.depthwise(y)))
         return x + y if self.residual else y
 
 
@@ -118,10 +102,10 @@ class _MobileNetV2(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
         x = standardize(images, (0.5,) * 3, (0.5,) * 3)
-        x = jax.nn.relu6(self.stem(x))
+        x = _relu6(self.stem(x))
         for block in self.blocks:
             x = block(x)
-        x = jax.nn.relu6(self.last(x)).mean((1, 2), keepdims=True)
+        x = _relu6(self.last(x)).mean((1, 2), keepdims=True)
         logits = self.logits(x)[:, 0, 0]
         if self.config.class_subset is None:
             return logits
@@ -130,3 +114,80 @@ class _MobileNetV2(nnx.Module):
 
 def _conv1x1(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(features_in, features_out, (1, 1), kernel_init=_KERNEL_INIT, rngs=rngs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 1 c"], stride: int
+) -> Float[Array, "n h_out w_out c"]:
+    """Returns the convolution of each channel with its own 3x3 kernel, padded as "SAME".
+
+    It is a sum of nine shifted products, forward and backward, because XLA has no fast path for
+    grouped convolutions on CPU, least of all for their gradient. Differentiable in reverse mode.
+    """
+    windows = _windows(x, stride)
+    return sum(windows[i, j] * kernel[i, j][None, None] for i, j in windows)
+
+
+def _depthwise_fwd(x, kernel, stride):
+    return depthwise(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_bwd(stride, saved, cotangent):
+    x, kernel = saved
+    n, out_h, out_w, c = cotangent.shape
+    (top, _), (left, _) = (_padding(size, stride) for size in x.shape[1:3])
+    # Row `stride * q + r` of the padded input met kernel row i in output row q - (i - r) / stride,
+    # for the i that make this whole: each of the stride**2 phases is a sum of its own.
+    steps_h, steps_w = out_h + -(-2 // stride), out_w + -(-2 // stride)
+    reach = 2 // stride
+    padded = jnp.pad(
+        cotangent,
+        ((0, 0), (reach, steps_h - out_h), (reach, steps_w - out_w), (0, 0)),
+    )
+
+    def phase(r, t):
+        return sum(
+            padded[:, reach - i // stride :][:, :steps_h, reach - j // stride :][:, :, :steps_w]
+            * kernel[i, j][None, None]
+            for i in range(r, 3, stride)
+            for j in range(t, 3, stride)
+        )
+
+    rows = [jnp.stack([phase(r, t) for t in range(stride)], 3) for r in range(stride)]
+    full = jnp.stack(rows, 2).reshape(n, stride * steps_h, stride * steps_w, c)
+    x_bar = full[:, top : top + x.shape[1], left : left + x.shape[2]]
+    kernel_bar = jnp.stack(
+        [(window * cotangent).sum((0, 1, 2)) for window in _windows(x, stride).values()]
+    )
+    return x_bar, kernel_bar.reshape(kernel.shape)
+
+
+depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
+
+
+def _windows(x, stride):
+    """Returns what each of the nine kernel entries is multiplied with, by its row and column."""
+    (top, bottom), (left, right) = (_padding(size, stride) for size in x.shape[1:3])
+    out_h, out_w = (-(-size // stride) for size in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    stop_h, stop_w = (out_h - 1) * stride + 1, (out_w - 1) * stride + 1
+    return {
+        (i, j): x[:, i : i + stop_h : stride, j : j + stop_w : stride]
+        for i in range(3)
+        for j in range(3)
+    }
+
+
+def _padding(size: int, stride: int) -> tuple[int, int]:
+    total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
+    return total // 2, total - total // 2
+
+
+@jax.custom_jvp
+def _relu6(x):
+    return jnp.clip(x, 0.0, 6.0)
+
+
+# Without the split of ties that min and max bring: it costs time in every depthwise gradient.
+_relu6.defjvps(lambda t, out, x: jnp.where((out > 0) & (out < 6), t, 0))

@@ -6,8 +6,10 @@ from jaxtyping import Array, Float
 
 from rainjax._types import Image, PRNGKey
 
+_Half = Float[Array, "h//2 w//2 c"]
 
-def random_pixel_downsample(key: PRNGKey, image: Image) -> Image:
+
+def random_pixel_downsample(key: PRNGKey, image: Image) -> _Half:
     """Keeps one pixel of every 2x2 cell at random, for each channel separately (RdmDU).
 
     The four pixels of a cell are equally likely, and cells and channels are independent, so
@@ -26,7 +28,7 @@ def random_pixel_downsample(key: PRNGKey, image: Image) -> Image:
     return jnp.sum(cells * jax.nn.one_hot(pick, 4, dtype=image.dtype), axis=-1)
 
 
-def average_downsample(image: Image) -> Image:
+def average_downsample(image: Image) -> _Half:
     """Averages every 2x2 cell: the mean of `random_pixel_downsample` over its key.
 
     Raises:
@@ -35,7 +37,9 @@ def average_downsample(image: Image) -> Image:
     return jnp.mean(_cells(image), axis=-1)
 
 
-def resize_bicubic(image: Image, height: int, width: int) -> Image:
+def resize_bicubic(
+    image: Image, height: int, width: int
+) -> Float[Array, "{height} {width} c"]:
     """Resizes with Keys' cubic kernel (a = -0.5), anti-aliased when shrinking, as Pillow does.
 
     Linear in `image`; may leave [0, 1] by overshoot.

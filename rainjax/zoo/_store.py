@@ -51,8 +51,8 @@ def load(name_or_path: str | os.PathLike) -> Entry:
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != card["sha256"]:
         raise ValueError(
-            f"{path} has sha256 {sha256[:12]}..., its card says {card['sha256'][:12]}...: the file "
-            "is damaged or was replaced; restore it and its card together."
+            f"{path} has sha256 {sha256[:12]}..., its card says {card['sha256'][:12]}...: "
+            "the file is damaged or was replaced; restore it and its card together."
         )
     network = _card.build(card, where=f"The card {path.with_suffix('.json')}")
     arrays = _read_safetensors(content, path)
@@ -116,7 +116,8 @@ def load_torch(path: str | os.PathLike, network: Network) -> Params:
             f"{path} ends in {path.suffix!r}; it must be a .npz or .safetensors file."
         )
     try:
-        with np.load(path) as archive:
+        # Opened here, because np.load leaves a damaged file open.
+        with path.open("rb") as file, np.load(file) as archive:
             arrays = dict(archive)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a readable .npz file of plain arrays: {error}") from None

@@ -1,0 +1,66 @@
+"""Every public defense, attack and detector, one line each: what the contract tests run over.
+
+A newcomer joins by one line here. `random` says whether its key matters, `convolves` whether
+it may differ between `jit`, `vmap` and the plain call by the rounding of a convolution.
+"""
+
+import dataclasses
+
+from rainjax.attacks import PGD, Attack, fgsm
+from rainjax.defenses import RAIN, Chain, Defense, Identity, MeanFieldRAIN
+from rainjax.gradients import BPDA
+from tests.tiny import EDSR_TINY, edsr_params
+
+
+@dataclasses.dataclass(frozen=True)
+class DefenseCase:
+    """`params` makes the defense's parameters; by default `init` does."""
+
+    name: str
+    defense: Defense
+    random: bool
+    convolves: bool
+    params: object = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackCase:
+    """An attack, and the norm and the radius that it promises to keep to."""
+
+    name: str
+    attack: Attack
+    norm: str
+    radius: float
+    random: bool = True
+
+
+_RAIN = RAIN(EDSR_TINY, shift_fraction=0.25)
+_AVERAGE = RAIN(EDSR_TINY, shift_fraction=0.25, downsample="average")
+_BICUBIC = RAIN(EDSR_TINY, shift_fraction=0.0, downsample="bicubic")
+
+DEFENSES = [
+    DefenseCase("identity", Identity(), random=False, convolves=False),
+    DefenseCase("rain", _RAIN, True, True, edsr_params),
+    DefenseCase("rain_average", _AVERAGE, True, True, edsr_params),
+    DefenseCase("rain_bicubic", _BICUBIC, False, True, edsr_params),
+    DefenseCase("rain_fresh", _RAIN, True, True),
+    DefenseCase("mean_field_rain", MeanFieldRAIN(_RAIN), True, True, edsr_params),
+    DefenseCase("chain", Chain((Identity(), _RAIN)), True, True, lambda: ((), edsr_params())),
+    DefenseCase("bpda", BPDA(_RAIN, Identity()), True, True, edsr_params),
+]
+
+ATTACKS = [
+    AttackCase("fgsm", fgsm(8 / 255), "linf", 8 / 255),
+    AttackCase("pgd", PGD(num_steps=4), "linf", 8 / 255),
+    AttackCase("pgd_plain", PGD(num_steps=4, random_start=False), "linf", 8 / 255),
+    AttackCase("pgd_margin", PGD(num_steps=4, loss="margin", best_iterate=True), "linf", 8 / 255),
+    AttackCase("pgd_momentum", PGD(num_steps=4, momentum=0.9, num_restarts=2), "linf", 8 / 255),
+    AttackCase("pgd_eot", PGD(num_steps=3, num_eot=4, eot_chunk=2), "linf", 8 / 255),
+    AttackCase(
+        "pgd_l2", PGD(norm="l2", radius=0.7, step_size=0.3, num_steps=4, num_restarts=2), "l2", 0.7
+    ),
+    AttackCase("pgd_large", PGD(radius=0.6, step_size=0.5, num_steps=3), "linf", 0.6),
+]
+
+# Detectors join with the first method that has one.
+DETECTORS = []

@@ -1,0 +1,133 @@
+"""What every network keeps to: one example in, one out, the same in any batch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rainjax.nets import (
+    EDSR,
+    EDSR_BASELINE,
+    EDSR_SMALL,
+    MobileNetV2,
+    ResNet,
+    num_params,
+)
+from tests.golden import seeded
+
+NETWORKS = [
+    EDSR(num_blocks=1, num_features=8),
+    EDSR(num_blocks=1, num_features=8, scale=3),
+    EDSR(num_blocks=1, num_features=8, scale=4, res_scale=0.1),
+    EDSR(num_blocks=1, num_features=8, mean=(0.5,)),
+    ResNet(depth=8),
+    ResNet(depth=8, norm="group"),
+    MobileNetV2(num_classes=7, class_subset=(6, 2)),
+]
+SIZE = 16
+
+
+def _images(network, number=3):
+    images = np.stack([seeded.picture(SIZE, SIZE, seed=s) for s in range(number)])
+    return jnp.asarray(images[..., : len(getattr(network, "mean", (0, 0, 0)))])
+
+
+@pytest.fixture(scope="module", params=NETWORKS, ids=repr)
+def network(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def params(network):
+    return jax.jit(network.init)(jax.random.key(0))
+
+
+def test_one_image_alone_compiled_or_in_a_batch_gives_the_same_output(network, params):
+    images = _images(network)
+    batch = jax.jit(jax.vmap(network.apply, (None, 0)))(params, images)
+    alone = network.apply(params, images[1])
+    scale = float(jnp.abs(alone).max())
+    assert alone.dtype == jnp.float32
+    np.testing.assert_allclose(jax.jit(network.apply)(params, images[1]), alone, atol=1e-4 * scale)
+    np.testing.assert_allclose(batch[1], alone, atol=1e-4 * scale)
+
+
+def test_output_does_not_depend_on_the_rest_of_the_batch(network, params):
+    images = _images(network)
+    others = jnp.concatenate([images[:1], 1 - images[1:]])
+    run = jax.jit(jax.vmap(network.apply, (None, 0)))
+    np.testing.assert_array_equal(run(params, images)[0], run(params, others)[0])
+    assert not np.array_equal(run(params, images)[1], run(params, others)[1])
+
+
+def test_shapes_describes_what_init_makes(network, params):
+    shapes = network.shapes()
+    assert jax.tree.structure(shapes) == jax.tree.structure(params)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda s: s.shape, shapes)
+    assert num_params(params) == num_params(shapes) == sum(a.size for a in jax.tree.leaves(params))
+
+
+def test_init_is_a_function_of_the_key(network, params):
+    again = jax.jit(network.init)(jax.random.key(0))
+    other = jax.jit(network.init)(jax.random.key(1))
+    assert all(map(np.array_equal, jax.tree.leaves(params), jax.tree.leaves(again)))
+    assert not all(map(np.array_equal, jax.tree.leaves(params), jax.tree.leaves(other)))
+
+
+def test_gradients_are_finite_and_reach_image_and_kernels(network, params):
+    (image,) = _images(network, 1)
+    loss = lambda p, x: (network.apply(p, x) ** 2).sum()
+    params_bar, image_bar = jax.jit(jax.grad(loss, (0, 1)))(params, image)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((params_bar, image_bar)))
+    assert np.abs(image_bar).max() > 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params_bar):
+        if path[-1].key == "kernel":
+            assert np.abs(leaf).max() > 0, path
+
+
+def test_network_is_a_hashable_value(network):
+    assert hash(dataclasses.replace(network)) == hash(network)
+    assert dataclasses.replace(network) == network
+
+
+def test_wrong_number_of_channels_is_refused(network, params):
+    with pytest.raises(ValueError, match=r"channels, got shape \(16, 16, 2\)"):
+        network.apply(params, jnp.zeros((SIZE, SIZE, 2)))
+
+
+@pytest.mark.parametrize("network", [n for n in NETWORKS if isinstance(n, EDSR)], ids=repr)
+def test_edsr_enlarges_by_its_scale(network):
+    channels = len(network.mean)
+    out = jax.eval_shape(network.apply, network.shapes(), jnp.zeros((5, 7, channels)))
+    assert out.shape == (5 * network.scale, 7 * network.scale, channels)
+
+
+def test_sizes_are_the_published_ones():
+    assert num_params(EDSR_BASELINE.shapes()) == 1_369_859
+    # 3x3 kernels and biases by hand: head, 4 blocks of two and the end, upsampling, tail.
+    by_hand = (27 * 32 + 32) + 9 * (9 * 32 * 32 + 32) + (9 * 32 * 128 + 128) + (9 * 32 * 3 + 3)
+    assert num_params(EDSR_SMALL.shapes()) == by_hand
+    running_statistics = 2 * (7 * 16 + 6 * 32 + 6 * 64)
+    assert num_params(ResNet(20).shapes()) - running_statistics == 269_722
+    assert num_params(MobileNetV2().shapes()) == 3_487_816
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EDSR(scale=5), r"2, 3 or 4, got scale=5"),
+        (lambda: EDSR(num_blocks=0), r"num_blocks=0"),
+        (lambda: EDSR(value_range=0.0), r"value_range must be positive, got 0.0"),
+        (lambda: ResNet(depth=18), r"6n \+ 2 .* got 18"),
+        (lambda: ResNet(norm="group", num_groups=5), r"num_groups=5 does not divide width=16"),
+        (lambda: ResNet(width=15), r"even, got 15"),
+        (lambda: ResNet(std=(0.5,)), r"differ in length"),
+        (lambda: MobileNetV2(num_classes=10, class_subset=(3, 10)), r"class 10; .* 0 to 9"),
+        (lambda: MobileNetV2(class_subset=()), r"class_subset is empty"),
+    ],
+)
+def test_impossible_hyperparameters_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,135 @@
+"""Weights under PyTorch's names: there and back, and what is said when they do not fit."""
+
+import io
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+from rainjax import zoo
+from rainjax.nets import (
+    EDSR,
+    IMAGENETTE_CLASSES,
+    MobileNetV2,
+    ResNet,
+    from_torch,
+    num_params,
+    to_torch,
+)
+from tests.tiny import Linear
+
+SMALL_EDSR = EDSR(num_blocks=1, num_features=4, scale=4)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [SMALL_EDSR, ResNet(depth=8), ResNet(depth=8, norm="group"), MobileNetV2(num_classes=3)],
+    ids=repr,
+)
+def test_round_trip_is_exact(network):
+    params = network.init(jax.random.key(0))
+    back = from_torch(network, to_torch(network, params))
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    assert all(map(np.array_equal, jax.tree.leaves(back), jax.tree.leaves(params)))
+
+
+def test_names_and_layout_are_those_of_the_authors_code():
+    arrays = to_torch(SMALL_EDSR, SMALL_EDSR.init(jax.random.key(0)))
+    shapes = {name: array.shape for name, array in arrays.items()}
+    assert shapes["head.0.weight"] == (4, 3, 3, 3)
+    assert shapes["body.0.body.2.bias"] == (4,)
+    assert shapes["body.1.weight"] == (4, 4, 3, 3)
+    assert shapes["tail.0.2.weight"] == (16, 4, 3, 3)
+    assert shapes["tail.1.weight"] == (3, 4, 3, 3)
+    np.testing.assert_allclose(arrays["sub_mean.bias"], [-114.444, -111.4605, -103.02], rtol=1e-6)
+    assert len(shapes) == 4 + 2 * (1 + 2 + 1 + 2 + 1)
+
+
+def _edsr(change):
+    arrays = to_torch(SMALL_EDSR, SMALL_EDSR.init(jax.random.key(0)))
+    change(arrays)
+    return from_torch(SMALL_EDSR, arrays)
+
+
+def test_mean_shift_may_be_left_out():
+    def drop(arrays):
+        for name in list(arrays):
+            if "mean" in name:
+                del arrays[name]
+
+    assert num_params(_edsr(drop)) == num_params(SMALL_EDSR.shapes())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.pop("head.0.bias"), r"'head.0.bias' of shape \(4,\) is missing"),
+        (lambda a: a.update(extra=np.zeros(2)), r"no place for array 'extra'"),
+        (
+            lambda a: a.update({"tail.1.weight": np.zeros((3, 5, 3, 3))}),
+            r"'tail.1.weight' has shape \(3, 5, 3, 3\), the network needs \(3, 4, 3, 3\)",
+        ),
+        (
+            lambda a: a.update({"body.1.bias": np.array([0, np.nan, 0, 0])}),
+            r"'body.1.bias' holds values that are not finite",
+        ),
+        (
+            lambda a: a.update({"add_mean.bias": np.full(3, 127.5)}),
+            r"'add_mean.bias' holds \[127.5, 127.5, 127.5\].* make it \[114.4",
+        ),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        _edsr(change)
+
+
+def test_batch_counters_are_ignored():
+    network = ResNet(depth=8)
+    arrays = to_torch(network, network.init(jax.random.key(0)))
+    arrays["bn1.num_batches_tracked"] = np.array(100)
+    assert num_params(from_torch(network, arrays)) == num_params(network.shapes())
+
+
+def test_other_networks_are_refused():
+    with pytest.raises(ValueError, match="EDSR, ResNet and MobileNetV2, got a Linear"):
+        from_torch(Linear(size=4, num_classes=2), {})
+
+
+def test_published_resnet_classifies_cifar10(shared_data):
+    network = ResNet(depth=20)
+    params = zoo.load_torch(shared_data / "weights" / "cifar10_resnet20.npz", network)
+    with np.load(shared_data / "cifar10_test.npz") as data:
+        images, labels = data["images"][:1000], data["labels"][:1000]
+    accuracy = np.mean(_predict(network, params, images) == labels)
+    # 91.73 % is published for all 10,000; three standard errors of 1,000 are 2.6 points.
+    assert accuracy == pytest.approx(0.9173, abs=0.026)
+    assert accuracy >= 0.915
+
+
+def test_published_mobilenet_classifies_photographs(shared_data):
+    path = shared_data / "weights" / "imagenet_mobilenetv2_1.0_224.npz"
+    params = zoo.load_torch(path, MobileNetV2())
+    images, labels = _photographs(shared_data / "nips2017_224.npz", 40, stride=1)
+    assert np.mean(_predict(MobileNetV2(), params, images) == labels) >= 0.75
+
+    ten = MobileNetV2(class_subset=IMAGENETTE_CLASSES)
+    images, labels = _photographs(shared_data / "imagenette224_val.npz", 60, stride=20)
+    predicted = np.asarray(IMAGENETTE_CLASSES)[_predict(ten, params, images)]
+    assert np.mean(predicted == labels) >= 0.93
+
+
+def _predict(network, params, images, batch=20):
+    predict = jax.jit(jax.vmap(lambda p, x: network.apply(p, x).argmax(), (None, 0)))
+    parts = np.split(np.float32(images) / 255, len(images) // batch)
+    return np.concatenate([predict(params, part) for part in parts])
+
+
+def _photographs(path, number, stride):
+    with np.load(path) as archive:
+        data, offsets, labels = archive["data"].tobytes(), archive["offsets"], archive["labels"]
+    chosen = range(0, number * stride, stride)
+    files = [io.BytesIO(data[offsets[i] : offsets[i + 1]]) for i in chosen]
+    images = [np.asarray(PIL.Image.open(file).convert("RGB")) for file in files]
+    return np.stack(images), labels[list(chosen)]

@@ -1,0 +1,115 @@
+"""Networks against PyTorch's outputs, NumPy loops and XLA's own grouped convolution."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rainjax.nets import EDSR, EDSR_BASELINE, ResNet, from_torch, num_params
+from rainjax.nets._layers import pixel_shuffle
+from rainjax.nets.mobilenet import depthwise
+from tests.golden import seeded
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def _stored(name):
+    with np.load(GOLDEN / name) as archive:
+        return dict(archive)
+
+
+def _assert_close(actual, expected, relative):
+    np.testing.assert_allclose(actual, expected, atol=relative * np.abs(expected).max())
+
+
+def _run(network, params, image, loss):
+    """Returns the network's output and the gradient of `loss` of it."""
+
+    @jax.jit
+    def run(params, image):
+        output, vjp = jax.vjp(lambda x: network.apply(params, x), image)
+        return output, vjp(jax.grad(loss)(output))[0]
+
+    return run(params, jnp.asarray(image))
+
+
+def _half_squared_norm(y):
+    return 0.5 * (y**2).sum()
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_edsr_agrees_with_pytorch(scale):
+    stored = _stored("edsr_torch.npz")
+    prefix = f"x{scale}/weights/"
+    weights = {k[len(prefix) :]: v for k, v in stored.items() if k.startswith(prefix)}
+    network = EDSR(num_blocks=2, num_features=8, scale=scale)
+    params = from_torch(network, weights)
+    image = stored[f"x{scale}/image"]
+    output, gradient = _run(network, params, image, _half_squared_norm)
+    _assert_close(output, stored[f"x{scale}/output"], 1e-5)
+    _assert_close(gradient, stored[f"x{scale}/gradient"], 1e-5)
+
+
+def test_edsr_baseline_agrees_with_pytorch():
+    stored = _stored("edsr_torch.npz")
+    shapes = json.loads(stored["baseline/shapes"].item())
+    params = from_torch(EDSR_BASELINE, seeded.weights(shapes, seed=0))
+    assert num_params(params) == stored["baseline/num_params"]
+    image = seeded.picture(12, 12, seed=0)
+    output, gradient = _run(EDSR_BASELINE, params, image, _half_squared_norm)
+    _assert_close(output, stored["baseline/output"], 1e-5)
+    _assert_close(gradient, stored["baseline/gradient"], 1e-4)
+
+
+@pytest.mark.parametrize("depth", [8, 20])
+def test_resnet_agrees_with_pytorch(depth):
+    stored = _stored("resnet_torch.npz")
+    network = ResNet(depth=depth)
+    shapes = json.loads(stored[f"{depth}/shapes"].item())
+    params = from_torch(network, seeded.weights(shapes, seed=depth))
+    image = seeded.picture(32, 32, seed=depth)
+    logits, gradient = _run(network, params, image, lambda y: -jax.nn.log_softmax(y)[3])
+    _assert_close(logits, stored[f"{depth}/logits"], 1e-5)
+    _assert_close(gradient, stored[f"{depth}/gradient"], 1e-4)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pixel_shuffle_is_the_loop_over_its_definition(factor):
+    features = np.random.default_rng(0).normal(size=(2, 3, 4, 5 * factor**2)).astype(np.float32)
+    expected = np.empty((2, 3 * factor, 4 * factor, 5), np.float32)
+    for c in range(5):
+        for i in range(factor):
+            for j in range(factor):
+                channel = c * factor**2 + i * factor + j
+                expected[:, i::factor, j::factor, c] = features[..., channel]
+    np.testing.assert_array_equal(pixel_shuffle(jnp.asarray(features), factor), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (5, 8), (7, 3), (1, 2)])
+def test_depthwise_is_a_grouped_convolution_and_so_are_its_gradients(size, stride):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *size, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 4)), jnp.float32)
+
+    def grouped(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=4,
+        )
+
+    def run(convolve):
+        output, vjp = jax.vjp(convolve, x, kernel)
+        return output, *vjp(jnp.cos(output))
+
+    ours = jax.jit(run, static_argnums=0)(lambda x, k: depthwise(x, k, stride))
+    theirs = jax.jit(run, static_argnums=0)(grouped)
+    for actual, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(actual, expected, atol=2e-5)

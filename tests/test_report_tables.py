@@ -1,0 +1,205 @@
+"""Tables and verdicts against records whose every number is known."""
+
+import re
+
+import pytest
+
+from eval import report
+from tests.made_records import cells, expected_cell, full_study, make_record, share, small_study
+
+
+def test_table_shows_what_the_records_say():
+    header, _, undefended, rain = cells(report.results_table(small_study(), style="markdown"))
+    titles = ["", "clean", "purifier-blind PGD", "white-box PGD", "EOT-PGD", "known key"]
+    assert [cell.split(" (n = ")[0] for cell in header] == [*titles, "strongest attack"]
+    assert header[4].endswith(" (n = 10)")
+    assert header[5].endswith(" (n = 8)")
+    assert undefended[:4] == [
+        "Undefended", expected_cell(10, 10), "= white box", expected_cell(0, 10)
+    ]  # fmt: skip
+    assert undefended[4:6] == ["—", "—"]
+    # 15 of 50 draws are right: the mean is 3 of 10 images.
+    assert rain[1:3] == [expected_cell(9, 10), expected_cell(6, 10)]
+    assert rain[4:6] == [expected_cell(3, 10), expected_cell(2, 8)]
+    # The known key left 25 %, less than EOT's 30 %, and does not compete.
+    assert rain[-1] == f"{expected_cell(3, 10)} EOT-PGD"
+    assert undefended[-1] == f"{expected_cell(0, 10)} white-box PGD"
+
+
+def test_table_always_names_threat_model_radius_steps_samples_and_images():
+    for style in ("plain", "markdown"):
+        table = report.results_table(small_study(), style=style).replace("**", "")
+        assert (
+            "EOT-PGD: white box, gradients averaged over 16 draws; "
+            "L∞ radius 8/255, 40 steps of 2/255, K = 16; n = 10."
+        ) in table
+        assert "known key: white box that holds the scoring draws; L∞ radius 8/255" in table
+        assert "mean over 5 random draws" in table
+
+
+def test_plain_table_is_aligned_and_narrow_enough():
+    lines = report.results_table(full_study()).splitlines()
+    rule = next(line for line in lines if line.startswith("---"))
+    ends = [match.end() for match in re.finditer("-+", rule)]
+    for line in lines[: lines.index(rule) + 7]:
+        for end in ends[:-1]:
+            assert line[end : end + 2].strip() == "" or lines.index(line) == 0
+    assert len(rule) <= 160
+
+
+def test_two_radii_make_two_tables():
+    records = [*small_study(), make_record("rain_finetuned", "eot", [0] * 10, radius=16 / 255)]
+    table = report.results_table(records, style="markdown")
+    assert "**Attacks within L∞ radius 8/255**" in table
+    assert "**Attacks within L∞ radius 16/255**" in table
+    assert cells(table)[3][-1] == f"{expected_cell(3, 10)} EOT-PGD"
+
+
+def test_rounded_radius_and_other_norms_are_printed_as_papers_do():
+    record = make_record("rain_finetuned", "eot", [5], radius=0.0313)
+    assert "L∞ radius 8/255" in report.results_table([record])
+    record = make_record("rain_finetuned", "eot", [5], radius=0.5, norm="l2")
+    assert "L2 radius 0.5," in report.results_table([record])
+
+
+def test_two_records_for_one_cell_are_refused():
+    twin = make_record("rain_finetuned", "eot", [5] * 7) | {"id": "twin"}
+    with pytest.raises(ValueError, match=r"r8--k16' and 'twin' claim the same table cell"):
+        report.results_table([*small_study(), twin])
+    with pytest.raises(
+        ValueError, match="style='latex' is unknown; choose one of plain, markdown"
+    ):
+        report.results_table(small_study(), style="latex")
+
+
+def findings(records):
+    return [finding.text for finding in report.verdict(records) if not finding.flag]
+
+
+def flags(records):
+    return [finding.text for finding in report.verdict(records) if finding.flag]
+
+
+def test_verdict_states_strongest_attack_and_distance_from_blind():
+    text = findings(small_study())[1]
+    assert text.startswith("**RAIN, fine-tuned**: 90.0 % right on clean images, 30.0 % [")
+    assert (
+        "strongest attack measured, EOT-PGD (L∞ radius 8/255, 40 steps of 2/255, K = 16)" in text
+    )
+    assert "That is 30.0 points below the 60.0 % [" in text
+    assert "Right under every one of 5 draws: 20.0 % [" in text
+
+
+def test_verdict_says_when_no_attack_beats_the_blind_one():
+    records = [
+        make_record("rain_finetuned", "blind", share(30)),
+        make_record("rain_finetuned", "eot", share(60)),
+    ]
+    assert "No adaptive attack did better than the purifier-blind one." in findings(records)[0]
+    (flag,) = flags(records)
+    assert "the weaker threat model purifier-blind PGD did better than EOT-PGD" in flag
+    assert "30.0 % [" in flag
+    assert "against 60.0 % [" in flag
+    assert "The intervals are apart" in flag
+    assert "gradient masking" in flag
+
+
+def test_verdict_calls_a_small_reversal_possible_chance():
+    records = [
+        make_record("rain_finetuned", "white_box", share(29)),
+        make_record("rain_finetuned", "eot", share(31)),
+    ]
+    (flag,) = flags(records)
+    assert "The intervals overlap, so chance may explain it." in flag
+
+
+def test_verdict_compares_on_the_images_both_attacks_saw():
+    # EOT saw the first half, where the blind attack left 20 %: no reversal there.
+    blind = make_record("rain_finetuned", "blind", [5] * 20 + [0] * 180)
+    eot = make_record("rain_finetuned", "eot", [5] * 15 + [0] * 85)
+    assert flags([blind, eot]) == []
+    eot = make_record("rain_finetuned", "eot", [5] * 25 + [0] * 75)
+    (flag,) = flags([blind, eot])
+    assert "leaving 20.0 % [" in flag
+    assert "on the 100 images that both were run on" in flag
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        (
+            [
+                make_record("rain_finetuned", "eot", share(20), num_eot=4, roles=["eot"]),
+                make_record("rain_finetuned", "eot", share(50), num_eot=8, roles=["eot"]),
+            ],
+            "K = 4 did better than K = 8",
+        ),
+        (
+            [
+                make_record("rain_finetuned", "eot", share(10), radius=2 / 255, roles=["radius"]),
+                make_record("rain_finetuned", "eot", share(40), radius=9 / 255, roles=["radius"]),
+            ],
+            "EOT-PGD at radius 2/255 did better than EOT-PGD at radius 9/255",
+        ),
+        (
+            [
+                make_record("rain_finetuned", "clean", share(50)),
+                make_record("rain_finetuned", "blind", share(80)),
+            ],
+            "clean images score lower than purifier-blind PGD",
+        ),
+        (
+            [
+                make_record("rain_finetuned", "eot", share(20)),
+                make_record("rain_finetuned", "known_key", share(60)),
+            ],
+            "the weaker threat model EOT-PGD did better than known key",
+        ),
+    ],
+)
+def test_verdict_flags_what_should_not_be(records, words):
+    (flag,) = flags(records)
+    assert words in flag
+    assert "The intervals are apart" in flag
+
+
+def test_verdict_flags_an_attack_that_left_its_ball():
+    record = make_record("rain_finetuned", "eot", share(20))
+    assert flags([record]) == []
+    record["result"]["linf_max"] = 0.04
+    assert "moved a pixel by 0.040000, further than its radius of 0.031373" in flags([record])[0]
+
+
+def test_verdict_of_other_rows_and_balls_is_not_mixed():
+    records = [
+        make_record("rain_finetuned", "blind", share(10), radius=16 / 255),
+        make_record("rain_finetuned", "eot", share(40)),
+        make_record("rain_pretrained", "blind", share(20)),
+    ]
+    assert flags(records) == []
+    assert "No flag was raised" in findings(records)[-1]
+
+
+def test_summary_marks_flags_and_fits_the_terminal():
+    records = [
+        make_record("rain_finetuned", "blind", share(61)),
+        make_record("rain_finetuned", "white_box", share(20)),
+        make_record("rain_finetuned", "eot", share(62)),
+    ]
+    text = report.summary(records, width=80)
+    verdict = text[text.index("- RAIN") :]
+    assert "\n? RAIN, fine-tuned: the weaker threat model purifier-blind PGD did better" in verdict
+    assert "\n! RAIN, fine-tuned: the weaker threat model white-box PGD did better" in verdict
+    assert max(map(len, verdict.splitlines())) <= 80
+    assert "**" not in text
+
+
+def test_distance_from_blind_is_taken_on_the_same_images():
+    # The blind attack left 80 % of all 200 images, but 60 % of the 100 that EOT was run on.
+    records = [
+        make_record("rain_finetuned", "blind", [5] * 60 + [0] * 40 + [5] * 100),
+        make_record("rain_finetuned", "eot", [5] * 10 + [0] * 90),
+    ]
+    text = findings(records)[0]
+    assert "That is 50.0 points below the 60.0 % [" in text
+    assert "leaves on the 100 images that both were run on." in text

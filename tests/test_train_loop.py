@@ -1,0 +1,247 @@
+"""The training loop: one step on any number of devices, and runs that are cut short."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rainjax.checkpoints import Checkpoints
+from rainjax.devices import data_mesh
+from rainjax.keys import Purpose, purpose_key
+from rainjax.nets import EDSR
+from rainjax.zoo import load
+from train import loop
+from train.optimizers import Optimizer
+from train.options import Data, Output
+from train.run import Run, Stop, flat
+from train.super_resolution import SuperResolution, loss, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def tiny(folder, **changes) -> SuperResolution:
+    options = SuperResolution(
+        run=Output("tiny", out=folder),
+        data=Data(num_training=20, num_validation=4),
+        network=EDSR(num_blocks=1, num_features=4),
+        optimizer=Optimizer(learning_rate=1e-3),
+        patch=8,
+        num_epochs=3,
+        steps_per_epoch=4,
+        batch_size=4,
+    )
+    return dataclasses.replace(options, **changes)
+
+
+def line_task(**changes) -> tuple[loop.Task, dict]:
+    """Fits a line: cheap enough to run many times."""
+
+    def line_loss(params, frozen, key, example):
+        noise = 0.1 * jax.random.normal(key)
+        error = params["w"] * example["x"] + frozen["b"] + noise - example["y"]
+        return error**2, {"absolute_error": jnp.abs(error)}
+
+    x = np.linspace(-1, 1, 32, dtype=np.float32)
+
+    def batch(step):
+        rows = np.random.default_rng(step).choice(32, 8, replace=False)
+        return {"x": x[rows], "y": 3 * x[rows] + 1, "index": rows.astype(np.int32)}
+
+    task = loop.Task(
+        loss=line_loss,
+        batch=batch,
+        evaluate=lambda params: {"closeness": -abs(float(params["w"]) - 3)},
+        select="closeness",
+        batch_size=8,
+        num_epochs=4,
+        steps_per_epoch=5,
+    )
+    return dataclasses.replace(task, **changes), {"w": jnp.zeros(())}
+
+
+def fit_line(folder, *, optimizer=None, **changes) -> loop.Outcome:
+    task, params = line_task(**changes)
+    frozen = {"b": jnp.ones(())}
+    with Run(folder, {"task": "line"}) as run:
+        return loop.fit(task, params, optimizer or optax.sgd(0.1), run, seed=0, frozen=frozen)
+
+
+def test_sharded_step_equals_single_device_step():
+    network = EDSR(num_blocks=1, num_features=4)
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    batch = {"image": images, "index": np.arange(8, dtype=np.int32)}
+    loss_fn = lambda p, f, k, x: loss(p, f, k, x, network=network, degradation="random")
+    optimizer, key = optax.sgd(1e-4, momentum=0.9), purpose_key(0, Purpose.TRAIN)
+    ends = []
+    for num_devices in (1, 2):
+        mesh = data_mesh(num_devices, batch_size=8)
+        step = loop.make_step(loss_fn, optimizer, mesh)
+        state = loop.init_state(network.init(jax.random.key(1)), optimizer, mesh)
+        for _ in range(3):
+            state, metrics = step(state, key, batch)
+        ends.append((state.params, metrics))
+    assert len(jax.tree.leaves(ends[1][0])[0].sharding.device_set) == 2
+    # Sums over the batch are taken in another order: float32 rounding, no more.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=2e-5), *ends)
+
+
+def test_an_example_draws_the_same_in_any_batch():
+    seen = []
+
+    def draw_loss(params, frozen, key, example):
+        return params * 0.0, {"draw": jax.random.uniform(key) * example["weight"]}
+
+    step = loop.make_step(draw_loss, optax.sgd(0.0), data_mesh(1))
+    for rows in ([3, 1, 2, 0], [9, 3, 7, 5]):
+        state = loop.init_state(jnp.zeros(()), optax.sgd(0.0), data_mesh(1))
+        weight = (np.array(rows) == 3).astype(np.float32)
+        batch = {"weight": weight, "index": np.array(rows, np.int32)}
+        seen += [float(step(state, jax.random.key(0), batch)[1]["draw"])]
+    assert seen[0] == seen[1] > 0
+
+
+def test_fit_finds_the_line_and_keeps_the_best_epoch(tmp_path):
+    outcome = fit_line(tmp_path, num_epochs=8)
+    assert float(outcome.params["w"]) == pytest.approx(3, abs=0.3)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    values = [line["validation_closeness"] for line in lines]
+    assert [line["epoch"] for line in lines] == list(range(9))
+    assert outcome.metrics["validation"]["value"] == max(values)
+    assert outcome.metrics["selected_epoch"] == int(np.argmax(values))
+    assert lines[-1]["loss"] < lines[1]["loss"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_goes_on_to_the_same_parameters(tmp_path, sent):
+    whole = fit_line(tmp_path / "whole")
+    task, _ = line_task()
+
+    def interrupting(step):
+        if step == 12:
+            os.kill(os.getpid(), sent)
+        return task.batch(step)
+
+    with pytest.raises(Stop, match="after step 13 of 20, which is saved"):
+        fit_line(tmp_path / "cut", batch=interrupting)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    resumed = fit_line(tmp_path / "cut")
+    assert np.array_equal(resumed.params["w"], whole.params["w"])
+    assert resumed.metrics == whole.metrics
+    epochs = [json.loads(x)["epoch"] for x in (tmp_path / "cut/metrics.jsonl").open()]
+    assert epochs == [0, 1, 2, 3, 4]
+
+
+def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path):
+    options = tiny(tmp_path / "whole", num_epochs=30)
+    train(options)
+    program = (
+        "import jax; jax.config.update('jax_num_cpu_devices', 2)\n"
+        "import pathlib, sys; from tests.test_train_loop import tiny\n"
+        "from train.super_resolution import train\n"
+        "train(tiny(pathlib.Path(sys.argv[1]), num_epochs=30))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "cut")]
+    log = tmp_path / "cut/tiny/metrics.jsonl"
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (log.exists() and '"epoch": 2' in log.read_text()):
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.4))
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.kill()
+    train(tiny(tmp_path / "cut", num_epochs=30))
+    whole, cut = (load(tmp_path / name / "tiny") for name in ("whole", "cut"))
+    assert whole.sha256 == cut.sha256
+    assert whole.card["metrics"] == cut.card["metrics"]
+
+
+def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path):
+    train(tiny(tmp_path, num_epochs=1))
+    other = tiny(tmp_path, num_epochs=1, batch_size=2)
+    with pytest.raises(Stop, match=r"holds a run with batch_size = 4, not 2: .*--fresh"):
+        train(other)
+    train(dataclasses.replace(other, run=dataclasses.replace(other.run, fresh=True)))
+    assert load(tmp_path / "tiny").card["options"]["batch_size"] == 2
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
+    # The slope grows by a factor of about -3e4 a step, beyond float32 within the second epoch.
+    with pytest.raises(Stop, match=r"of step \d+ is (inf|nan); the last checkpoint is kept"):
+        fit_line(tmp_path, optimizer=optax.sgd(1e5), steps_per_epoch=3, num_epochs=10)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        latest = checkpoints.latest()
+    assert latest is not None
+    assert latest[0] >= 3
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    tree = {"w": jnp.ones((2,))}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(7, tree, {"note": 1})
+        assert checkpoints.latest() == (7, {"note": 1})
+        assert np.array_equal(checkpoints.restore(7, tree)["w"], tree["w"])
+        for file in (tmp_path / "checkpoints/7").rglob("*"):
+            if file.is_file() and file.parent.name == "d":
+                file.write_bytes(b"damaged")
+        with pytest.raises(ValueError, match="7 cannot be read"):
+            checkpoints.restore(7, tree)
+
+
+def test_schedules_have_the_rates_they_promise():
+    steps = Optimizer(learning_rate=0.8, schedule="steps", boundaries=(2, 3), factor=0.5)
+    rate = steps.rate(num_epochs=4, steps_per_epoch=10)
+    assert [float(rate(s)) for s in (0, 19, 21, 29, 31)] == pytest.approx([0.8, 0.8, 0.4, 0.4, 0.2])
+    cosine = Optimizer(learning_rate=1.0, schedule="cosine").rate(num_epochs=2, steps_per_epoch=50)
+    assert float(cosine(25)) == pytest.approx((1 + np.cos(np.pi / 4)) / 2)
+    cycle = Optimizer(learning_rate=1.0).rate(num_epochs=1, steps_per_epoch=100)
+    assert float(cycle(15)) == pytest.approx(1.0)
+    assert float(cycle(99)) < 0.01
+
+
+def test_sgd_is_the_textbook_rule():
+    update = Optimizer(
+        method="sgd", learning_rate=0.1, schedule="constant", momentum=0.9, weight_decay=0.01
+    ).build(num_epochs=1, steps_per_epoch=1)
+    params, state = jnp.array(2.0), update.init(jnp.array(2.0))
+    weight, velocity = 2.0, 0.0
+    for gradient in (1.0, -3.0, 0.5):
+        change, state = update.update(jnp.array(gradient), state, params)
+        params = optax.apply_updates(params, change)
+        velocity = 0.9 * velocity + gradient + 0.01 * weight
+        weight -= 0.1 * velocity
+        assert float(params) == pytest.approx(weight, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Optimizer(learning_rate=0.0), "learning_rate=0.0 must be positive"),
+        (lambda: Optimizer(schedule="steps"), "needs boundaries"),
+        (lambda: Optimizer(schedule="steps", boundaries=(3, 2)), "must increase"),
+        (lambda: Data(num_validation=0), "num_validation=0"),
+        (lambda: tiny(pathlib.Path(), patch=7), "patch=7 must be even"),
+        (lambda: tiny(pathlib.Path(), network=EDSR(scale=4)), "RAIN needs scale 2"),
+        (lambda: line_task(num_epochs=0), "num_epochs=0 must be at least 1"),
+        (lambda: data_mesh(99), "num_devices=99 must lie in"),
+    ],
+)
+def test_bad_options_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_flat_names_every_option(tmp_path):
+    leaves = flat(tiny(tmp_path))
+    assert leaves["network.num_features"] == 4
+    assert leaves["optimizer.boundaries"] == []
+    assert json.loads(json.dumps(leaves)) == leaves

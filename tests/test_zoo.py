@@ -1,0 +1,228 @@
+"""Named parameters: saved and loaded bit for bit, and one clear sentence for every mishap."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from rainjax import zoo
+from rainjax.nets import EDSR, ResNet, num_params, to_torch
+from rainjax.zoo import _store
+from rainjax.zoo.__main__ import table
+
+NETWORK = EDSR(num_blocks=11, num_features=2)  # more than ten blocks: "10" sorts before "2"
+CARD = {
+    "data": {"name": "builtin", "split": "train"},
+    "command": "python -m train.super_resolution tiny",
+    "seed": 3,
+    "metrics": {"psnr_db": 31.25, "note": "none", "curve": [1.0, 2.0]},
+}
+
+
+def _numbers(network):
+    """Numbers in the network's tree, all different, and without compiling an `init`."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), network.shapes()
+    )
+
+
+@pytest.fixture(scope="module")
+def params():
+    return _numbers(NETWORK)
+
+
+@pytest.fixture
+def path(tmp_path, params):
+    return zoo.save(tmp_path, "tiny_edsr", NETWORK, params, CARD)
+
+
+def _edit(path, change):
+    card_path = path.with_suffix(".json")
+    card = json.loads(card_path.read_text())
+    change(card)
+    card_path.write_text(json.dumps(card))
+
+
+def _rewrite(path, arrays):
+    """Replaces the numbers and makes the card agree with the new file."""
+    content = safetensors.numpy.save(arrays)
+    path.write_bytes(content)
+    _edit(path, lambda card: card.update(sha256=hashlib.sha256(content).hexdigest()))
+
+
+def test_what_is_saved_is_loaded_bit_for_bit(path, params):
+    entry = zoo.load(path)
+    assert entry.network == NETWORK
+    assert entry.name == "tiny_edsr"
+    assert entry.sha256 == entry.card["sha256"]
+    assert {key: entry.card[key] for key in CARD} == CARD
+    assert entry.card["licence"] == "Apache-2.0"
+    assert jax.tree.structure(entry.params) == jax.tree.structure(params)
+    assert all(map(np.array_equal, jax.tree.leaves(entry.params), jax.tree.leaves(params)))
+
+
+def test_a_folder_and_a_path_without_ending_work_too(path):
+    assert zoo.load(path.parent).sha256 == zoo.load(str(path.with_suffix(""))).sha256
+
+
+def test_the_same_parameters_make_the_same_file(path, params, tmp_path):
+    again = zoo.save(tmp_path / "again", "tiny_edsr", NETWORK, params, CARD)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_half_precision_is_stored_and_loaded_as_float32(params, tmp_path, path):
+    half = zoo.save(tmp_path / "half", "half", NETWORK, params, {**CARD, "dtype": "float16"})
+    entry = zoo.load(half)
+    assert half.stat().st_size < path.stat().st_size
+    for loaded, original in zip(
+        jax.tree.leaves(entry.params), jax.tree.leaves(params), strict=True
+    ):
+        assert loaded.dtype == jnp.float32
+        np.testing.assert_array_equal(loaded, np.asarray(original).astype(np.float16))
+
+
+def test_every_class_of_network_can_be_described(tmp_path):
+    network = ResNet(depth=8, norm="group", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    path = zoo.save(tmp_path, "net", network, _numbers(network), CARD)
+    assert zoo.load(path).network == network
+
+
+def test_every_shipped_entry_loads():
+    for name in zoo.names():
+        entry = zoo.load(name)
+        assert entry.name == name
+        assert num_params(entry.params) == num_params(entry.network.shapes())
+
+
+def test_unknown_name_lists_what_there_is(path, monkeypatch):
+    monkeypatch.setattr(_store, "WEIGHTS", path.parent)
+    assert zoo.names() == ["tiny_edsr"]
+    assert zoo.load("tiny_edsr").name == "tiny_edsr"
+    with pytest.raises(
+        ValueError, match=r"no 'tiny_esdr'. Did you mean 'tiny_edsr'\? It has tiny"
+    ):
+        zoo.load("tiny_esdr")
+
+
+def test_missing_file_folder_and_card(path, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no parameters at .*other.safetensors"):
+        zoo.load(tmp_path / "other")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"holds 0 .safetensors files, not one"):
+        zoo.load(tmp_path / "empty")
+    path.with_suffix(".json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"The card .*tiny_edsr.json is missing"):
+        zoo.load(path)
+
+
+def test_damaged_file_and_damaged_card(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"sha256 .* its card says .* damaged or was replaced"):
+        zoo.load(path)
+    path.with_suffix(".json").write_text('{"name": ')
+    with pytest.raises(ValueError, match="is not valid JSON"):
+        zoo.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("seed"), "lacks 'seed'"),
+        (lambda c: c.update(metrics=3), "'metrics' = 3; it must be a dict"),
+        (lambda c: c.update(dtype="int8"), "dtype 'int8'"),
+        (lambda c: c["architecture"].update({"class": "VGG"}), "class 'VGG'; known are EDSR"),
+        (lambda c: c["architecture"]["fields"].update(depth=3), "EDSR the field 'depth'; it has"),
+        (lambda c: c["architecture"]["fields"].update(scale=7), "cannot be built: .*scale=7"),
+        (
+            lambda c: c["architecture"]["fields"].update(num_features=3),
+            r"array 'blocks/0/conv1/bias' has shape \(2,\), the network needs \(3,\)",
+        ),
+        (
+            lambda c: c["architecture"]["fields"].update(num_blocks=12),
+            r"array 'blocks/11/conv1/bias' of shape \(2,\) is missing",
+        ),
+    ],
+)
+def test_card_that_does_not_fit(path, change, message):
+    _edit(path, change)
+    with pytest.raises(ValueError, match=message):
+        zoo.load(path)
+
+
+def test_file_that_does_not_fit_its_card(path):
+    arrays = safetensors.numpy.load_file(path)
+    _rewrite(path, {**arrays, "surprise": np.zeros(1, np.float32)})
+    with pytest.raises(ValueError, match="no place for array 'surprise'"):
+        zoo.load(path)
+    _rewrite(path, {**arrays, "tail/bias": np.zeros(3, np.float16)})
+    with pytest.raises(ValueError, match="stores 'tail/bias' as float16, its card says float32"):
+        zoo.load(path)
+    _rewrite(path, {**arrays, "tail/bias": np.full(3, np.inf, np.float32)})
+    with pytest.raises(ValueError, match="'tail/bias' holds values that are not finite"):
+        zoo.load(path)
+
+
+def test_nothing_unfit_is_saved(tmp_path, params):
+    def save(name="x", network=NETWORK, params=params, **extra):
+        zoo.save(tmp_path, name, network, params, {**CARD, **extra})
+
+    with pytest.raises(ValueError, match=r"'tail/bias' of shape .* is missing"):
+        save(params={**params, "tail": {"kernel": params["tail"]["kernel"]}})
+    large = jax.tree.map(lambda leaf: leaf * 1e6, params)
+    with pytest.raises(ValueError, match="too large for float16"):
+        save(params=large, dtype="float16")
+    with pytest.raises(ValueError, match="letters, digits"):
+        save(name="../x")
+    with pytest.raises(ValueError, match=r"'sha256' is written by zoo.save"):
+        save(sha256="0")
+    with pytest.raises(ValueError, match="not plain JSON"):
+        save(metrics={"loss": float("nan")})
+    with pytest.raises(ValueError, match="lacks 'data'"):
+        zoo.save(tmp_path, "x", NETWORK, params, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+def test_files_with_the_names_of_pytorch(tmp_path, params, ending):
+    arrays = to_torch(NETWORK, params)
+    path = tmp_path / f"torch{ending}"
+    if ending == ".npz":
+        np.savez(path, **arrays)
+    else:
+        safetensors.numpy.save_file(arrays, path)
+    loaded = zoo.load_torch(path, NETWORK)
+    assert all(map(np.array_equal, jax.tree.leaves(loaded), jax.tree.leaves(params)))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"is not a readable {ending.lstrip('.')}|readable .npz"):
+        zoo.load_torch(path, NETWORK)
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none.npz"):
+        zoo.load_torch(tmp_path / "none.npz", NETWORK)
+    (tmp_path / "model.pth").touch()
+    with pytest.raises(ValueError, match=r"ends in '.pth'; it must be a .npz or .safetensors"):
+        zoo.load_torch(tmp_path / "model.pth", NETWORK)
+
+
+def test_table_shows_what_the_cards_say(path):
+    header, _, line = table(path.parent).splitlines()
+    assert header.split() == ["name", "network", "parameters", "size", "data", "metrics"]
+    assert f"{num_params(NETWORK.shapes()):,}" in line
+    assert "builtin" in line
+    assert line.endswith("psnr_db 31.25, note none")
+
+
+def test_command_prints_the_table(path):
+    command = [sys.executable, "-m", "rainjax.zoo", "--folder", str(path.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == table(path.parent)

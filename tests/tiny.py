@@ -1,0 +1,92 @@
+"""Networks small enough to compile in a blink, and defenses that lay their draws open."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rainjax.defenses import Defense
+from rainjax.nets import EDSR, ResNet
+from rainjax.nets._network import Network
+
+EDSR_TINY = EDSR(num_blocks=1, num_features=4)
+RESNET_TINY = ResNet(depth=8, width=8, norm="group", num_groups=4)
+
+
+def edsr_params(seed: int = 0):
+    """Fresh parameters, a tenth as large, on top of those that repeat every pixel 2x2."""
+    params = jax.tree.map(lambda a: 0.1 * np.asarray(a), EDSR_TINY.init(jax.random.key(seed)))
+    for channel in range(3):
+        params["head"]["kernel"][1, 1, channel, channel] += 1
+        params["tail"]["kernel"][1, 1, channel, channel] += 1
+        for part in range(4):
+            params["upsample"][0]["kernel"][1, 1, channel, 4 * channel + part] += 1
+    return jax.tree.map(jnp.asarray, params)
+
+
+def resnet_params(images, labels, seed: int = 0):
+    """Fresh parameters but for the last layer: least squares, so that answers differ."""
+    width = 4 * RESNET_TINY.width
+    params = RESNET_TINY.init(jax.random.key(seed))
+    bare = dataclasses.replace(RESNET_TINY, num_classes=width)
+    identity = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
+    features = jax.jit(jax.vmap(bare.apply, (None, 0)))({**params, "linear": identity}, images)
+    features = np.column_stack([np.asarray(features, np.float64), np.ones(len(labels))])
+    targets = 5 * np.eye(RESNET_TINY.num_classes)[np.asarray(labels)]
+    solved = np.linalg.lstsq(features, targets, rcond=1e-6)[0].astype(np.float32)
+    last = {"kernel": jnp.asarray(solved[:-1]), "bias": jnp.asarray(solved[-1])}
+    return {**params, "linear": last}
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat(EDSR):
+    """Repeats every pixel 2x2, so that what went in can be read off what came out."""
+
+    gain: float = 1.0
+    ramp: float = 0.0
+
+    def init(self, key):
+        return ()
+
+    def apply(self, params, *inputs):
+        (image,) = inputs
+        image = jnp.repeat(jnp.repeat(image, 2, axis=0), 2, axis=1)
+        # A ramp over the rows tells a shift before the network from one after it.
+        rows = jnp.linspace(0.0, 1.0, image.shape[0])[:, None, None]
+        return self.gain * image + self.ramp * rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Network):
+    """Logits that are linear in the image, with parameters `{"kernel": [h*w*c, classes]}`."""
+
+    size: int
+    num_classes: int
+
+    def build(self, rngs):
+        raise AssertionError("this network is two functions, not a module")
+
+    def init(self, key):
+        return {"kernel": jax.random.normal(key, (self.size, self.num_classes))}
+
+    def apply(self, params, *inputs):
+        return inputs[0].reshape(self.size) @ params["kernel"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask(Defense):
+    """Keeps each value with probability one half: its draw is its gradient."""
+
+    def apply(self, params, key, image):
+        return image * jax.random.bernoulli(key, 0.5, image.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale(Defense):
+    """Multiplies by a constant."""
+
+    factor: float
+
+    def apply(self, params, key, image):
+        return self.factor * image
