@@ -20,9 +20,11 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, *, keep: int = 2):
         self._folder = folder.absolute()
+        # Any: Orbax annotates its own policies and the parameter that takes them differently.
+        latest: Any = ocp.training.preservation_policies.LatestN(keep)
         self._checkpointer = ocp.training.Checkpointer(
-            self._folder,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            str(self._folder),
+            preservation_policy=latest,
             cleanup_tmp_directories=True,
         )
 
@@ -46,7 +48,8 @@ class Checkpoints:
         if self._checkpointer.latest is None:
             return None
         step = self._checkpointer.latest.step
-        return step, dict(self._checkpointer.metadata(step).custom_metadata or {})
+        note = self._checkpointer.metadata(step).custom_metadata
+        return step, note if isinstance(note, dict) else {}
 
     def restore(self, step: int, like: Params) -> Params:
         """Returns the tree saved at `step`, placed on devices as the arrays of `like` are.

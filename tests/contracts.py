@@ -43,23 +43,24 @@ DEFENSES = [
     DefenseCase("rain", _RAIN, True, True, edsr_params),
     DefenseCase("rain_average", _AVERAGE, True, True, edsr_params),
     DefenseCase("rain_bicubic", _BICUBIC, False, True, edsr_params),
-    DefenseCase("rain_fresh", _RAIN, True, True),
     DefenseCase("mean_field_rain", MeanFieldRAIN(_RAIN), True, True, edsr_params),
     DefenseCase("chain", Chain((Identity(), _RAIN)), True, True, lambda: ((), edsr_params())),
-    DefenseCase("bpda", BPDA(_RAIN, Identity()), True, True, edsr_params),
+    DefenseCase("bpda", BPDA(_RAIN, Identity()), True, True),
 ]
 
 ATTACKS = [
     AttackCase("fgsm", fgsm(8 / 255), "linf", 8 / 255),
-    AttackCase("pgd", PGD(num_steps=4), "linf", 8 / 255),
-    AttackCase("pgd_plain", PGD(num_steps=4, random_start=False), "linf", 8 / 255),
-    AttackCase("pgd_margin", PGD(num_steps=4, loss="margin", best_iterate=True), "linf", 8 / 255),
-    AttackCase("pgd_momentum", PGD(num_steps=4, momentum=0.9, num_restarts=2), "linf", 8 / 255),
-    AttackCase("pgd_eot", PGD(num_steps=3, num_eot=4, eot_chunk=2), "linf", 8 / 255),
+    AttackCase("pgd", PGD(radius=0.6, step_size=0.5, num_steps=3), "linf", 0.6),
     AttackCase(
-        "pgd_l2", PGD(norm="l2", radius=0.7, step_size=0.3, num_steps=4, num_restarts=2), "l2", 0.7
+        "pgd_eot", PGD(num_steps=3, num_eot=4, eot_chunk=2, random_start=False), "linf", 8 / 255
     ),
-    AttackCase("pgd_large", PGD(radius=0.6, step_size=0.5, num_steps=3), "linf", 0.6),
+    AttackCase("pgd_best", PGD(num_steps=3, loss="margin", best_iterate=True), "linf", 8 / 255),
+    AttackCase(
+        "pgd_l2",
+        PGD(norm="l2", radius=0.7, step_size=0.3, num_steps=2, num_restarts=2, momentum=0.9),
+        "l2",
+        0.7,
+    ),
 ]
 
 # Detectors join with the first method that has one.

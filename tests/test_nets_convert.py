@@ -24,7 +24,12 @@ SMALL_EDSR = EDSR(num_blocks=1, num_features=4, scale=4)
 
 @pytest.mark.parametrize(
     "network",
-    [SMALL_EDSR, ResNet(depth=8), ResNet(depth=8, norm="group"), MobileNetV2(num_classes=3)],
+    [
+        SMALL_EDSR,
+        ResNet(depth=8),
+        ResNet(depth=8, norm="group"),
+        MobileNetV2(num_classes=3, stages=((1, 4, 2, 1), (2, 6, 1, 2))),
+    ],
     ids=repr,
 )
 def test_round_trip_is_exact(network):

@@ -19,29 +19,14 @@ import pytest
 from rainjax.checkpoints import Checkpoints
 from rainjax.devices import data_mesh
 from rainjax.keys import Purpose, purpose_key
-from rainjax.nets import EDSR
-from rainjax.zoo import load
+from tests.tiny import EDSR_TINY, edsr_params
 from train import loop
 from train.optimizers import Optimizer
-from train.options import Data, Output
-from train.run import Run, Stop, flat
-from train.super_resolution import SuperResolution, loss, train
+from train.options import Data
+from train.run import Run, Stop
+from train.super_resolution import loss
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def tiny(folder, **changes) -> SuperResolution:
-    options = SuperResolution(
-        run=Output("tiny", out=folder),
-        data=Data(num_training=20, num_validation=4),
-        network=EDSR(num_blocks=1, num_features=4),
-        optimizer=Optimizer(learning_rate=1e-3),
-        patch=8,
-        num_epochs=3,
-        steps_per_epoch=4,
-        batch_size=4,
-    )
-    return dataclasses.replace(options, **changes)
 
 
 def line_task(**changes) -> tuple[loop.Task, dict]:
@@ -77,17 +62,21 @@ def fit_line(folder, *, optimizer=None, **changes) -> loop.Outcome:
         return loop.fit(task, params, optimizer or optax.sgd(0.1), run, seed=0, frozen=frozen)
 
 
+def _epochs(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["epoch"] for line in lines]
+
+
 def test_sharded_step_equals_single_device_step():
-    network = EDSR(num_blocks=1, num_features=4)
-    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     batch = {"image": images, "index": np.arange(8, dtype=np.int32)}
-    loss_fn = lambda p, f, k, x: loss(p, f, k, x, network=network, degradation="random")
+    loss_fn = lambda p, f, k, x: loss(p, f, k, x, network=EDSR_TINY, degradation="random")
     optimizer, key = optax.sgd(1e-4, momentum=0.9), purpose_key(0, Purpose.TRAIN)
     ends = []
     for num_devices in (1, 2):
         mesh = data_mesh(num_devices, batch_size=8)
         step = loop.make_step(loss_fn, optimizer, mesh)
-        state = loop.init_state(network.init(jax.random.key(1)), optimizer, mesh)
+        state = loop.init_state(edsr_params(1), optimizer, mesh)
         for _ in range(3):
             state, metrics = step(state, key, batch)
         ends.append((state.params, metrics))
@@ -138,40 +127,44 @@ def test_an_interrupted_run_goes_on_to_the_same_parameters(tmp_path, sent):
     resumed = fit_line(tmp_path / "cut")
     assert np.array_equal(resumed.params["w"], whole.params["w"])
     assert resumed.metrics == whole.metrics
-    epochs = [json.loads(x)["epoch"] for x in (tmp_path / "cut/metrics.jsonl").open()]
-    assert epochs == [0, 1, 2, 3, 4]
+    assert _epochs(tmp_path / "cut") == [0, 1, 2, 3, 4]
 
 
 def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path):
-    options = tiny(tmp_path / "whole", num_epochs=30)
-    train(options)
+    whole = fit_line(tmp_path / "whole", num_epochs=40)
     program = (
         "import jax; jax.config.update('jax_num_cpu_devices', 2)\n"
-        "import pathlib, sys; from tests.test_train_loop import tiny\n"
-        "from train.super_resolution import train\n"
-        "train(tiny(pathlib.Path(sys.argv[1]), num_epochs=30))"
+        "import pathlib, sys; from tests.test_train_loop import fit_line\n"
+        "fit_line(pathlib.Path(sys.argv[1]), num_epochs=40)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "cut")]
-    log = tmp_path / "cut/tiny/metrics.jsonl"
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+    log = tmp_path / "cut/metrics.jsonl"
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=ROOT, **output) as process:
         while process.poll() is None and not (log.exists() and '"epoch": 2' in log.read_text()):
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.4))
-        assert process.poll() is None, "the run ended before it could be killed"
         process.kill()
-    train(tiny(tmp_path / "cut", num_epochs=30))
-    whole, cut = (load(tmp_path / name / "tiny") for name in ("whole", "cut"))
-    assert whole.sha256 == cut.sha256
-    assert whole.card["metrics"] == cut.card["metrics"]
+    assert process.returncode == -signal.SIGKILL
+    resumed = fit_line(tmp_path / "cut", num_epochs=40)
+    assert np.array_equal(resumed.params["w"], whole.params["w"])
+    assert resumed.metrics == whole.metrics
+    assert _epochs(tmp_path / "cut") == list(range(41))
 
 
 def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path):
-    train(tiny(tmp_path, num_epochs=1))
-    other = tiny(tmp_path, num_epochs=1, batch_size=2)
-    with pytest.raises(Stop, match=r"holds a run with batch_size = 4, not 2: .*--fresh"):
-        train(other)
-    train(dataclasses.replace(other, run=dataclasses.replace(other.run, fresh=True)))
-    assert load(tmp_path / "tiny").card["options"]["batch_size"] == 2
+    tree = {"w": jnp.ones(())}
+    identity = {"batch_size": 4, "optimizer": Optimizer()}
+    with Run(tmp_path, identity) as run:
+        run.save(3, tree, {})
+    with Run(tmp_path, identity) as run:
+        assert run.resume(tree) is not None
+    other = {"batch_size": 2, "optimizer": Optimizer(learning_rate=0.5)}
+    expected = r"batch_size = 4, not 2 \(and optimizer.learning_rate\): .*--fresh"
+    with pytest.raises(Stop, match=expected):
+        Run(tmp_path, other)
+    with Run(tmp_path, other, fresh=True) as run:
+        assert run.resume(tree) is None
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
@@ -200,7 +193,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 def test_schedules_have_the_rates_they_promise():
     steps = Optimizer(learning_rate=0.8, schedule="steps", boundaries=(2, 3), factor=0.5)
     rate = steps.rate(num_epochs=4, steps_per_epoch=10)
-    assert [float(rate(s)) for s in (0, 19, 21, 29, 31)] == pytest.approx([0.8, 0.8, 0.4, 0.4, 0.2])
+    assert [float(rate(s)) for s in (0, 19, 21, 29, 31)] == pytest.approx(
+        [0.8, 0.8, 0.4, 0.4, 0.2]
+    )
     cosine = Optimizer(learning_rate=1.0, schedule="cosine").rate(num_epochs=2, steps_per_epoch=50)
     assert float(cosine(25)) == pytest.approx((1 + np.cos(np.pi / 4)) / 2)
     cycle = Optimizer(learning_rate=1.0).rate(num_epochs=1, steps_per_epoch=100)
@@ -229,8 +224,6 @@ def test_sgd_is_the_textbook_rule():
         (lambda: Optimizer(schedule="steps"), "needs boundaries"),
         (lambda: Optimizer(schedule="steps", boundaries=(3, 2)), "must increase"),
         (lambda: Data(num_validation=0), "num_validation=0"),
-        (lambda: tiny(pathlib.Path(), patch=7), "patch=7 must be even"),
-        (lambda: tiny(pathlib.Path(), network=EDSR(scale=4)), "RAIN needs scale 2"),
         (lambda: line_task(num_epochs=0), "num_epochs=0 must be at least 1"),
         (lambda: data_mesh(99), "num_devices=99 must lie in"),
     ],
@@ -238,10 +231,3 @@ def test_sgd_is_the_textbook_rule():
 def test_bad_options_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_flat_names_every_option(tmp_path):
-    leaves = flat(tiny(tmp_path))
-    assert leaves["network.num_features"] == 4
-    assert leaves["optimizer.boundaries"] == []
-    assert json.loads(json.dumps(leaves)) == leaves

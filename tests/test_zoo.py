@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from rainjax import zoo
-from rainjax.nets import EDSR, ResNet, num_params, to_torch
+from rainjax.nets import EDSR, MobileNetV2, ResNet, num_params, to_torch
 from rainjax.zoo import _store
 from rainjax.zoo.__main__ import table
 
@@ -88,8 +88,15 @@ def test_half_precision_is_stored_and_loaded_as_float32(params, tmp_path, path):
         np.testing.assert_array_equal(loaded, np.asarray(original).astype(np.float16))
 
 
-def test_every_class_of_network_can_be_described(tmp_path):
-    network = ResNet(depth=8, norm="group", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+@pytest.mark.parametrize(
+    "network",
+    [
+        ResNet(depth=8, norm="group", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        MobileNetV2(num_classes=5, class_subset=(4, 0), stages=((1, 4, 1, 1),)),
+    ],
+    ids=repr,
+)
+def test_every_class_of_network_can_be_described(tmp_path, network):
     path = zoo.save(tmp_path, "net", network, _numbers(network), CARD)
     assert zoo.load(path).network == network
 

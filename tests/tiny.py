@@ -1,9 +1,11 @@
 """Networks small enough to compile in a blink, and defenses that lay their draws open."""
 
+import contextlib
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 
 from rainjax.defenses import Defense
@@ -15,28 +17,45 @@ RESNET_TINY = ResNet(depth=8, width=8, norm="group", num_groups=4)
 
 
 def edsr_params(seed: int = 0):
-    """Fresh parameters, a tenth as large, on top of those that repeat every pixel 2x2."""
-    params = jax.tree.map(lambda a: 0.1 * np.asarray(a), EDSR_TINY.init(jax.random.key(seed)))
+    """Small random numbers on top of those that repeat every pixel 2x2."""
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda a: rng.normal(0, 0.03, a.shape), EDSR_TINY.shapes())
     for channel in range(3):
         params["head"]["kernel"][1, 1, channel, channel] += 1
         params["tail"]["kernel"][1, 1, channel, channel] += 1
         for part in range(4):
             params["upsample"][0]["kernel"][1, 1, channel, 4 * channel + part] += 1
-    return jax.tree.map(jnp.asarray, params)
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
 
 
 def resnet_params(images, labels, seed: int = 0):
-    """Fresh parameters but for the last layer: least squares, so that answers differ."""
-    width = 4 * RESNET_TINY.width
-    params = RESNET_TINY.init(jax.random.key(seed))
+    """Random numbers, but for the last layer: least squares, so that answers differ."""
+    rng, width = np.random.default_rng(seed), 4 * RESNET_TINY.width
     bare = dataclasses.replace(RESNET_TINY, num_classes=width)
-    identity = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
-    features = jax.jit(jax.vmap(bare.apply, (None, 0)))({**params, "linear": identity}, images)
+    params = jax.tree.map(lambda a: _he_normal(rng, a.shape), bare.shapes())
+    params["linear"] = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
+    features = jax.jit(jax.vmap(bare.apply, (None, 0)))(params, images)
     features = np.column_stack([np.asarray(features, np.float64), np.ones(len(labels))])
     targets = 5 * np.eye(RESNET_TINY.num_classes)[np.asarray(labels)]
     solved = np.linalg.lstsq(features, targets, rcond=1e-6)[0].astype(np.float32)
-    last = {"kernel": jnp.asarray(solved[:-1]), "bias": jnp.asarray(solved[-1])}
-    return {**params, "linear": last}
+    return {**params, "linear": {"kernel": jnp.asarray(solved[:-1]), "bias": jnp.asarray(solved[-1])}}
+
+
+def _he_normal(rng, shape):
+    """Kernels of unit gain; for the norms' scales and biases, ones and a little noise."""
+    if len(shape) == 1:
+        return jnp.asarray(rng.normal(0.5, 0.1, shape), jnp.float32)
+    return jnp.asarray(rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:-1])), jnp.float32)
+
+
+@contextlib.contextmanager
+def unchecked():
+    """Switches the checks of annotations off, as they are for a user."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @dataclasses.dataclass(frozen=True)

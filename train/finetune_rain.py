@@ -22,6 +22,7 @@ from train import loop
 from train.augment import flip_and_shift
 from train.optimizers import Optimizer
 from train.options import Data, Output, identity, labelled, save_entry, shuffled_batch
+from train.panels import purified_panel
 from train.run import Run, main
 
 
@@ -188,11 +189,18 @@ def train(options: FinetuneRAIN) -> None:
     )
     with Run(options.run.folder, identity(options, **facts), fresh=options.run.fresh) as run:
         outcome = loop.fit(task, start.params, optimizer, run, seed=options.seed, frozen=frozen)
-    save_entry(
+    path = save_entry(
         "train.finetune_rain", options.run, edsr, outcome, split, options=options,
         shift_fraction=options.shift_fraction, init_sha256=start.sha256,
         classifier_sha256=classifier.sha256,
     )  # fmt: skip
+    panel = path.with_suffix(".png")
+    purified_panel(
+        panel, pipeline, {"defense": start.params, "classifier": frozen},
+        {"defense": outcome.params, "classifier": frozen}, validation["image"][:4],
+        seed=options.seed,
+    )  # fmt: skip
+    print(f"Wrote {panel}: original, and one draw of RAIN before and after tuning.")
 
 
 def _check_outputs(classifier, image_set, images):

@@ -70,7 +70,7 @@ class Outcome:
 
 def make_step(
     loss: LossFn, optimizer: optax.GradientTransformation, mesh: Mesh, frozen: Params = ()
-) -> Callable[[TrainState, PRNGKey, dict[str, Array]], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, PRNGKey, Example], tuple[TrainState, Metrics]]:
     """Returns the jitted `(state, key, batch) -> (state, metrics)`; it consumes `state`.
 
     `frozen` is an argument of the loss and no output of the step: nothing can change it.
@@ -238,7 +238,7 @@ def fit(
         "validation_before": before,
         "validation_last_epoch": validation,
     }
-    return Outcome(jax.device_get(_copy(best)), final, time.monotonic() - started)
+    return Outcome(best, final, time.monotonic() - started)
 
 
 class _Window:

@@ -13,6 +13,7 @@ from rainjax._types import Image, Params, PRNGKey
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import psnr
 from rainjax.nets import Network
+from rainjax.pipeline import Defended
 
 
 def super_resolution_panel(
@@ -39,6 +40,35 @@ def super_resolution_panel(
                 (f"EDSR, {psnr(restored, high):.1f} dB", restored),
                 ("original", high),
             ]
+        )
+    write_grid(path, rows)
+
+
+def purified_panel(
+    path: pathlib.Path,
+    pipeline: Defended,
+    before: Params,
+    after: Params,
+    images: np.ndarray,
+    *,
+    seed: int,
+) -> None:
+    """Writes one row per image: original, and one draw of it behind either set of parameters.
+
+    `before` and `after` are parameters of the whole pipeline; titles give its answers.
+    """
+    keys = example_keys(seed, Purpose.SCORE, jnp.arange(len(images)))
+    purify = jax.jit(lambda params, key, image: pipeline.defense.apply(params, key, image))
+    classify = jax.jit(pipeline.classifier.apply)
+    rows = []
+    for key, image in zip(keys, images, strict=True):
+        image = jnp.asarray(image, jnp.float32) / 255
+        shown = [("original", image)]
+        for title, params in (("before", before), ("after", after)):
+            shown.append((title, purify(params["defense"], key, image)))
+        answers = [jnp.argmax(classify(after["classifier"], x)) for _, x in shown]
+        rows.append(
+            [(f"{title}: class {c}", x) for (title, x), c in zip(shown, answers, strict=True)]
         )
     write_grid(path, rows)
 

@@ -113,7 +113,7 @@ class Run:
 
 def flat(tree: Any) -> dict[str, Any]:
     """Returns nested dataclasses, dicts and tuples as one JSON dict with dotted names."""
-    plain = dataclasses.asdict(tree) if dataclasses.is_dataclass(tree) else tree
+    plain = tree if isinstance(tree, dict) else dataclasses.asdict(tree)
     leaves: dict[str, Any] = {}
     for name, value in plain.items():
         if isinstance(value, dict) or dataclasses.is_dataclass(value):

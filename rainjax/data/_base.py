@@ -56,8 +56,13 @@ class ImageSet(abc.ABC):
             ValueError: the set does not say.
         """
 
-    def check_indices(self, indices: Int[np.ndarray, "n"]) -> None:
-        """Raises IndexError naming the first position that is not in the set."""
+    def check_indices(self, indices: np.ndarray) -> None:
+        """Checks positions, naming the first that is not in the set.
+
+        Raises:
+            ValueError: these are not a line of integers.
+            IndexError: one of them is outside the set.
+        """
         if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
             raise ValueError(
                 f"positions must be a line of integers, not {indices.dtype} {indices.shape}."

@@ -106,7 +106,7 @@ def _agree_on_classes(splits, class_names, keep_labels):
         )
     splits, folder_names = _merge_folder_names(splits)
     class_names = class_names or folder_names
-    largest = max(int(source.labels.max()) for source in splits.values())
+    largest = max(int(_labels(source).max()) for source in splits.values())
     if keep_labels:
         if len(set(keep_labels)) != len(keep_labels) or min(keep_labels) < 0:
             raise ValueError(f"keep_labels must be different and not negative: {keep_labels}.")
@@ -124,11 +124,12 @@ def _agree_on_classes(splits, class_names, keep_labels):
         twice = next(name for name in class_names if class_names.count(name) > 1)
         raise ValueError(f"two classes are called {twice!r}.")
     for source in splits.values():
-        outside = np.flatnonzero(source.labels >= len(class_names))
+        labels = _labels(source)
+        outside = np.flatnonzero(labels >= len(class_names))
         if len(outside):
             raise ValueError(
-                f"{source.path}: {source.names[outside[0]]} has label"
-                f" {source.labels[outside[0]]}, but there are {len(class_names)} class names."
+                f"{source.path}: {source.names[outside[0]]} has label {labels[outside[0]]},"
+                f" but there are {len(class_names)} class names."
             )
     return splits, class_names
 
@@ -148,19 +149,24 @@ def _merge_folder_names(splits):
     for split, source in splits.items():
         numbers = np.array([names.index(name) for name in source.class_names])
         merged[split] = dataclasses.replace(
-            source, labels=numbers[source.labels], class_names=tuple(names)
+            source, labels=numbers[_labels(source)], class_names=tuple(names)
         )
     return merged, tuple(names)
 
 
 def _keep(source: Source, keep_labels) -> Source:
-    assert source.labels is not None
-    chosen = np.flatnonzero(np.isin(source.labels, keep_labels))
+    chosen = np.flatnonzero(np.isin(_labels(source), keep_labels))
     if not len(chosen):
         raise ValueError(f"{source.path} has no picture with one of the labels {keep_labels}.")
     numbers = {label: number for number, label in enumerate(keep_labels)}
     kept = _take(source, chosen)
-    return dataclasses.replace(kept, labels=np.array([numbers[i] for i in kept.labels.tolist()]))
+    return dataclasses.replace(kept, labels=np.array([numbers[i] for i in _labels(kept).tolist()]))
+
+
+def _labels(source: Source) -> np.ndarray:
+    if source.labels is None:
+        raise ValueError(f"{source.path} has no labels.")
+    return source.labels
 
 
 def _shuffled(source: Source) -> Source:
@@ -173,7 +179,7 @@ def _take(source: Source, chosen: np.ndarray) -> Source:
         names=tuple(source.names[i] for i in chosen),
         labels=None if source.labels is None else source.labels[chosen],
         index=source.index[chosen],
-        encoded=lambda i: source.encoded(chosen[i]),
+        encoded=lambda i: source.encoded(int(chosen[i])),
     )
 
 

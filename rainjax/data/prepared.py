@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -190,7 +191,8 @@ def _open(name, data_dir):
     folder = _find(name, data_dir)
     try:
         builder = tfds.builder_from_directory(folder)
-        return builder, dict(builder.info.features)
+        features: Any = builder.info.features
+        return builder, dict(features.items())
     except Exception as error:
         raise ValueError(f"{folder} is not a readable TFDS data set: {error}") from error
 

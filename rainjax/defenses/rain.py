@@ -74,6 +74,11 @@ class RAIN(Defense):
         return math.floor(self.shift_fraction * (height // 2) + 1e-9)
 
     def _purify(self, params: Params, pick_key: PRNGKey, shift_key: PRNGKey, image: Image):
+        if image.shape[0] % 2 or image.shape[1] % 2:
+            raise ValueError(
+                f"RAIN halves and doubles an image, and {image.shape[0]} x {image.shape[1]} is "
+                "odd: crop or pad it to an even height and width."
+            )
         small = self._shrink(pick_key, image)
         max_shift = self.max_shift(image.shape[0])
         small = transforms.random_circular_shift(shift_key, small, max_shift=max_shift)

@@ -37,8 +37,22 @@ def standardize(
             f"The network takes images of {len(mean)} channels, got shape "
             f"{images.shape[1:]} (h w c)."
         )
-    mean, std = (jnp.asarray(values, images.dtype)[None, None, None] for values in (mean, std))
-    return (images - mean) / std
+    mean_row, std_row = (jnp.asarray(v, images.dtype)[None, None, None] for v in (mean, std))
+    return (images - mean_row) / std_row
+
+
+def uniform_fan_in(gain: float) -> nnx.Initializer:
+    """Returns an initializer of kernels `... out`: uniform with variance `gain / fan_in`.
+
+    The numbers are drawn flat: XLA takes a second to compile a draw of four axes, for each shape.
+    """
+
+    def init(key, shape, dtype=jnp.float32, *_, **__):
+        bound = math.sqrt(3 * gain / math.prod(shape[:-1]))
+        flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
+        return flat.reshape(shape)
+
+    return init
 
 
 def conv3x3(

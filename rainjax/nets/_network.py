@@ -33,9 +33,14 @@ class Network(abc.ABC):
 
     def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
         """Returns `init`'s tree with `jax.ShapeDtypeStruct` leaves, without computing it."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.tree.map(lambda leaf: leaf, _shapes(self))  # a tree of the caller's own
 
 
 @functools.cache
 def _abstract(network: Network):
     return nnx.split(nnx.eval_shape(lambda: network.build(nnx.Rngs(0))))
+
+
+@functools.cache
+def _shapes(network: Network):
+    return jax.eval_shape(network.init, jax.random.key(0))

@@ -54,9 +54,13 @@ def to_torch(network: Network, params: Params) -> dict[str, np.ndarray]:
 
 def _names(network: Network) -> dict[str, str]:
     """Returns the key of every parameter by the name of its array outside."""
-    for cls, name in ((EDSR, _edsr_name), (ResNet, _resnet_name), (MobileNetV2, _mobilenet_name)):
-        if isinstance(network, cls):
-            return {name(network, *key.split("/")): key for key in flatten(network.shapes())}
+    parts = {key: key.split("/") for key in flatten(network.shapes())}
+    if isinstance(network, EDSR):
+        return {_edsr_name(network, *path): key for key, path in parts.items()}
+    if isinstance(network, ResNet):
+        return {_resnet_name(network, *path): key for key, path in parts.items()}
+    if isinstance(network, MobileNetV2):
+        return {_mobilenet_name(*path): key for key, path in parts.items()}
     raise ValueError(
         "Weights can be converted for EDSR, ResNet and MobileNetV2, "
         f"got a {type(network).__name__}."
@@ -96,8 +100,7 @@ def _resnet_name(network: ResNet, part: str, *rest: str) -> str:
     return f"{part.replace('norm', norm)}.{leaf}"
 
 
-def _mobilenet_name(network: MobileNetV2, part: str, *rest: str) -> str:
-    del network
+def _mobilenet_name(part: str, *rest: str) -> str:
     leaf = {"kernel": "weights", "bias": "biases"}[rest[-1]]
     if part == "blocks":
         index = f"_{rest[0]}" if rest[0] != "0" else ""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rainjax.nets._layers import conv3x3, pixel_shuffle, standardize
+from rainjax.nets._layers import conv3x3, pixel_shuffle, standardize, uniform_fan_in
 from rainjax.nets._network import Network
 
 # The pixel-shuffle stages of each scale: 4 is reached by doubling twice.
@@ -50,7 +50,7 @@ EDSR_SMALL = EDSR(num_blocks=4, num_features=32)
 
 # PyTorch's default for convolution kernels, uniform with variance 1 / (3 fan_in). It keeps the
 # residual branches small at the start, which 16 blocks without normalisation need.
-_KERNEL_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+_KERNEL_INIT = uniform_fan_in(1 / 3)
 
 
 class _Block(nnx.Module):

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rainjax.nets._layers import standardize
+from rainjax.nets._layers import standardize, uniform_fan_in
 from rainjax.nets._network import Network
 
-# Expansion, features, blocks and first stride of each stage: table 2 of the paper.
+# Expansion, features, blocks, stride of the first: table 2 of the paper.
 STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -29,11 +29,13 @@ class MobileNetV2(Network):
     """Classifies an image: `h w 3` in [0, 1] to `num_classes` logits, at any size from 32 up.
 
     With `class_subset`, only the logits of those classes come back, in that order: the ten of
-    Imagenette out of ImageNet's thousand, say. Inside, pixels run over [-1, 1].
+    Imagenette out of ImageNet's thousand, say. A stage is the expansion, the features, the number
+    of blocks and the stride of the first. Inside, pixels run over [-1, 1].
     """
 
     num_classes: int = 1000
     class_subset: tuple[int, ...] | None = None
+    stages: tuple[tuple[int, int, int, int], ...] = STAGES
 
     def __post_init__(self):
         for label in self.class_subset or ():
@@ -52,20 +54,20 @@ class MobileNetV2(Network):
 
 IMAGENETTE_CLASSES = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
 
-_KERNEL_INIT = nnx.initializers.he_normal()
+_KERNEL_INIT = uniform_fan_in(2.0)
 
 
 class _Depthwise(nnx.Module):
     """A 3x3 convolution of each channel by itself, padded as XLA's "SAME"."""
 
     def __init__(self, features: int, stride: int, rngs: nnx.Rngs):
-        init = nnx.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1, 2))
-        self.kernel = nnx.Param(init(rngs.params(), (3, 3, 1, features)))
+        self.kernel = nnx.Param(_KERNEL_INIT(rngs.params(), (3, 3, 1, features)))
         self.bias = nnx.Param(jnp.zeros(features))
         self.stride = stride
 
     def __call__(self, x):
-        return depthwise(x, self.kernel[...], self.stride) + self.bias[...][None, None, None]
+        y = jnp.asarray(depthwise(x, self.kernel[...], self.stride))
+        return y + self.bias[...][None, None, None]
 
 
 class _Block(nnx.Module):
@@ -91,7 +93,7 @@ class _MobileNetV2(nnx.Module):
             3, _STEM, (3, 3), strides=2, padding="SAME", kernel_init=_KERNEL_INIT, rngs=rngs
         )
         blocks, features_in = [], _STEM
-        for expansion, features, num_blocks, first_stride in STAGES:
+        for expansion, features, num_blocks, first_stride in config.stages:
             for index in range(num_blocks):
                 stride = first_stride if index == 0 else 1
                 blocks.append(_Block(features_in, features, expansion, stride, rngs))
@@ -126,7 +128,8 @@ def depthwise(
     grouped convolutions on CPU, least of all for their gradient. Differentiable in reverse mode.
     """
     windows = _windows(x, stride)
-    return sum(windows[i, j] * kernel[i, j][None, None] for i, j in windows)
+    products = (window * kernel[i, j][None, None] for (i, j), window in windows.items())
+    return functools.reduce(jnp.add, products)
 
 
 def _depthwise_fwd(x, kernel, stride):

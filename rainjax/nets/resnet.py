@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rainjax.nets._layers import conv3x3, standardize
+from rainjax.nets._layers import conv3x3, standardize, uniform_fan_in
 from rainjax.nets._network import Network
 
 
@@ -54,7 +54,7 @@ class ResNet(Network):
         return _ResNet(self, rngs)
 
 
-_KERNEL_INIT = nnx.initializers.he_normal()
+_KERNEL_INIT = uniform_fan_in(2.0)
 
 
 class _Block(nnx.Module):
@@ -84,7 +84,12 @@ class _ResNet(nnx.Module):
                 blocks.append(_Block(config, features_in, features, rngs))
                 features_in = features
         self.blocks = nnx.List(blocks)
-        self.linear = nnx.Linear(features_in, config.num_classes, rngs=rngs)
+        self.linear = nnx.Linear(
+            features_in,
+            config.num_classes,
+            kernel_init=uniform_fan_in(1.0),
+            rngs=rngs,
+        )
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
         x = standardize(images, self.config.mean, self.config.std)

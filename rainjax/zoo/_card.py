@@ -64,7 +64,7 @@ def build(card: dict, *, where: str) -> Network:
     for field in fields:
         if field not in known:
             raise ValueError(f"{where} gives {cls} the field {field!r}; it has {_list(known)}.")
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    values = {key: _tuples(value) for key, value in fields.items()}
     try:
         return NETWORKS[cls](**values)
     except (TypeError, ValueError) as error:
@@ -89,6 +89,11 @@ def _check(card: dict, needed: dict[str, type], *, where: str) -> None:
             raise ValueError(f"{where} has {key!r} = {card[key]!r}; it must be a {kind.__name__}.")
     if card["dtype"] not in DTYPES:
         raise ValueError(f"{where} has dtype {card['dtype']!r}; it must be one of {DTYPES}.")
+
+
+def _tuples(value):
+    """Returns `value` with JSON's lists as the tuples that frozen dataclasses hold."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _list(names) -> str:

@@ -1,0 +1,269 @@
+"""PGD against closed-form optima, NumPy loops and SciPy's statistics."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from rainjax.attacks import PGD, balls, fgsm, losses
+from rainjax.evaluation import run_attack
+from rainjax.pipeline import Defended
+from tests.tiny import RESNET_TINY, Mask, resnet_params, unchecked
+
+RNG = np.random.default_rng(0)
+IMAGE = jnp.asarray(RNG.uniform(0.02, 0.98, size=(6, 6, 3)), jnp.float32)
+WEIGHTS = RNG.normal(size=IMAGE.shape).astype(np.float32)
+KEY = jax.random.key(2)
+
+
+def linear(key, image):
+    """Two logits of which a linear classifier's attacker wants the second."""
+    return jnp.stack([jnp.zeros(()), jnp.sum(WEIGHTS * image)])
+
+
+def wavy(key, image):
+    """A surface with many hills, whose margin is `_wave`."""
+    return jnp.stack([jnp.zeros(()), jnp.sum(WEIGHTS * jnp.sin(40 * image))])
+
+
+def _wave(image):
+    return np.sum(WEIGHTS * np.sin(40 * np.asarray(image, float)))
+
+
+def attacked(attack, logits_fn=linear, image=IMAGE, key=KEY, label=0):
+    return np.asarray(jax.jit(attack, static_argnums=1)(key, logits_fn, image, jnp.array(label)))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+def test_linf_optimum_of_a_linear_classifier(loss):
+    attack = PGD(radius=0.1, step_size=0.05, num_steps=6, loss=loss)
+    expected = np.clip(IMAGE + 0.1 * np.sign(WEIGHTS), 0, 1)
+    np.testing.assert_allclose(attacked(attack), expected, atol=1e-6)
+    # For the other label the other way.
+    expected = np.clip(IMAGE - 0.1 * np.sign(WEIGHTS), 0, 1)
+    np.testing.assert_allclose(attacked(attack, label=1), expected, atol=1e-6)
+
+
+def test_l2_optimum_of_a_linear_classifier():
+    grey = jnp.full_like(IMAGE, 0.5)  # far from the borders of [0, 1]
+    attack = PGD(norm="l2", radius=0.4, step_size=0.2, num_steps=40)
+    expected = grey + 0.4 * WEIGHTS / np.linalg.norm(WEIGHTS)
+    np.testing.assert_allclose(attacked(attack, image=grey), expected, atol=1e-3)
+    plain = dataclasses.replace(attack, random_start=False, num_steps=3)
+    np.testing.assert_allclose(attacked(plain, image=grey), expected, atol=1e-6)
+
+
+def test_fgsm_is_one_signed_step():
+    slope = 40 * WEIGHTS * np.cos(40 * np.asarray(IMAGE, float))
+    expected = np.clip(IMAGE + 0.03 * np.sign(slope), 0, 1)
+    np.testing.assert_allclose(attacked(fgsm(0.03), wavy), expected, atol=1e-6)
+    assert fgsm(0.03, num_eot=4).num_eot == 4
+    assert fgsm(0.03).num_calls == 1
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_steps_are_those_of_a_plain_loop(norm, momentum):
+    """The formula of MI-FGSM, in float64, with a gradient known in closed form."""
+    radius, step_size = {"linf": (0.06, 0.02), "l2": (0.5, 0.2)}[norm]
+    attack = PGD(
+        norm=norm, radius=radius, step_size=step_size, num_steps=5,
+        momentum=momentum, loss="margin", random_start=False,
+    )  # fmt: skip
+    origin = np.asarray(IMAGE, float)
+    x, accumulated = origin.copy(), np.zeros(IMAGE.shape)
+    for _ in range(5):
+        slope = 40 * WEIGHTS * np.cos(40 * x)
+        accumulated = momentum * accumulated + slope / np.abs(slope).mean()
+        if norm == "linf":
+            x = x + step_size * np.sign(accumulated)
+            x = np.clip(x, origin - radius, origin + radius)
+        else:
+            x = x + step_size * accumulated / np.linalg.norm(accumulated)
+            length = np.linalg.norm(x - origin)
+            x = origin + (x - origin) * min(1, radius / length)
+        x = np.clip(x, 0, 1)
+    np.testing.assert_allclose(attacked(attack, wavy), x, atol=1e-4)
+
+
+def test_agrees_with_a_plain_loop_on_a_network():
+    """Loss, gradient and projection written out again, for a ResNet, from the same start."""
+    images = RNG.uniform(size=(40, 16, 16, 3)).astype(np.float32)
+    params = resnet_params(images, np.arange(40) % 10)
+    image, label, radius = jnp.asarray(images[0]), 3, 8 / 255
+
+    def loss(x):
+        logits = RESNET_TINY.apply(params, x)
+        return jax.scipy.special.logsumexp(logits) - logits[label]
+
+    attack = PGD(radius=radius, step_size=radius / 4, num_steps=6)
+    start = attack.init(jax.random.split(KEY)[0], image, jnp.array(label)).image
+    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    x, values = np.asarray(start), []
+    for _ in range(6):
+        value, slope = value_and_grad(x)
+        values.append(float(value))
+        x = x + np.float32(radius / 4) * np.sign(slope)
+        x = np.minimum(np.maximum(x, images[0] - radius), images[0] + radius)
+        x = np.minimum(np.maximum(x, 0), 1).astype(np.float32)
+    assert float(value_and_grad(x)[0]) > values[0] + 0.05  # the attack gets somewhere
+
+    found = attacked(attack, lambda key, x: RESNET_TINY.apply(params, x), image, label=label)
+    np.testing.assert_allclose(found, x, atol=1e-5)
+
+
+def test_restarts_keep_the_best_start():
+    """Two hills around the origin, the right one higher: only some starts climb it."""
+    origin, radius = jnp.full((1, 1, 1), 0.5), 0.25
+
+    def hills(key, image):
+        u = (image[0, 0, 0] - 0.5) / radius
+        return jnp.stack([jnp.zeros(()), jnp.where(u > 0, 3 * u, -u)])
+
+    once = PGD(radius=radius, step_size=0.1, num_steps=8)
+    often = dataclasses.replace(once, num_restarts=8)
+    assert often.num_calls == 8 * (8 + 1)
+    keys = jax.random.split(KEY, 64)
+    run = lambda attack: np.ravel(
+        jax.jit(jax.vmap(lambda k: attack(k, hills, origin, jnp.array(0))))(keys)
+    )
+    right_once = np.isclose(run(once), 0.75)
+    assert (right_once | np.isclose(run(once), 0.25)).all()
+    assert scipy.stats.binomtest(int(right_once.sum()), 64, 0.5).pvalue > 1e-4
+    # All of 8 starts are on the left once in 256 runs.
+    assert np.isclose(run(often), 0.75).sum() >= 62
+
+
+def test_best_iterate_is_the_best_one_visited():
+    attack = PGD(radius=0.2, step_size=0.15, num_steps=12, loss="margin")
+    last_wins, best_wins = [], []
+    for key in jax.random.split(KEY, 5):
+        visited = [_start(attack, key)]
+        for steps in range(1, 13):
+            shorter = dataclasses.replace(attack, num_steps=steps)
+            visited.append(_wave(attacked(shorter, wavy, key=key)))
+        best = _wave(attacked(dataclasses.replace(attack, best_iterate=True), wavy, key=key))
+        assert best == pytest.approx(max(visited), rel=1e-4)
+        (best_wins if best > visited[-1] + 1e-3 else last_wins).append(best)
+    assert best_wins  # steps this large overshoot
+
+
+def _start(attack, key):
+    return _wave(attack.init(jax.random.split(key)[0], IMAGE, jnp.array(0)).image)
+
+
+def test_linf_starts_are_uniform():
+    attack = PGD(radius=0.1)
+    grey = jnp.full((10, 10, 3), 0.5)
+    deltas = np.asarray(_starts(attack, grey, 20)) - 0.5
+    assert np.abs(deltas).max() <= 0.1 + 1e-7
+    assert scipy.stats.kstest(deltas.ravel(), "uniform", args=(-0.1, 0.2)).pvalue > 1e-4
+
+
+def test_l2_starts_fill_the_ball_uniformly():
+    """In d dimensions (length / radius) ** d is uniform, and no direction is preferred."""
+    attack, grey = PGD(norm="l2", radius=0.3), jnp.full((2, 2, 1), 0.5)
+    deltas = np.asarray(_starts(attack, grey, 3000)).reshape(3000, 4) - 0.5
+    lengths = np.linalg.norm(deltas, axis=1) / 0.3
+    assert lengths.max() <= 1 + 1e-6
+    assert scipy.stats.kstest(lengths**4, "uniform").pvalue > 1e-4
+    # The square of one coordinate of a random direction in 4 dimensions is Beta(1/2, 3/2).
+    squares = deltas**2 / (deltas**2).sum(1, keepdims=True)
+    for axis in range(4):
+        assert scipy.stats.kstest(squares[:, axis], "beta", args=(0.5, 1.5)).pvalue > 1e-4
+        assert scipy.stats.binomtest(int((deltas[:, axis] > 0).sum()), 3000).pvalue > 1e-4
+
+
+def _starts(attack, image, num):
+    init = jax.jit(jax.vmap(attack.init, (0, None, None)))
+    return init(jax.random.split(KEY, num), image, jnp.array(0)).image
+
+
+def test_projection_is_to_the_nearest_point():
+    delta = jnp.asarray(RNG.normal(size=(3, 3, 1)), jnp.float32)
+    length = np.linalg.norm(delta)
+    np.testing.assert_allclose(balls.project(delta, "l2", 0.5), delta / length / 2, rtol=1e-6)
+    np.testing.assert_array_equal(balls.project(delta, "l2", 2 * float(length)), delta)
+    np.testing.assert_array_equal(balls.project(delta, "linf", 0.5), np.clip(delta, -0.5, 0.5))
+    for norm in ("linf", "l2"):  # nothing is divided by zero
+        assert not balls.project(0 * delta, norm, 0.0).any()
+        assert not balls.steepest(0 * delta, norm).any()
+
+
+def test_a_flat_loss_leaves_a_finite_image():
+    flat = lambda key, image: jnp.array([1.0, 0.0]) + 0 * jnp.sum(image)
+    for norm in ("linf", "l2"):
+        attack = PGD(norm=norm, num_steps=2, momentum=0.5, random_start=False)
+        np.testing.assert_array_equal(attacked(attack, flat), IMAGE)
+
+
+def test_radius_zero_leaves_the_image():
+    attack = PGD(radius=0.0, step_size=0.1, num_steps=2)
+    np.testing.assert_allclose(attacked(attack, wavy), IMAGE, atol=1e-7)
+
+
+def test_losses_by_their_definition():
+    logits = RNG.normal(0, 30, size=(6, 5))
+    for row, label in zip(logits, [0, 1, 2, 3, 4, 0], strict=True):
+        values = jnp.asarray(row, jnp.float32)
+        exact = np.log(np.sum(np.exp(row - row.max()))) + row.max() - row[label]
+        assert losses.cross_entropy(values, jnp.array(label)) == pytest.approx(exact, abs=1e-4)
+        exact = max(np.delete(row, label)) - row[label]
+        assert losses.margin(values, jnp.array(label)) == pytest.approx(exact, abs=1e-4)
+    # Far from a tie the loss is linear, where log(softmax) of float32 would be infinite.
+    sure = jnp.array([1000.0, 0.0])
+    assert losses.cross_entropy(sure, jnp.array(1)) == 1000.0
+
+
+def test_more_draws_find_the_common_slope():
+    """One draw of a random mask shows half the pixels; the mean of 32 shows them all."""
+
+    def masked(key, image):
+        return linear(key, Mask().apply((), key, image))
+
+    one, many = (fgsm(0.01, num_eot=k) for k in (1, 32))
+    right = lambda attack: np.sign(attacked(attack, masked) - IMAGE) == np.sign(WEIGHTS)
+    assert 0.3 < right(one).mean() < 0.7
+    assert right(many).all()
+
+
+def test_chunks_and_the_host_make_the_same_image():
+    target = Defended(Mask(), RESNET_TINY)
+    images = RNG.uniform(size=(2, 16, 16, 3)).astype(np.float32)
+    params = {"defense": (), "classifier": resnet_params(images, np.arange(2))}
+    keys, labels = jax.random.split(KEY, 2), jnp.array([0, 1])
+    attack = PGD(num_steps=2, num_eot=4, step_size=1 / 255)
+    run = lambda chunk: run_attack(
+        target, dataclasses.replace(attack, eot_chunk=chunk), params, keys, jnp.asarray(images), labels
+    )
+    first = run(None)
+    for chunk in (2, 4):
+        np.testing.assert_allclose(run(chunk), first, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"norm": "l1"}, "norm='l1' is neither 'linf' nor 'l2'"),
+        ({"radius": -0.1}, "radius=-0.1 must be finite and not negative"),
+        ({"radius": float("nan")}, "radius=nan must be finite and not negative"),
+        ({"radius": float("inf")}, "radius=inf must be finite and not negative"),
+        ({"step_size": 0.0}, "step_size=0.0 must be finite and positive"),
+        ({"step_size": -0.01}, "step_size=-0.01 must be finite and positive"),
+        ({"step_size": float("nan")}, "step_size=nan must be finite and positive"),
+        ({"momentum": -0.5}, r"momentum=-0.5 must lie in \[0, 1\]"),
+        ({"momentum": float("nan")}, r"momentum=nan must lie in \[0, 1\]"),
+        ({"num_steps": 0}, "num_steps=0 and num_restarts=1 must be at least 1"),
+        ({"num_restarts": 0}, "num_steps=40 and num_restarts=0 must be at least 1"),
+        ({"num_restarts": 2, "random_start": False}, "num_restarts=2 without random_start"),
+        ({"num_eot": 0}, "does not divide num_samples=0"),
+        ({"num_eot": 4, "eot_chunk": 3}, "chunk_size=3 does not divide num_samples=4"),
+        ({"loss": "hinge"}, "No loss is called 'hinge'; there are cross_entropy, margin"),
+    ],
+)
+def test_bad_options_are_refused(options, sentence):
+    with unchecked(), pytest.raises(ValueError, match=sentence):
+        PGD(**options)
