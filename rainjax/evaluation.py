@@ -77,6 +77,8 @@ def run_attack(
     Raises:
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
+    if score_keys is not None:
+        check_known_key(attack, getattr(attack, "num_eot", 1), True)
     place, params = _placement(mesh, params)
     attack_keys, images, labels = place(attack_keys), place(images), place(labels)
     secrets = None if score_keys is None else place(score_keys)

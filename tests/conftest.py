@@ -31,3 +31,11 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"needs real images and weights in {folder}; set RAINJAX_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Has XLA compile in a quarter of the time, for modules that run small programs once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

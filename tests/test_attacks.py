@@ -13,6 +13,8 @@ from rainjax.evaluation import run_attack
 from rainjax.pipeline import Defended
 from tests.tiny import RESNET_TINY, Mask, resnet_params, unchecked
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RNG = np.random.default_rng(0)
 IMAGE = jnp.asarray(RNG.uniform(0.02, 0.98, size=(6, 6, 3)), jnp.float32)
 WEIGHTS = RNG.normal(size=IMAGE.shape).astype(np.float32)
@@ -237,7 +239,12 @@ def test_chunks_and_the_host_make_the_same_image():
     keys, labels = jax.random.split(KEY, 2), jnp.array([0, 1])
     attack = PGD(num_steps=2, num_eot=4, step_size=1 / 255)
     run = lambda chunk: run_attack(
-        target, dataclasses.replace(attack, eot_chunk=chunk), params, keys, jnp.asarray(images), labels
+        target,
+        dataclasses.replace(attack, eot_chunk=chunk),
+        params,
+        keys,
+        jnp.asarray(images),
+        labels,
     )
     first = run(None)
     for chunk in (2, 4):

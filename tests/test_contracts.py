@@ -17,6 +17,8 @@ from rainjax.pipeline import Defended
 from tests.contracts import ATTACKS, DEFENSES, DETECTORS
 from tests.tiny import Linear, Mask
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGES = np.random.default_rng(0).uniform(size=(3, 8, 8, 3)).astype(np.float32)
 IMAGES[0, :2] = 0.0  # corners of the cube belong to the domain
 IMAGES[1, :2] = 1.0

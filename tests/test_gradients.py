@@ -13,6 +13,8 @@ from rainjax.defenses import RAIN, Identity, MeanFieldRAIN
 from rainjax.gradients import BPDA, expectation, straight_through
 from tests.tiny import EDSR_TINY, Mask, Scale, edsr_params
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGE = jnp.asarray(np.random.default_rng(0).uniform(size=(8, 8, 3)), jnp.float32)
 KEY = jax.random.key(5)
 RAIN_TINY = RAIN(EDSR_TINY, shift_fraction=0.25)

@@ -14,6 +14,8 @@ from rainjax.nets import EDSR
 from rainjax.pipeline import Defended
 from tests.tiny import Linear, Repeat, unchecked
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGE = np.random.default_rng(0).uniform(size=(12, 16, 3)).astype(np.float32)
 KEYS = jax.random.split(jax.random.key(11), 6)
 RAMP = np.linspace(0, 1, 12, dtype=np.float32)[:, None, None]
@@ -192,9 +194,7 @@ def test_mean_field_is_the_mean_of_rain_for_a_linear_network():
     num = 3000
     purify = jax.jit(jax.vmap(rain.apply, (None, 0, None)))
     draws = np.asarray(purify((), jax.random.split(KEYS[1], num), IMAGE))
-    mean_field = expectation(
-        lambda i, x: MeanFieldRAIN(rain).apply((), i, x), 9, enumerated=True
-    )
+    mean_field = expectation(lambda i, x: MeanFieldRAIN(rain).apply((), i, x), 9, enumerated=True)
     error = draws.mean(0) - np.asarray(jax.jit(mean_field)(KEYS[0], IMAGE))
     assert (np.abs(error) < 5 * draws.std(0) / np.sqrt(num)).all()
 

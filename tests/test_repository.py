@@ -32,6 +32,7 @@ ORDER = [
     "zoo",
     "data",
     "checkpoints",
+    "provenance",
 ]
 
 

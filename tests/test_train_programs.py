@@ -17,6 +17,7 @@ from rainjax.data import ImageSet
 from rainjax.defenses import RAIN
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
+from rainjax.provenance import provenance
 from tests.tiny import EDSR_TINY, RESNET_TINY, Repeat, edsr_params, resnet_params
 from train import augment, classifier, finetune_rain, run, super_resolution
 from train.optimizers import Optimizer
@@ -293,5 +294,5 @@ def test_an_expected_error_ends_a_program_with_one_sentence():
 
 def test_a_card_names_files_without_their_folders(monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", "--data-dir=/home/me/sets", "--init", "/tmp/a.npz", "b"])
-    command = run.provenance("train.x", 1.0)["command"]
+    command = provenance("train.x")["command"]
     assert command == "python -m train.x --data-dir=sets --init a.npz b"

@@ -14,6 +14,8 @@ from jax.test_util import check_grads
 
 from rainjax import transforms
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGE = np.random.default_rng(0).uniform(size=(8, 12, 3)).astype(np.float32)
 JAX_IMAGE = jnp.asarray(IMAGE)
 SHIFT = jax.jit(transforms.circular_shift)
@@ -66,7 +68,9 @@ def test_constant_blocks_pass_unchanged():
     low = np.random.default_rng(1).uniform(size=(5, 4, 3)).astype(np.float32)
     blocks = low.repeat(2, 0).repeat(2, 1)
     for key in KEYS[:5]:
-        np.testing.assert_array_equal(transforms.random_pixel_downsample(key, jnp.asarray(blocks)), low)
+        np.testing.assert_array_equal(
+            transforms.random_pixel_downsample(key, jnp.asarray(blocks)), low
+        )
 
 
 def test_gradient_of_a_pick_is_its_mask():

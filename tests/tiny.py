@@ -38,7 +38,10 @@ def resnet_params(images, labels, seed: int = 0):
     features = np.column_stack([np.asarray(features, np.float64), np.ones(len(labels))])
     targets = 5 * np.eye(RESNET_TINY.num_classes)[np.asarray(labels)]
     solved = np.linalg.lstsq(features, targets, rcond=1e-6)[0].astype(np.float32)
-    return {**params, "linear": {"kernel": jnp.asarray(solved[:-1]), "bias": jnp.asarray(solved[-1])}}
+    return {
+        **params,
+        "linear": {"kernel": jnp.asarray(solved[:-1]), "bias": jnp.asarray(solved[-1])},
+    }
 
 
 def _he_normal(rng, shape):

@@ -9,8 +9,9 @@ import numpy as np
 from rainjax import data, zoo
 from rainjax.data import ImageSet
 from rainjax.nets import Network
+from rainjax.provenance import provenance
 from train.loop import Outcome
-from train.run import flat, provenance
+from train.run import flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,8 @@ def save_entry(
         "seed": options.seed,
         "metrics": outcome.metrics,
         "options": identity(options),
-        **provenance(program, outcome.seconds),
+        "seconds": round(outcome.seconds, 1),
+        **provenance(program),
         **extra,
     }
     path = zoo.save(output.folder, output.name, network, outcome.params, card)

@@ -9,10 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-import jax
 
 from rainjax._types import Params
 from rainjax.checkpoints import Checkpoints
@@ -127,17 +124,6 @@ def flat(tree: Any) -> dict[str, Any]:
     return leaves
 
 
-def provenance(program: str, seconds: float) -> dict[str, Any]:
-    """Returns what a card says about the run that made its parameters."""
-    words = [_without_folder(word) for word in sys.argv[1:]]
-    return {
-        "command": " ".join(["python", "-m", program, *words]),
-        "seconds": round(seconds, 1),
-        "versions": {name: _version(name) for name in ("rainjax", "jax", "flax", "optax")},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
-
-
 def main(program: Callable[[], None]) -> None:
     """Runs a program; expected errors become one sentence on stderr and a non-zero exit."""
     try:
@@ -156,18 +142,3 @@ def _step_of(line: str) -> int:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return sys.maxsize  # a line cut short by a kill
-
-
-def _without_folder(word: str) -> str:
-    """Shortens an absolute path to its name: the rest says nothing on another machine."""
-    option, equals, value = word.rpartition("=")
-    return option + equals + (pathlib.Path(value).name if os.path.isabs(value) else value)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        import rainjax
-
-        return rainjax.__version__

@@ -9,7 +9,6 @@ bits, every choice among alternatives is integer arithmetic, and what follows is
 them, so that another machine's rounding moves a value by about 1e-5.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -65,7 +64,7 @@ def picture_label(index):
     return index % len(CLASS_NAMES)
 
 
-def picture_key(seed: int, index: Int[Array, ""]) -> PRNGKey:
+def picture_key(seed: int | Int[Array, ""], index: Int[Array, ""]) -> PRNGKey:
     """Returns the key of picture `index`; always threefry, whatever JAX's default generator."""
     root = jax.random.key(seed, impl="threefry2x32")
     return jax.random.fold_in(jax.random.fold_in(root, int(Purpose.DATA)), index)
@@ -99,9 +98,9 @@ def draw_scene(key: PRNGKey, label: Int[Array, ""]) -> Scene:
         stretch=uniform(0.88, 1.14),
         angle=uniform(0.0, 2 * np.pi),
         texture_angle=uniform(-0.5, 0.5),
-        texture_period=uniform(2.3, 2.7),
+        texture_period=uniform(2.6, 4.8),
         texture_phase=jnp.stack([uniform(0.0, 2 * np.pi), uniform(0.0, 2 * np.pi)]),
-        texture_contrast=0.018 * 7.0 ** uniform(0.0, 1.0),
+        texture_contrast=0.025 * 5.0 ** uniform(0.0, 1.0),
         fill=_colour(fill_level, hue, uniform(0.04, 0.22)),
         ground=_colour(ground_level, hue + uniform(0.2, 0.8), uniform(0.02, 0.16)),
         light_angle=uniform(0.0, 2 * np.pi),
@@ -164,7 +163,7 @@ _CHUNK = 250
 _NUM_SCALARS = 32
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit
 def _render_chunk(seed, indices):
     def one(index):
         image = render(draw_scene(picture_key(seed, index), picture_label(index)))

@@ -58,9 +58,10 @@ def read_source(path: pathlib.Path) -> Source:
     if path.suffix != ".npz":
         raise ValueError(f"{path} is neither a folder nor an .npz file.")
     try:
-        with np.load(path) as archive:
+        # Opened here, because NumPy forgets to close a file that turns out to be damaged.
+        with path.open("rb") as file, np.load(file) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a readable .npz file: {error}") from error
     if "images" in arrays:
         images = _check_array(path, arrays, "images", "n h w 3", lambda s: s[3] == 3)
