@@ -12,8 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from eval import report
-from eval.benchmark import Benchmark
+from eval import benchmark, report, robustness
 from eval.config import Robustness
 from eval.presets import STUDIES
 from rainjax.devices import use_all_cores
@@ -31,16 +30,16 @@ class Report:
     """NAME in those markers; by default the study's name."""
 
 
-_Study = [
-    Annotated[Robustness, tyro.conf.subcommand(name, default=config, description=text)]
+_Study = {
+    name: tyro.conf.subcommand(name, default=config, description=text)
     for name, (config, text) in STUDIES.items()
-]
+}
 Command = (
-    _Study[0]
-    | _Study[1]
-    | _Study[2]
+    Annotated[Robustness, _Study["quick"]]
+    | Annotated[Robustness, _Study["cifar10"]]
+    | Annotated[Robustness, _Study["imagenette96"]]
     | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[benchmark.Benchmark, tyro.conf.subcommand("benchmark")]
 )
 
 
@@ -55,8 +54,6 @@ def main() -> None:
         elif isinstance(command, Report):
             _report(command)
         else:
-            from eval import benchmark
-
             benchmark.run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:
         sys.exit(f"error: {error}")
@@ -65,10 +62,7 @@ def main() -> None:
 
 
 def _study(config: Robustness) -> None:
-    from eval import robustness
-
-    folder = robustness.run(config)
-    _show(folder)
+    _show(robustness.run(config))
 
 
 def _report(options: Report) -> None:

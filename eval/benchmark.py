@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.monitoring
@@ -29,6 +30,7 @@ from rainjax.attacks import PGD
 from rainjax.defenses import RAIN
 from rainjax.devices import batch_sharding, data_mesh, replicated
 from rainjax.keys import Purpose, example_keys
+from rainjax.nets import EDSR
 from rainjax.pipeline import Defended
 from rainjax.provenance import provenance
 
@@ -104,11 +106,13 @@ class _Bench:
     def __init__(self, options: Benchmark):
         self._options = options
         classifier, edsr = zoo.load(options.classifier), zoo.load(options.edsr)
+        if not isinstance(edsr.network, EDSR):
+            raise ValueError(f"{options.edsr!r} holds no EDSR.")
         self._target = Defended(RAIN(edsr.network, 0.0625), classifier.network)
         self._params: Params = {"defense": edsr.params, "classifier": classifier.params}
         self._mesh: Mesh = data_mesh(batch_size=options.batch_size)
         images, labels = data.load("builtin", "test").get(np.arange(options.batch_size))
-        self._images, self._labels = images.astype(np.float32) / 255, labels
+        self._images, self._labels = jnp.asarray(images, jnp.float32) / 255, jnp.asarray(labels)
 
     def pgd(self, num_steps: int, num_eot: int) -> PGD:
         """Returns an EOT-PGD with the benchmark's chunk."""
@@ -148,7 +152,7 @@ class _Bench:
         return lambda: jax.block_until_ready(one_pass(params, *batch))
 
 
-def _times(bench: _Bench, bar: tqdm) -> dict[str, object]:
+def _times(bench: _Bench, bar: tqdm) -> dict[str, Any]:
     options = bench._options
     attack, gradient = bench.pgd(options.num_steps, options.num_eot), bench.gradient()
     count = options.num_steps * options.num_eot
@@ -176,7 +180,7 @@ def _compilations(bench: _Bench) -> int:
     return len(compiled)
 
 
-def _peaks(options: Benchmark, bar: tqdm) -> dict[str, object]:
+def _peaks(options: Benchmark, bar: tqdm) -> dict[str, Any]:
     """Measures each number of draws in a process of its own: a peak never comes down."""
     peaks = []
     for num_eot in options.memory_eot:
@@ -202,8 +206,8 @@ def _count_compilations() -> Iterator[list[str]]:
     compiled: list[str] = []
     listening = True
 
-    def note(event: str, seconds: float, **details) -> None:
-        del seconds, details
+    def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del duration_secs, kwargs
         if listening and event == _COMPILED:
             compiled.append(event)
 

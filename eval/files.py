@@ -16,7 +16,7 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     _write(path, lambda file: file.write(text.encode() + b"\n"))
 
 
-def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+def write_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
     """Writes a compressed `.npz`."""
     _write(path, lambda file: np.savez_compressed(file, **arrays))
 

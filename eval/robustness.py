@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+import rainjax
 from eval import study as st
 from eval.config import Robustness
 from eval.files import read_array, write_arrays, write_json
 from rainjax import data, evaluation, transforms
 from rainjax.data import ImageSet
-from rainjax.defenses import RAIN
+from rainjax.defenses import RAIN, Identity
 from rainjax.devices import data_mesh
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import radial_frequencies, radial_spectrum, wilson_interval
@@ -116,7 +117,7 @@ class _Bench:
             "result": {
                 "num_examples": len(right),
                 "mean": _share(right.mean(1)),
-                "worst": _share(right.all(1)),
+                "worst": _share(np.asarray(right.all(1))),
                 "vote": _share(np.concatenate(voted)),
                 "correct_draws": right.sum(1).tolist(),
                 "linf_max": float(linf.max()),
@@ -194,8 +195,8 @@ class _Bench:
             cell.attack,
             cell.row.params,
             example_keys(seed, Purpose.ATTACK, jnp.asarray(full)),
-            images[full - rows[0]],
-            labels[full - rows[0]],
+            jnp.asarray(images[full - rows[0]]),
+            jnp.asarray(labels[full - rows[0]]),
             score_keys=example_keys(seed, Purpose.SCORE, jnp.asarray(full)) if known else None,
             mesh=self._mesh,
             on_gradient=lambda n: bar.update(n * len(full)),
@@ -206,7 +207,7 @@ class _Bench:
                 f"{cell.id} made images that are not finite from batch {rows[0]}..{rows[-1]}: "
                 "the pipeline's gradient is NaN there."
             )
-        write_arrays(path, attacked=attacked)
+        write_arrays(path, {"attacked": attacked})
         return attacked
 
     def _logits(self, row: st.Row, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -216,7 +217,7 @@ class _Bench:
             row.target,
             row.params,
             example_keys(self._config.seed, Purpose.SCORE, jnp.asarray(full)),
-            images[full - rows[0]],
+            jnp.asarray(images[full - rows[0]]),
             num_draws=draws,
             mesh=self._mesh,
         )
@@ -228,13 +229,14 @@ class _Bench:
 
     def _work_path(self, cell: st.Cell, rows: np.ndarray) -> pathlib.Path:
         """Names a batch after all that decides its adversarial images, and nothing else."""
-        seen = cell.row.sources if isinstance(cell.surrogate.defense, RAIN) else None
-        seen = cell.row.sources if cell.column == "mean_field" else seen
+        assert cell.surrogate is not None
+        blind = isinstance(cell.surrogate.defense, Identity)
         attack = st.describe(cell.attack)
         attack.pop("eot_chunk")  # changes memory, not results
         decides = {
+            "rainjax": rainjax.__version__,
             "surrogate": st.describe(cell.surrogate),
-            "params": seen or cell.row.sources["classifier"],
+            "params": cell.row.sources["classifier"] if blind else cell.row.sources,
             "attack": attack,
             "known_draws": self._config.num_score_draws if cell.known_key else 0,
             "data": self._images.fingerprint + self._images.split,
@@ -264,7 +266,7 @@ class _Bench:
             "class_names": np.array(self._images.class_names),
         }
         path = self._config.folder / "panels" / f"{cell.id}.npz"
-        write_arrays(path, **panel)
+        write_arrays(path, panel)
 
 
 def _check(config: Robustness, images: ImageSet, row: st.Row) -> int:
@@ -289,7 +291,8 @@ def _identity(config: Robustness, images: ImageSet, found: list[st.Row]) -> dict
     places = ("out", "data_dir", "classifier", "pretrained", "finetuned")
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in places}
     sources = {row.key: row.sources for row in found}
-    return json.loads(json.dumps({**options, "data_is": images.fingerprint, "params": sources}))
+    facts = {"data_is": images.fingerprint, "params": sources, "rainjax": rainjax.__version__}
+    return json.loads(json.dumps({**options, **facts}))
 
 
 def _claim(folder: pathlib.Path, identity: dict) -> None:

@@ -52,8 +52,8 @@ class PGD(GradientAttack):
     def __post_init__(self):
         super().__post_init__()
         balls.check(self.norm, self.radius)
-        if not 0 < self.step_size < float("inf"):
-            raise ValueError(f"step_size={self.step_size} must be finite and positive.")
+        if not 0 <= self.step_size < float("inf"):
+            raise ValueError(f"step_size={self.step_size} must be finite and not negative.")
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"momentum={self.momentum} must lie in [0, 1].")
         if self.num_steps < 1 or self.num_restarts < 1:

@@ -1,8 +1,9 @@
 """The built-in data set: labelled 32x32 pictures, each a pure function of a seed and an index.
 
 A class is a shape (five) with a fine texture (two). Both textures have the same spectrum but
-for its directions and sit above a quarter cycle per pixel, so whoever loses the upper half of
-the frequencies sees the shape alone and guesses the other half of the label.
+for its directions, around a quarter cycle per pixel, where halving a picture begins to lose
+or garble: whoever loses the upper half of the frequencies still sees the shape, and of the
+texture only the coarser part.
 
 A picture is the same on every machine up to one grey level: its random numbers are threefry
 bits, every choice among alternatives is integer arithmetic, and what follows is continuous in

@@ -74,7 +74,7 @@ class PreparedSet(ImageSet):
         self.class_names = () if label is None else tuple(label.names)
         self.fingerprint = (
             f"{name.partition(':')[0]}:{builder.version}/{split}:"
-            f"{splits[split].num_examples} pictures, {splits[split].num_bytes} bytes"
+            f"{splits[split].num_examples} pictures, {int(splits[split].num_bytes)} bytes"
         )
         self._records = self._read(builder, splits[split])
         self._decoded = {}

@@ -37,9 +37,7 @@ def average_downsample(image: Image) -> _Half:
     return jnp.mean(_cells(image), axis=-1)
 
 
-def resize_bicubic(
-    image: Image, height: int, width: int
-) -> Float[Array, "{height} {width} c"]:
+def resize_bicubic(image: Image, height: int, width: int) -> Float[Array, "{height} {width} c"]:
     """Resizes with Keys' cubic kernel (a = -0.5), anti-aliased when shrinking, as Pillow does.
 
     Linear in `image`; may leave [0, 1] by overshoot.
