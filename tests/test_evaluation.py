@@ -1,0 +1,321 @@
+"""The key tree, votes, and that a score is taken with draws the attacker never saw."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rainjax import evaluation, transforms
+from rainjax.attacks import PGD, fgsm
+from rainjax.defenses import RAIN, Defense, MeanFieldRAIN
+from rainjax.devices import batch_sharding, data_mesh
+from rainjax.evaluation import attack_batch, run_attack, score
+from rainjax.keys import Purpose, example_keys, purpose_key
+from rainjax.nets import EDSR, ResNet
+from rainjax.pipeline import Defended, majority
+from tests.tiny import EDSR_TINY, RESNET_TINY, Linear, Mask, edsr_params, resnet_params
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+RNG = np.random.default_rng(0)
+
+
+# -- The key tree -------------------------------------------------------------------------
+
+
+def test_a_key_depends_on_seed_purpose_and_index_alone():
+    data = jax.random.key_data
+    places = list(itertools.product((0, 1), Purpose, (0, 1, 1233, 1234)))
+    found = {
+        place: tuple(np.asarray(data(example_keys(*place[:2], jnp.array([place[2]]))[0])))
+        for place in places
+    }
+    assert len(set(found.values())) == len(places)  # nothing collides
+    keys = example_keys(1, Purpose.SCORE, jnp.array([7, 1234, 5]))
+    assert tuple(np.asarray(data(keys[1]))) == found[1, Purpose.SCORE, 1234]
+    root = jax.random.fold_in(jax.random.key(1), 2)  # what records of old runs rely on
+    expected = jax.random.fold_in(root, 1234)
+    np.testing.assert_array_equal(data(keys[1]), data(expected))
+    np.testing.assert_array_equal(data(purpose_key(1, Purpose.SCORE)), data(root))
+
+
+def test_purposes_keep_their_numbers():
+    """Records name seeds; renumbering would silently change what they mean."""
+    expected = {"INIT": 0, "ATTACK": 1, "SCORE": 2, "TRAIN": 3, "DATA": 4}
+    assert {purpose.name: int(purpose) for purpose in Purpose} == expected
+
+
+def test_transforms_of_an_example_are_the_same_to_the_bit_in_any_batch():
+    images = RNG.uniform(size=(2000, 8, 8, 3)).astype(np.float32)
+
+    def transform(key, image):
+        pick_key, shift_key = jax.random.split(key)
+        small = transforms.random_pixel_downsample(pick_key, image)
+        return transforms.random_circular_shift(shift_key, small, max_shift=2)
+
+    run, outputs = jax.jit(jax.vmap(transform)), []
+    for indices in ([1234], [3, 1234, 9], range(1230, 1238), range(1234, 1242)):
+        indices = np.array(indices)
+        keys = example_keys(5, Purpose.SCORE, jnp.asarray(indices))
+        batches = [(keys, images[indices])]
+        if len(indices) == 8:  # spread over two devices as well
+            sharding = batch_sharding(data_mesh(2))
+            batches.append(jax.device_put((keys, jnp.asarray(images[indices])), sharding))
+        for batch in batches:
+            outputs.append(np.asarray(run(*batch))[list(indices).index(1234)])
+    for output in outputs[1:]:
+        np.testing.assert_array_equal(output, outputs[0])
+
+
+# -- A whole attack -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Eight images, a defended classifier with its parameters, and its keys."""
+
+    target: Defended
+    params: dict
+    images: np.ndarray
+    labels: np.ndarray
+
+    def keys(self, purpose, rows=slice(None)):
+        return example_keys(3, purpose, jnp.arange(1234, 1242)[rows])
+
+    def run(self, attack, rows=slice(None), **options):
+        """Attacks some of the images."""
+        images, labels = jnp.asarray(self.images[rows]), jnp.asarray(self.labels[rows])
+        keys = self.keys(Purpose.ATTACK, rows)
+        surrogate = options.pop("surrogate", self.target)
+        return np.asarray(
+            run_attack(surrogate, attack, self.params, keys, images, labels, **options)
+        )
+
+
+@pytest.fixture(scope="module")
+def setting():
+    images = RNG.uniform(size=(30, 12, 12, 3)).astype(np.float32)
+    labels = (np.arange(30) % 10).astype(np.int32)
+    params = {"defense": edsr_params(), "classifier": resnet_params(images, labels)}
+    target = Defended(RAIN(EDSR_TINY, shift_fraction=0.17), RESNET_TINY)
+    return Setting(target, params, images[:8], labels[:8])
+
+
+EOT = PGD(num_steps=2, num_eot=4, step_size=2 / 255)
+
+
+@pytest.fixture(scope="module")
+def attacked(setting):
+    return setting.run(EOT)
+
+
+def test_attack_is_the_same_on_any_devices_and_batches(setting, attacked):
+    assert np.abs(attacked - setting.images).max() == pytest.approx(8 / 255, abs=1e-6)
+    on_two = setting.run(EOT, mesh=data_mesh(2))
+    np.testing.assert_allclose(on_two, attacked, atol=1e-5)
+    for rows in (slice(2, 3), slice(0, 3)):
+        np.testing.assert_allclose(setting.run(EOT, rows), attacked[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [2, 4])
+def test_attack_is_the_same_in_any_chunks(setting, attacked, chunk):
+    chunked = setting.run(dataclasses.replace(EOT, eot_chunk=chunk))
+    np.testing.assert_allclose(chunked, attacked, atol=1e-5)
+
+
+def test_progress_counts_every_gradient(setting):
+    ticks = []
+    setting.run(dataclasses.replace(EOT, best_iterate=True), on_gradient=ticks.append)
+    assert ticks == [1] * 4 * 3  # one more call, to know the last image's loss
+
+
+def test_scores_are_the_targets_logits_under_fresh_draws(setting, attacked):
+    keys = setting.keys(Purpose.SCORE)
+    logits = score(setting.target, setting.params, keys, jnp.asarray(attacked), num_draws=3)
+    assert logits.shape == (8, 3, 10)
+    one = jax.jit(setting.target.logits)
+    for i, draw in itertools.product(range(8), range(3)):
+        expected = one(setting.params, jax.random.fold_in(keys[i], draw), attacked[i])
+        np.testing.assert_allclose(logits[i, draw], expected, atol=1e-4)
+    assert len(np.unique(np.asarray(logits[0]), axis=0)) == 3
+
+
+# -- Honesty ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Secret(Defense):
+    """Shows the image against a secret pattern of signs: who knows it, moves it at will."""
+
+    def apply(self, params, key, image):
+        signs = jnp.where(jax.random.bernoulli(key, 0.5, image.shape), 1.0, -1.0)
+        return jnp.full_like(image, jnp.mean(signs * (image - 0.5)))
+
+
+SECRET = Defended(Secret(), Linear(12 * 12 * 3, 2))
+SIZE = 12 * 12 * 3
+# Class 0 unless the pattern is met by more than half of what radius 0.1 could do.
+SECRET_PARAMS = {"defense": (), "classifier": {"kernel": jnp.array([[0.0, 1.0]] * SIZE) / SIZE}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Biased(Linear):
+    """Adds a constant to the first of two logits."""
+
+    def apply(self, params, *inputs):
+        return super().apply(params, *inputs) + jnp.array([0.05, 0.0])
+
+
+SECRET_TARGET = Defended(Secret(), Biased(SIZE, 2))
+GREY = jnp.full((16, 12, 12, 3), 0.5)
+ZEROS = jnp.zeros(16, jnp.int32)
+
+
+def _score_keys(seed=0):
+    return example_keys(seed, Purpose.SCORE, jnp.arange(16))
+
+
+def _attack_keys(seed=0):
+    return example_keys(seed, Purpose.ATTACK, jnp.arange(16))
+
+
+def test_an_attack_that_exploits_its_own_draw_does_not_score():
+    args = (SECRET_PARAMS, _attack_keys(), _score_keys(), GREY, ZEROS)
+    attack = fgsm(0.1, loss="margin")
+    attacked, right = jax.jit(
+        lambda *a: attack_batch(SECRET_TARGET, SECRET_TARGET, attack, *a, num_score_draws=4)
+    )(*args)
+    assert right.shape == (16, 4)
+    assert right.all()
+    # It did exploit the draw it had: that draw is fooled on every image.
+    loop_keys = jax.vmap(lambda k: jax.random.split(k)[1])(_attack_keys())
+    own = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 0))[0])(loop_keys)
+    own = jax.vmap(jax.random.fold_in, (0, None))(own, 0)
+    fooled = jax.vmap(SECRET_TARGET.predict, (None, 0, 0))(SECRET_PARAMS, own, attacked)
+    assert fooled.tolist() == [1] * 16
+
+
+@pytest.mark.parametrize("num_draws", [1, 2])
+def test_a_known_key_is_really_used(num_draws):
+    attack = fgsm(0.1, loss="margin", num_eot=num_draws, enumerated=True)
+    args = (SECRET_PARAMS, _attack_keys(), _score_keys(), GREY, ZEROS)
+    options = {"num_score_draws": num_draws, "known_key": True}
+    attacked, right = jax.jit(
+        lambda *a: attack_batch(SECRET_TARGET, SECRET_TARGET, attack, *a, **options)
+    )(*args)
+    # The signs of two patterns agree on half the pixels, which is half of what one gives.
+    assert not right.any() if num_draws == 1 else right.mean() < 0.9
+    from_host = run_attack(
+        SECRET_TARGET, attack, SECRET_PARAMS, *_pick(args, 1, 3, 4), score_keys=_score_keys()
+    )
+    np.testing.assert_array_equal(from_host, attacked)
+    # With other scoring keys the very same images are harmless.
+    logits = score(SECRET_TARGET, SECRET_PARAMS, _score_keys(1), attacked, num_draws=2)
+    assert (np.asarray(logits).argmax(-1) == 0).all()
+
+
+def test_attack_batch_is_run_attack_and_score():
+    attack = PGD(radius=0.1, step_size=0.05, num_steps=3, num_eot=4, loss="margin")
+    target = Defended(Mask(), Biased(SIZE, 2))
+    images = jnp.asarray(RNG.uniform(size=(16, 12, 12, 3)), jnp.float32)
+    kernel = jnp.asarray(RNG.normal(size=(SIZE, 2)) / SIZE, jnp.float32)
+    params = {"defense": (), "classifier": {"kernel": kernel}}
+    labels = jnp.arange(16) % 2
+    args = (params, _attack_keys(), _score_keys(), images, labels)
+    attacked, right = jax.jit(
+        lambda *a: attack_batch(target, target, attack, *a, num_score_draws=2)
+    )(*args)
+    from_host = run_attack(target, attack, *_pick(args, 0, 1, 3, 4))
+    np.testing.assert_allclose(attacked, from_host, atol=1e-6)
+    logits = score(target, params, _score_keys(), from_host, num_draws=2)
+    np.testing.assert_array_equal(right, np.asarray(logits).argmax(-1) == labels[:, None])
+    assert 0 < np.mean(right) < 1
+
+
+def _pick(args, *places):
+    return [args[place] for place in places]
+
+
+@pytest.mark.parametrize(
+    ("attack", "sentence"),
+    [
+        (fgsm(), "known_key needs a gradient attack with enumerated=True, not PGD"),
+        (fgsm(num_eot=3, enumerated=True), "set num_eot=2, not 3"),
+    ],
+)
+def test_attacks_that_cannot_use_a_known_key_are_refused(attack, sentence):
+    args = (SECRET_PARAMS, _attack_keys(), _score_keys(), GREY, ZEROS)
+    with pytest.raises(ValueError, match=sentence):
+        attack_batch(
+            SECRET_TARGET, SECRET_TARGET, attack, *args, num_score_draws=2, known_key=True
+        )
+    if not attack.enumerated:
+        with pytest.raises(ValueError, match=sentence):
+            run_attack(SECRET_TARGET, attack, *_pick(args, 0, 1, 3, 4), score_keys=_score_keys())
+
+
+def test_mean_field_attack_needs_no_luck(setting):
+    """Its outcomes are listed, so two seeds differ by nothing once the start is fixed."""
+    surrogate = Defended(MeanFieldRAIN(setting.target.defense), setting.target.classifier)
+    attack = PGD(num_steps=2, num_eot=9, enumerated=True, random_start=False)
+    images, labels = jnp.asarray(setting.images), jnp.asarray(setting.labels)
+    first, second = (
+        run_attack(surrogate, attack, setting.params, keys, images, labels)
+        for keys in (setting.keys(Purpose.ATTACK), setting.keys(Purpose.INIT))
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+# -- Errors and votes ---------------------------------------------------------------------
+
+
+def test_a_full_device_is_told_what_to_lower(setting, monkeypatch):
+    def full(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    monkeypatch.setattr(evaluation, "_add_chunk", full)
+    sentence = r"8 images of \(12, 12\) with eot_chunk=2 do not fit .* lower eot_chunk first"
+    with pytest.raises(MemoryError, match=sentence):
+        setting.run(dataclasses.replace(EOT, eot_chunk=2))
+
+
+def test_other_runtime_errors_pass_unchanged(setting, monkeypatch):
+    def broken(*args):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(evaluation, "_add_chunk", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        setting.run(EOT)
+
+
+def test_majority_is_numpys_with_ties_to_the_least_class():
+    fixed = [[3, 3, 1], [2, 1], [1, 2, 2, 1, 0], [4], [0, 1, 2, 3, 4], [4, 4, 0, 0]]
+    random = RNG.integers(0, 5, size=(30, 6)).tolist()
+    ties = 0
+    for votes in fixed + random:
+        counts = np.bincount(votes, minlength=5)
+        ties += (counts == counts.max()).sum() > 1
+        assert majority(jnp.array(votes), 5) == np.argmax(counts)
+    assert ties > 5
+
+
+def test_vote_is_the_majority_of_predictions(setting):
+    keys = jax.random.split(jax.random.key(8), 5)
+    vote, predict = jax.jit(setting.target.vote), jax.jit(setting.target.predict)
+    for image in setting.images[:4]:
+        predictions = [int(predict(setting.params, key, image)) for key in keys]
+        expected = np.argmax(np.bincount(predictions))
+        assert vote(setting.params, keys, image) == expected
+
+
+def test_defended_initialises_both_parts():
+    target = Defended(RAIN(EDSR(num_blocks=1, num_features=2)), ResNet(depth=8, width=2))
+    shapes = jax.eval_shape(target.init, jax.random.key(0))
+    expected = {
+        "defense": target.defense.network.shapes(),
+        "classifier": target.classifier.shapes(),
+    }
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, expected)
