@@ -46,8 +46,10 @@ Command = (
 def main() -> None:
     """Runs the command line's word; an expected error is one sentence on stderr."""
     use_all_cores()
-    command = tyro.cli(Command, args=sys.argv[1:] or ["quick"], prog="python -m eval",
-                       description=__doc__)  # fmt: skip
+    words = sys.argv[1:]
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words = ["quick", *words]
+    command = tyro.cli(Command, args=words, prog="python -m eval", description=__doc__)
     try:
         if isinstance(command, Robustness):
             _study(command)

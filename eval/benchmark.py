@@ -60,15 +60,16 @@ class Benchmark:
     out: pathlib.Path = pathlib.Path("results/benchmark")
     """The record is written to OUT/benchmark.json."""
     peak_of: int | None = None
-    """Measure only the peak memory of one step with this many draws, and print it in MiB."""
+    """Only measure how far one step with this many draws raises the peak memory, in MiB."""
 
 
 def run(options: Benchmark) -> None:
     """Runs the benchmark, prints its ratios and writes the record."""
     bench = _Bench(options)
     if options.peak_of is not None:
+        before = _peak_mib()
         bench.attack(bench.pgd(1, options.peak_of), seed=0)
-        print(f"peak_mib={_peak_mib():.1f}")
+        print(f"peak_mib={_peak_mib() - before:.1f}")
         return
     with tqdm(total=options.num_repeats + 3, desc="benchmark", unit="part") as bar:
         times = _times(bench, bar)
@@ -132,8 +133,8 @@ class _Bench:
         )
         keys = example_keys(seed, Purpose.SCORE, indices)
         score = evaluation.score
-        score(self._target, self._params, keys, attacked, num_draws=1, mesh=self._mesh)
-        jax.block_until_ready(attacked)
+        logits = score(self._target, self._params, keys, attacked, num_draws=1, mesh=self._mesh)
+        jax.block_until_ready((attacked, logits))
 
     def gradient(self) -> Callable[[], object]:
         """Returns a function that runs one forward and backward pass of the batch."""
@@ -149,7 +150,7 @@ class _Bench:
         keys = example_keys(0, Purpose.ATTACK, jnp.arange(self._options.batch_size))
         params = jax.device_put(self._params, replicated(self._mesh))
         batch = jax.device_put((keys, self._images, self._labels), sharding)
-        return lambda: jax.block_until_ready(one_pass(params, *batch))
+        return lambda: one_pass(params, *batch)
 
 
 def _times(bench: _Bench, bar: tqdm) -> dict[str, Any]:
@@ -157,10 +158,11 @@ def _times(bench: _Bench, bar: tqdm) -> dict[str, Any]:
     attack, gradient = bench.pgd(options.num_steps, options.num_eot), bench.gradient()
     count = options.num_steps * options.num_eot
     bench.attack(attack, seed=0)
-    gradient()
+    jax.block_until_ready(gradient())
     attacks, gradients = [], []
     for seed in range(options.num_repeats):  # in turn, so that a busy machine slows both
-        gradients.append(_seconds(lambda: [gradient() for _ in range(count)]))
+        passes = lambda: jax.block_until_ready([gradient() for _ in range(count)])
+        gradients.append(_seconds(passes))
         attacks.append(_seconds(lambda seed=seed: bench.attack(attack, seed)))
         bar.update()
     ratios = [a / g for a, g in zip(attacks, gradients, strict=True)]

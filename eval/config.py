@@ -64,6 +64,17 @@ class Robustness:
         for field in ("num_examples", "num_eot_examples", "num_score_draws", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+        if not 0 < self.radius <= 1 or not all(0 < r <= 1 for r in self.radius_sweep):
+            raise ValueError(
+                f"radius={self.radius} and radius_sweep={self.radius_sweep} must lie in (0, 1]; "
+                "8/255 is 0.03137."
+            )
+        if not all(k >= 1 for k in (self.num_eot, *self.eot_sweep)):
+            raise ValueError(f"num_eot={self.num_eot} and eot_sweep={self.eot_sweep} start at 1.")
+        if self.eot_chunk is not None and self.eot_chunk < 1:
+            raise ValueError(f"eot_chunk={self.eot_chunk} must be at least 1.")
+        if not self.name or pathlib.PurePath(self.name).name != self.name:
+            raise ValueError(f"name={self.name!r} must be a plain name: it becomes a folder.")
         most = max(self.num_eot_examples, self.num_sweep_examples)
         if most > self.num_examples:
             raise ValueError(

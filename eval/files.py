@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -30,7 +29,7 @@ def read_array(path: pathlib.Path, name: str) -> np.ndarray:
     try:
         with path.open("rb") as stream, np.load(stream) as archive:
             return archive[name]
-    except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
+    except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own
         raise ValueError(f"{path} is damaged ({error}): delete it and run again.") from None
 
 

@@ -6,14 +6,14 @@ from eval.config import Robustness
 
 QUICK = Robustness(
     name="quick",
-    num_examples=300,
-    num_eot_examples=100,
-    num_sweep_examples=100,
+    num_examples=256,
+    num_eot_examples=64,
+    num_sweep_examples=64,
     num_steps=10,
     num_eot=8,
-    eot_sweep=(1, 2, 4, 8, 16),
-    radius_sweep=(2 / 255, 4 / 255, 8 / 255, 16 / 255),
-    batch_size=100,
+    eot_sweep=(1, 4, 8, 16),
+    radius_sweep=(4 / 255, 8 / 255, 16 / 255),
+    batch_size=64,
 )
 
 CIFAR10 = Robustness(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import pathlib
@@ -12,18 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-import rainjax
 from eval import study as st
 from eval.config import Robustness
 from eval.files import read_array, write_arrays, write_json
+from eval.records import read_json
 from rainjax import data, evaluation, transforms
 from rainjax.data import ImageSet
-from rainjax.defenses import RAIN, Identity
+from rainjax.defenses import RAIN, Defense, Identity
 from rainjax.devices import data_mesh
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import radial_frequencies, radial_spectrum, wilson_interval
 from rainjax.pipeline import majority
-from rainjax.provenance import provenance
+from rainjax.provenance import code_digest, provenance
 
 _NUM_PANELS = 6
 _NUM_SPECTRUM = 64
@@ -34,7 +35,8 @@ def run(config: Robustness) -> pathlib.Path:
 
     Adversarial images are kept batch by batch in `work/`, so a run that is killed at any
     moment loses at most one batch, and ends with the records of an undisturbed run (but for
-    what `run` says of seconds and machines).
+    what `run` says of seconds and machines). A record or batch made by other code, from other
+    images or parameters, or on another kind of device, is made again.
 
     Raises:
         ValueError: the folder holds a study of another configuration, or the data set, the
@@ -47,15 +49,14 @@ def run(config: Robustness) -> pathlib.Path:
     identity = _identity(config, images, found)
     _claim(config.folder, identity)
     bench = _Bench(config, images)
-    total = sum(bench.gradients_missing(cell) for cell in cells)
+    cells = [cell for cell in cells if not bench.is_recorded(cell)]
+    total = bench.gradients_missing(cells)
     with tqdm(total=total, unit="grad", unit_scale=True, smoothing=0.02, mininterval=1) as bar:
         for cell in cells:
-            path = config.folder / "records" / f"{cell.id}.json"
-            if path.exists():
-                continue
             bar.set_description(f"{cell.row.title}, {cell.title}")
-            write_json(path, bench.record(cell, bar))
-    write_json(config.folder / "spectrum.json", bench.spectrum(found))
+            write_json(bench.record_path(cell), bench.record(cell, bar))
+    if cells or not (config.folder / "spectrum.json").exists():
+        write_json(config.folder / "spectrum.json", bench.spectrum(found))
     return config.folder
 
 
@@ -65,6 +66,9 @@ class _Bench:
     def __init__(self, config: Robustness, images: ImageSet):
         self._config, self._images = config, images
         self._mesh = data_mesh(batch_size=config.batch_size)
+        self._code = code_digest()
+        self._contents: dict[tuple[int, int], str] = {}
+        self._clean: dict[str, np.ndarray] = {}
 
     def record(self, cell: st.Cell, bar: tqdm) -> dict:
         """Attacks and scores one cell's images; returns its record and keeps its panel."""
@@ -82,14 +86,15 @@ class _Bench:
             log_p = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))
             losses.append(-log_p[np.arange(len(labels)), :, labels].mean(1))
             distances.append(_distances(images, attacked))
-            if len(right) == 1 and cell.attack is not None:
-                self._keep_panel(cell, rows, images, labels, attacked)
+            if len(right) == 1 and cell.attack is not None and "table" in cell.roles:
+                self._keep_panel(cell, rows, images, labels, attacked, predicted)
         right, losses = np.concatenate(right), np.concatenate(losses)
         linf, l2 = np.concatenate(distances, axis=1)
         return {
             "schema": 1,
             "kind": "robustness",
             "id": cell.id,
+            "decides": self._record_digest(cell),
             "study": config.name,
             "roles": list(cell.roles),
             "row": {
@@ -131,17 +136,26 @@ class _Bench:
             },
         }
 
-    def gradients_missing(self, cell: st.Cell) -> int:
-        """Returns how many image gradients the cell still needs, to size the progress bar."""
-        path = self._config.folder / "records" / f"{cell.id}.json"
-        if path.exists() or cell.attack is None:
-            return 0
-        size, missing = self._config.batch_size, 0
-        for start in range(0, cell.num_examples, size):
-            rows = np.arange(start, min(start + size, cell.num_examples))
-            if not self._work_path(cell, rows).exists():
-                missing += size * cell.attack.num_calls * cell.attack.num_eot
-        return missing
+    def record_path(self, cell: st.Cell) -> pathlib.Path:
+        """Returns where the cell's record lies, or will."""
+        return self._config.folder / "records" / f"{cell.id}.json"
+
+    def is_recorded(self, cell: st.Cell) -> bool:
+        """Returns whether the cell's record is there, and is what would be recorded now."""
+        path = self.record_path(cell)
+        return path.exists() and read_json(path).get("decides") == self._record_digest(cell)
+
+    def gradients_missing(self, cells: list[st.Cell]) -> int:
+        """Returns how many image gradients the cells still need, to size the progress bar."""
+        missing = {}
+        for cell in cells:
+            if cell.attack is None:
+                continue
+            for rows, _, _ in self._batches(cell.num_examples):
+                path = self._work_path(cell, rows)
+                if not path.exists():  # several cells may need the same images
+                    missing[path] = cell.attack.num_calls * cell.attack.num_eot
+        return self._config.batch_size * sum(missing.values())
 
     def spectrum(self, found: list[st.Row]) -> dict:
         """Returns the mean radial spectrum of the images, down-sampled, and behind RAIN."""
@@ -159,8 +173,8 @@ class _Bench:
         names = {"rain_pretrained": "RAIN before fine-tuning", "rain_finetuned": "RAIN fine-tuned"}
         for row in found:
             if row.key in names:
-                apply = jax.jit(jax.vmap(row.target.defense.apply, (None, 0, 0)))
-                curves[names[row.key]] = apply(row.params["defense"], keys, images)
+                defense, params = row.target.defense, row.params["defense"]
+                curves[names[row.key]] = _purify(defense, params, keys, images)
         mean = {
             name: np.asarray(jax.vmap(radial_spectrum)(jnp.asarray(x)).mean(0), float).tolist()
             for name, x in curves.items()
@@ -221,7 +235,13 @@ class _Bench:
             num_draws=draws,
             mesh=self._mesh,
         )
-        return np.asarray(logits)[: len(rows)]
+        logits = np.asarray(logits)[: len(rows)]
+        if not np.isfinite(logits).all():
+            raise ValueError(
+                f"The logits of {row.title!r} are not finite on images {rows[0]}..{rows[-1]}: "
+                "look at the parameters of its networks."
+            )
+        return logits
 
     def _full(self, rows: np.ndarray) -> np.ndarray:
         """Repeats the first position until the batch is full: one shape, compiled once."""
@@ -234,35 +254,58 @@ class _Bench:
         attack = st.describe(cell.attack)
         attack.pop("eot_chunk")  # changes memory, not results
         decides = {
-            "rainjax": rainjax.__version__,
             "surrogate": st.describe(cell.surrogate),
             "params": cell.row.sources["classifier"] if blind else cell.row.sources,
             "attack": attack,
             "known_draws": self._config.num_score_draws if cell.known_key else 0,
-            "data": self._images.fingerprint + self._images.split,
-            "seed": self._config.seed,
-            "rows": rows.tolist(),
         }
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        return self._config.folder / "work" / f"{digest[:24]}.npz"
+        return self._config.folder / "work" / f"{self._digest(decides, rows)}.npz"
 
-    def _keep_panel(self, cell, rows, images, labels, attacked) -> None:
+    def _record_digest(self, cell: st.Cell) -> str:
+        attack = st.describe(cell.attack)
+        if attack:
+            attack.pop("eot_chunk")
+        decides = {
+            "target": st.describe(cell.row.target),
+            "surrogate": st.describe(cell.surrogate),
+            "params": cell.row.sources,
+            "attack": attack,
+            "known_key": cell.known_key,
+            "draws": self._config.num_score_draws,
+            "roles": cell.roles,
+        }
+        return self._digest(decides, np.arange(cell.num_examples))
+
+    def _digest(self, decides: dict, rows: np.ndarray) -> str:
+        """Digests a configuration with the seed, the code, the device and the images."""
+        span = int(rows[0]), len(rows)
+        if span not in self._contents:
+            images, labels = self._images.get(rows)
+            self._contents[span] = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+        everything = {
+            **decides,
+            "seed": self._config.seed,
+            "code": self._code,
+            "backend": jax.default_backend(),
+            "images": [*span, self._contents[span]],
+        }
+        return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:24]
+
+    def _keep_panel(self, cell, rows, images, labels, attacked, predicted) -> None:
         few = slice(0, _NUM_PANELS)
         keys = example_keys(self._config.seed, Purpose.SCORE, jnp.asarray(rows[few]))
         draws = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
-        target, params = cell.row.target, cell.row.params
-        purify = jax.jit(jax.vmap(target.defense.apply, (None, 0, 0)))
-        purified = purify(params["defense"], draws, attacked[few])
-        clean, dirty = (
-            self._logits(cell.row, rows[few], x[few])[:, 0].argmax(-1) for x in (images, attacked)
-        )
+        defense, params = cell.row.target.defense, cell.row.params["defense"]
+        purified = _purify(defense, params, draws, jnp.asarray(attacked[few]))
+        if cell.row.key not in self._clean:
+            self._clean[cell.row.key] = self._logits(cell.row, rows, images)[:, 0].argmax(-1)
         panel = {
             "original": images[few],
             "attacked": attacked[few],
             "purified": np.asarray(purified),
             "labels": labels[few],
-            "predicted_original": clean,
-            "predicted_attacked": dirty,
+            "predicted_original": self._clean[cell.row.key][few],
+            "predicted_attacked": predicted[few, 0],
             "class_names": np.array(self._images.class_names),
         }
         path = self._config.folder / "panels" / f"{cell.id}.npz"
@@ -288,10 +331,12 @@ def _check(config: Robustness, images: ImageSet, row: st.Row) -> int:
 
 
 def _identity(config: Robustness, images: ImageSet, found: list[st.Row]) -> dict:
-    places = ("out", "data_dir", "classifier", "pretrained", "finetuned")
-    options = {k: v for k, v in dataclasses.asdict(config).items() if k not in places}
+    # Places, what changes memory alone, and what only adds records or takes them away.
+    free = ("out", "data_dir", "classifier", "pretrained", "finetuned", "batch_size", "eot_chunk",
+            "eot_sweep", "radius_sweep", "known_key")  # fmt: skip
+    options = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     sources = {row.key: row.sources for row in found}
-    facts = {"data_is": images.fingerprint, "params": sources, "rainjax": rainjax.__version__}
+    facts = {"data_is": images.fingerprint, "params": sources}
     return json.loads(json.dumps({**options, **facts}))
 
 
@@ -299,7 +344,7 @@ def _claim(folder: pathlib.Path, identity: dict) -> None:
     """Marks the folder as this study's, or refuses one that holds another's."""
     path = folder / "study.json"
     if path.exists():
-        there = json.loads(path.read_text())
+        there = read_json(path)
         differing = sorted(k for k in identity if identity[k] != there.get(k))
         if differing:
             name = differing[0]
@@ -310,13 +355,23 @@ def _claim(folder: pathlib.Path, identity: dict) -> None:
     write_json(path, identity)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _purify(defense: Defense, params, keys, images):
+    return jax.vmap(defense.apply, (None, 0, 0))(params, keys, images)
+
+
 def _share(successes: np.ndarray) -> dict[str, float]:
     low, high = wilson_interval(float(successes.sum()), len(successes))
     return {"accuracy": float(successes.mean()), "low": low, "high": high}
 
 
 def _majority(predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    return np.asarray(jax.vmap(lambda votes: majority(votes, num_classes))(jnp.asarray(predicted)))
+    return np.asarray(_majorities(jnp.asarray(predicted), num_classes))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _majorities(predicted, num_classes: int):
+    return jax.vmap(lambda votes: majority(votes, num_classes))(predicted)
 
 
 def _distances(images: np.ndarray, attacked: np.ndarray) -> np.ndarray:

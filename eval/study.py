@@ -41,7 +41,7 @@ class Cell:
         """The name of the cell's record: unique within the study."""
         parts = [self.row.key.replace("_", "-"), self.column.replace("_", "-")]
         if self.attack is not None:
-            parts += [f"r{self.attack.radius * 255:.3g}", f"k{self.attack.num_eot}"]
+            parts += [f"r{self.attack.radius * 255:.6g}", f"k{self.attack.num_eot}"]
         return "--".join([*parts, f"n{self.num_examples}"])
 
     @property
@@ -75,6 +75,8 @@ def cells(config: Robustness, found: list[Row], height: int) -> list[Cell]:
     merged: dict[str, Cell] = {}
     for cell in table + curves:
         if cell.id in merged:  # one run serves several displays
+            if merged[cell.id].attack != cell.attack:
+                raise ValueError(f"Two attacks of one study would both be recorded as {cell.id}.")
             roles = tuple(sorted({*merged[cell.id].roles, *cell.roles}))
             cell = dataclasses.replace(merged[cell.id], roles=roles)
         merged[cell.id] = cell
@@ -149,21 +151,19 @@ def _attacks(config, row, height, radius, num_examples, num_eot_examples, roles)
 
 
 def _eot(config, row, radius, num_eot, num_examples, roles) -> Cell:
-    chunk = min(config.eot_chunk, num_eot) if config.eot_chunk else None
-    attack = _pgd(config, radius, num_eot=num_eot, eot_chunk=chunk)
+    attack = _pgd(config, radius, num_eot=num_eot)
     threat = f"white box: gradients averaged over {num_eot} draws a step"
-    # One draw is the white-box attack itself; as such it is run once and serves both.
-    column, title = ("eot", f"EOT-PGD-{config.num_steps}")
-    return Cell(row, column, title, threat, row.target, attack, num_examples, roles)
+    title = f"EOT-PGD-{config.num_steps}"
+    return Cell(row, "eot", title, threat, row.target, attack, num_examples, roles)
 
 
-def _mean_field(config, row, height, radius, roles_n, roles) -> Cell:
+def _mean_field(config, row, height, radius, num_examples, roles) -> Cell:
     surrogate = MeanFieldRAIN(row.target.defense)
     num_outcomes = surrogate.num_outcomes(height)
     attack = _pgd(config, radius, num_eot=num_outcomes, enumerated=True)
     threat = f"white box: mean pixel for the random pick, all {num_outcomes} shifts enumerated"
     target = Defended(surrogate, row.target.classifier)
-    return Cell(row, "mean_field", "mean field", threat, target, attack, roles_n, roles)
+    return Cell(row, "mean_field", "mean field", threat, target, attack, num_examples, roles)
 
 
 def _known_key(config, row, num_examples) -> Cell:
@@ -175,8 +175,15 @@ def _known_key(config, row, num_examples) -> Cell:
 
 
 def _pgd(config: Robustness, radius: float, **options) -> PGD:
-    step_size = config.step_size * radius / config.radius
-    return PGD(radius=radius, step_size=step_size, num_steps=config.num_steps, **options)
+    num_eot = options.get("num_eot", 1)
+    chunk = config.eot_chunk and max(n for n in range(1, config.eot_chunk + 1) if num_eot % n == 0)
+    return PGD(
+        radius=radius,
+        step_size=config.step_size * radius / config.radius,
+        num_steps=config.num_steps,
+        eot_chunk=chunk,
+        **options,
+    )
 
 
 def _is_random(row: Row) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -21,7 +22,8 @@ from rainjax.devices import batch_sharding, replicated
 from rainjax.pipeline import Defended
 
 Keys = Key[Array, "n"]
-Labels = Int[Array, "n"]
+Labels = Int[Array | np.ndarray, "n"]
+Given = Float[Array | np.ndarray, "n h w c"]
 
 
 def attack_batch(
@@ -31,7 +33,7 @@ def attack_batch(
     params: Params,
     attack_keys: Keys,
     score_keys: Keys,
-    images: Images,
+    images: Given,
     labels: Labels,
     *,
     num_score_draws: int = 1,
@@ -59,7 +61,7 @@ def run_attack(
     attack: Attack,
     params: Params,
     attack_keys: Keys,
-    images: Images,
+    images: Given,
     labels: Labels,
     *,
     score_keys: Keys | None = None,
@@ -75,9 +77,15 @@ def run_attack(
     gradients per image, to show progress.
 
     Raises:
+        ValueError: images, labels and keys do not belong together or are out of range, or the
+            attack enumerates other outcomes than the surrogate has.
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
-    if score_keys is not None:
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    _check_batch(surrogate, params, attack_keys, images, labels)
+    if score_keys is None:
+        _check_outcomes(surrogate, attack, images.shape[1])
+    else:
         check_known_key(attack, getattr(attack, "num_eot", 1), True)
     place, params = _placement(mesh, params)
     attack_keys, images, labels = place(attack_keys), place(images), place(labels)
@@ -102,19 +110,28 @@ def run_attack(
             for call in range(attack.num_calls):
                 state = _step(attack, surrogate, params, loop_keys, secrets, call, state)
                 tick(getattr(attack, "num_eot", 1))
-        return _result(attack, state)
+        return jax.block_until_ready(_result(attack, state))
 
 
 def score(
     target: Defended,
     params: Params,
     score_keys: Keys,
-    images: Images,
+    images: Given,
     *,
     num_draws: int,
     mesh: Mesh | None = None,
 ) -> Float[Array, "n draws classes"]:
-    """Returns the target's logits under `num_draws` draws of each image's scoring key."""
+    """Returns the target's logits under `num_draws` draws of each image's scoring key.
+
+    Raises:
+        ValueError: `num_draws` is below 1, or images and keys do not belong together or are out
+            of range.
+    """
+    if num_draws < 1:
+        raise ValueError(f"{num_draws=} must be at least 1.")
+    images = jnp.asarray(images)
+    _check_batch(target, params, score_keys, images)
     place, params = _placement(mesh, params)
     score_keys, images = place(score_keys), place(images)
     logits = [_score_draw(target, params, score_keys, images, i) for i in range(num_draws)]
@@ -136,6 +153,40 @@ def check_known_key(attack: Attack, num_score_draws: int, known_key: bool) -> No
         raise ValueError(
             f"An attacker who knows the {num_score_draws} scoring draws should use them all: "
             f"set num_eot={num_score_draws}, not {attack.num_eot}."
+        )
+
+
+def _check_batch(
+    pipeline: Defended, params: Params, keys: Keys, images: Given, labels: Labels | None = None
+) -> None:
+    count = len(images)
+    if len(keys) != count or (labels is not None and len(labels) != count):
+        others = f"{len(keys)} keys" + ("" if labels is None else f" and {len(labels)} labels")
+        raise ValueError(f"{count} images came with {others}: each image needs one of its own.")
+    if images.dtype != jnp.float32:
+        raise ValueError(f"Images must be float32 in [0, 1], not {images.dtype}: divide by 255.")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):  # NaN compares false
+        raise ValueError(f"Images must lie in [0, 1], these in [{low:.4g}, {high:.4g}].")
+    if labels is None:
+        return
+    logits = jax.eval_shape(pipeline.classifier.apply, params["classifier"], images[0])
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[0]:
+        raise ValueError(
+            f"Labels lie in {low}..{high}, but the classifier has {logits.shape[0]} classes."
+        )
+
+
+def _check_outcomes(surrogate: Defended, attack: Attack, height: int) -> None:
+    if not (isinstance(attack, GradientAttack) and attack.enumerated):
+        return
+    there = surrogate.defense.num_outcomes(height)
+    if there != attack.num_eot:
+        name = type(surrogate.defense).__name__
+        raise ValueError(
+            f"enumerated=True takes every outcome once, but num_eot={attack.num_eot} and "
+            + (f"{name} has {there}." if there else f"{name} lists none: draw keys instead.")
         )
 
 
@@ -222,7 +273,7 @@ def _placement(mesh: Mesh | None, params: Params):
 
 
 @contextlib.contextmanager
-def _memory_advice(attack: Attack, images: Images):
+def _memory_advice(attack: Attack, images: Given):
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

@@ -16,7 +16,7 @@ from rainjax._types import PRNGKey
 
 
 class Purpose(enum.IntEnum):
-    """What a key is for. The numbers are part of every record: never renumber them."""
+    """What a key is for. Every recorded draw depends on the numbers: never renumber them."""
 
     INIT = 0
     ATTACK = 1
@@ -26,7 +26,13 @@ class Purpose(enum.IntEnum):
 
 
 def purpose_key(seed: int, purpose: Purpose) -> PRNGKey:
-    """Returns the root of one purpose's branch of the tree grown from `seed`."""
+    """Returns the root of one purpose's branch of the tree grown from `seed`.
+
+    Raises:
+        ValueError: `seed` is not in 0..2**32-1; JAX would wrap it into another one.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{seed=} must lie in 0..2**32-1.")
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 

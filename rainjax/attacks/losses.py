@@ -13,7 +13,7 @@ Loss = Callable[[Logits, Label], Float[Array, ""]]
 
 def cross_entropy(logits: Logits, label: Label) -> Float[Array, ""]:
     """Returns the negative log-probability of the label, computed from logits."""
-    return -jax.nn.log_softmax(logits)[label]
+    return -_entry(jax.nn.log_softmax(logits), label)
 
 
 def margin(logits: Logits, label: Label) -> Float[Array, ""]:
@@ -22,7 +22,12 @@ def margin(logits: Logits, label: Label) -> Float[Array, ""]:
     Its gradient does not fade where the classifier is sure (Carlini and Wagner, 2017).
     """
     is_label = jnp.arange(logits.shape[0]) == label
-    return jnp.max(jnp.where(is_label, -jnp.inf, logits)) - logits[label]
+    return jnp.max(jnp.where(is_label, -jnp.inf, logits)) - _entry(logits, label)
+
+
+def _entry(values: Logits, label: Label) -> Float[Array, ""]:
+    """Returns `values[label]`, or NaN for a label there is none of, which JAX would clamp."""
+    return values.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 _LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}

@@ -107,13 +107,16 @@ class PGD(GradientAttack):
         if not self._compares:
             return dataclasses.replace(state, image=moved, momentum=momentum, calls=calls)
         ends = calls % self._calls_per_start == 0
+        # A pipeline that returns NaN must not look robust: NaN is kept, and never beaten.
+        broken = jnp.isnan(value) | jnp.isnan(gradient).any()
         better = (value > state.best_value) & (self.best_iterate | ends)
+        best = jnp.where(better, state.image, state.best)
         return dataclasses.replace(
             state,
             image=jnp.where(ends, self._start(key, state.origin), moved),
             momentum=jnp.where(ends, 0.0, momentum),
-            best=jnp.where(better, state.image, state.best),
-            best_value=jnp.where(better, value, state.best_value),
+            best=jnp.where(broken, jnp.nan, best),
+            best_value=jnp.where(broken, jnp.inf, jnp.where(better, value, state.best_value)),
             calls=calls,
         )
 

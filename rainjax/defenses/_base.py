@@ -17,6 +17,11 @@ class Defense(abc.ABC):
         del key
         return ()
 
+    def num_outcomes(self, height: int) -> int | None:
+        """Returns how many outcomes `apply` can be asked for by number; None for no such list."""
+        del height
+        return None
+
     @abc.abstractmethod
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
         """Returns the purified image, float32 in [0, 1], of the shape that came in."""

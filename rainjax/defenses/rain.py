@@ -26,7 +26,8 @@ class RAIN(Defense):
     3. `network`, an EDSR x2, brings it back to size, clipped to [0, 1].
 
     Every step is differentiable, so an attacker needs no BPDA, only EOT: the gradient of one
-    draw is exact, and for three input values in four it is zero. `shift_fraction` is 0.05 in
+    draw is exact, and for three input values in four it is zero; it is zero as well behind a
+    value that was clipped. `shift_fraction` is 0.05 in
     the published code (0.04 in its older ImageNet builds): 2 pixels at 48, 5 at 112, and none
     below 20. Parameters are those of `network`.
     """
@@ -68,6 +69,12 @@ class RAIN(Defense):
         purify = lambda k, image: self._purify(params, k, shift_key, image)
         return jax.vmap(purify)(pick_keys, images)
 
+    def mean_shrink(self, image: Image) -> Float[Array, "h//2 w//2 c"]:
+        """Returns the halved image: its mean over draws, where the pick is random."""
+        if self.downsample == "bicubic":
+            return transforms.resize_bicubic(image, image.shape[0] // 2, image.shape[1] // 2)
+        return transforms.average_downsample(image)
+
     def max_shift(self, height: int) -> int:
         """Returns the largest shift, in low-resolution pixels, for an image `height` high."""
         # 0.07 * 100 is 7.000000000000001, and 0.29 * 100 is 28.999999999999996
@@ -87,9 +94,7 @@ class RAIN(Defense):
     def _shrink(self, key: PRNGKey, image: Image) -> Float[Array, "h//2 w//2 c"]:
         if self.downsample == "random":
             return transforms.random_pixel_downsample(key, image)
-        if self.downsample == "average":
-            return transforms.average_downsample(image)
-        return transforms.resize_bicubic(image, image.shape[0] // 2, image.shape[1] // 2)
+        return self.mean_shrink(image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +122,7 @@ class MeanFieldRAIN(Defense):
         max_shift = self.rain.max_shift(image.shape[0])
         number = _outcome(key, self.num_outcomes(image.shape[0]))
         shift = jnp.stack(jnp.divmod(number, 2 * max_shift + 1)) - max_shift
-        small = transforms.circular_shift(transforms.average_downsample(image), shift)
+        small = transforms.circular_shift(self.rain.mean_shrink(image), shift)
         return jnp.clip(self.rain.network.apply(params, small), 0.0, 1.0)
 
 
