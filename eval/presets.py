@@ -12,7 +12,7 @@ QUICK = Robustness(
     num_steps=10,
     num_eot=8,
     eot_sweep=(1, 4, 8, 16),
-    radius_sweep=(4 / 255, 8 / 255, 16 / 255),
+    radius_sweep=(4 / 255, 8 / 255),
     batch_size=64,
 )
 

@@ -68,7 +68,7 @@ class _Bench:
         self._mesh = data_mesh(batch_size=config.batch_size)
         self._code = code_digest()
         self._contents: dict[tuple[int, int], str] = {}
-        self._clean: dict[str, np.ndarray] = {}
+        self._clean: dict[tuple[str, int], np.ndarray] = {}
 
     def record(self, cell: st.Cell, bar: tqdm) -> dict:
         """Attacks and scores one cell's images; returns its record and keeps its panel."""
@@ -297,14 +297,15 @@ class _Bench:
         draws = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
         defense, params = cell.row.target.defense, cell.row.params["defense"]
         purified = _purify(defense, params, draws, jnp.asarray(attacked[few]))
-        if cell.row.key not in self._clean:
-            self._clean[cell.row.key] = self._logits(cell.row, rows, images)[:, 0].argmax(-1)
+        place = cell.row.key, len(rows)
+        if place not in self._clean:
+            self._clean[place] = self._logits(cell.row, rows, images)[:, 0].argmax(-1)
         panel = {
             "original": images[few],
             "attacked": attacked[few],
             "purified": np.asarray(purified),
             "labels": labels[few],
-            "predicted_original": self._clean[cell.row.key][few],
+            "predicted_original": self._clean[place][few],
             "predicted_attacked": predicted[few, 0],
             "class_names": np.array(self._images.class_names),
         }

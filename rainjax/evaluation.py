@@ -165,7 +165,8 @@ def _check_batch(
         raise ValueError(f"{count} images came with {others}: each image needs one of its own.")
     if images.dtype != jnp.float32:
         raise ValueError(f"Images must be float32 in [0, 1], not {images.dtype}: divide by 255.")
-    low, high = float(images.min()), float(images.max())
+    values = np.asarray(images)  # XLA's own minimum passes over NaN on CPU
+    low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):  # NaN compares false
         raise ValueError(f"Images must lie in [0, 1], these in [{low:.4g}, {high:.4g}].")
     if labels is None:

@@ -86,6 +86,10 @@ class BPDA(Defense):
         """Returns fresh parameters of `forward`."""
         return self.forward.init(key)
 
+    def num_outcomes(self, height: int) -> int | None:
+        """Returns the number of `forward`'s outcomes."""
+        return self.forward.num_outcomes(height)
+
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
         """Returns `forward`'s image, with `backward`'s gradient."""
         return _bpda(self.forward, self.backward, params, key, image)

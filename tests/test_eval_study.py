@@ -96,8 +96,8 @@ def test_every_cell_has_its_record(folder):
 
 def test_records_follow_the_schema(folder, config):
     keys = {
-        "": "schema kind id study roles row column data seed num_score_draws batch_size result "
-        "run",
+        "": "schema kind id decides study roles row column data seed num_score_draws batch_size "
+        "result run",
         "row": "key title target params",
         "column": "key title threat_model surrogate attack",
         "data": "name split fingerprint indices",
@@ -301,7 +301,7 @@ def test_a_folder_of_another_study_is_refused(folder, config, networks, tmp_path
     copy = dataclasses.replace(config, out=tmp_path)
     copy.folder.mkdir()
     (copy.folder / "study.json").write_text('{"seed": ')
-    with pytest.raises(ValueError, match=r"study\.json is damaged .*: delete"):
+    with pytest.raises(ValueError, match=r"study\.json is damaged .*; delete"):
         robustness.run(copy)
 
 
@@ -369,4 +369,4 @@ def test_another_seed_compiles_nothing(networks):
 def test_peak_memory_is_measured(networks, capsys):
     options = Benchmark(networks["classifier"], networks["finetuned"], batch_size=4, peak_of=2)
     benchmark.run(options)
-    assert 50 < float(capsys.readouterr().out.removeprefix("peak_mib=")) < 50_000
+    assert 0 <= float(capsys.readouterr().out.removeprefix("peak_mib=")) < 5_000

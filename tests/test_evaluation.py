@@ -10,17 +10,19 @@ import pytest
 
 from rainjax import evaluation, transforms
 from rainjax.attacks import PGD, fgsm
-from rainjax.defenses import RAIN, Defense, MeanFieldRAIN
+from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
 from rainjax.devices import batch_sharding, data_mesh
 from rainjax.evaluation import attack_batch, run_attack, score
+from rainjax.gradients import BPDA
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.nets import EDSR, ResNet
 from rainjax.pipeline import Defended, majority
-from tests.tiny import EDSR_TINY, RESNET_TINY, Linear, Mask, edsr_params, resnet_params
+from tests.tiny import EDSR_TINY, Linear, Mask, edsr_params, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 RNG = np.random.default_rng(0)
+SIZE = 12 * 12 * 3
 
 
 # -- The key tree -------------------------------------------------------------------------
@@ -97,11 +99,11 @@ class Setting:
 
 @pytest.fixture(scope="module")
 def setting():
-    images = RNG.uniform(size=(30, 12, 12, 3)).astype(np.float32)
-    labels = (np.arange(30) % 10).astype(np.int32)
-    params = {"defense": edsr_params(), "classifier": resnet_params(images, labels)}
-    target = Defended(RAIN(EDSR_TINY, shift_fraction=0.17), RESNET_TINY)
-    return Setting(target, params, images[:8], labels[:8])
+    images = RNG.uniform(size=(8, 12, 12, 3)).astype(np.float32)
+    labels = np.arange(8, dtype=np.int32)
+    classifier = {"kernel": jnp.asarray(RNG.normal(size=(SIZE, 10)), jnp.float32)}
+    target = Defended(RAIN(EDSR_TINY, shift_fraction=0.17), Linear(SIZE, 10))
+    return Setting(target, {"defense": edsr_params(), "classifier": classifier}, images, labels)
 
 
 EOT = PGD(num_steps=2, num_eot=4, step_size=2 / 255)
@@ -155,8 +157,6 @@ class Secret(Defense):
         return jnp.full_like(image, jnp.mean(signs * (image - 0.5)))
 
 
-SECRET = Defended(Secret(), Linear(12 * 12 * 3, 2))
-SIZE = 12 * 12 * 3
 # Class 0 unless the pattern is met by more than half of what radius 0.1 could do.
 SECRET_PARAMS = {"defense": (), "classifier": {"kernel": jnp.array([[0.0, 1.0]] * SIZE) / SIZE}}
 
@@ -270,6 +270,47 @@ def test_mean_field_attack_needs_no_luck(setting):
 
 
 # -- Errors and votes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"images": 255 * GREY}, r"Images must lie in \[0, 1\], these in \[127.5, 127.5\]"),
+        ({"images": GREY.at[3, 0, 0, 0].set(jnp.nan)}, r"lie in \[0, 1\], these in \[nan, nan"),
+        ({"images": np.zeros((16, 12, 12, 3), np.uint8)}, "not uint8: divide by 255"),
+        ({"labels": ZEROS + 2}, "Labels lie in 2..2, but the classifier has 2 classes"),
+        ({"labels": ZEROS - 1}, "Labels lie in -1..-1, but the classifier has 2 classes"),
+        ({"keys": jax.random.split(jax.random.key(0), 3)}, "16 images came with 3 keys and 16"),
+        ({"labels": ZEROS[:5]}, "16 images came with 16 keys and 5 labels"),
+        ({"attack": fgsm(enumerated=True)}, "num_eot=1 and Secret lists none: draw keys"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(changes, sentence):
+    given = {"images": GREY, "labels": ZEROS, "keys": _attack_keys(), "attack": fgsm()} | changes
+    with unchecked(), pytest.raises(ValueError, match=sentence):
+        run_attack(
+            SECRET_TARGET, given["attack"], SECRET_PARAMS,
+            given["keys"], given["images"], given["labels"],
+        )  # fmt: skip
+
+
+def test_outcomes_are_enumerated_once_each(setting):
+    surrogate = Defended(MeanFieldRAIN(setting.target.defense), setting.target.classifier)
+    with pytest.raises(ValueError, match=r"num_eot=4 and MeanFieldRAIN has 9"):
+        setting.run(PGD(num_steps=2, num_eot=4, enumerated=True), surrogate=surrogate)
+    straight = Defended(BPDA(surrogate.defense, Identity()), setting.target.classifier)
+    setting.run(PGD(num_steps=1, num_eot=9, enumerated=True), surrogate=straight)
+
+
+def test_scores_and_seeds_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="num_draws=0 must be at least 1"):
+        score(SECRET_TARGET, SECRET_PARAMS, _score_keys(), GREY, num_draws=0)
+    with pytest.raises(ValueError, match=r"Images must lie in \[0, 1\]"):
+        score(SECRET_TARGET, SECRET_PARAMS, _score_keys(), GREY - 1, num_draws=1)
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=rf"seed={seed} must lie in 0..2\*\*32-1"):
+            purpose_key(seed, Purpose.SCORE)
+    assert purpose_key(2**32 - 1, Purpose.SCORE) != purpose_key(0, Purpose.SCORE)
 
 
 def test_a_full_device_is_told_what_to_lower(setting, monkeypatch):

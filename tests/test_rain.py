@@ -124,6 +124,10 @@ def test_ablations_of_the_random_pick():
         expected = np.clip(np.roll(low, shift, (0, 1)).repeat(2, 0).repeat(2, 1), 0, 1)
         output = defense.apply((), key, jnp.asarray(IMAGE))
         np.testing.assert_allclose(output, expected, atol=2e-6)
+        # The attacker's picture of an ablation halves as the ablation does; 12 is no shift.
+        unmoved = MeanFieldRAIN(defense).apply((), jnp.array(12), jnp.asarray(IMAGE))
+        expected = np.clip(low.repeat(2, 0).repeat(2, 1), 0, 1)
+        np.testing.assert_allclose(unmoved, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import rainjax
+from eval.report import check_readme
 from rainjax.keys import Purpose, example_keys
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -86,6 +87,11 @@ def test_readme_example_runs(capsys):
     assert 0 <= float(printed["attacked"]) < float(printed["original"]) <= 1
     moved = np.abs(np.asarray(names["attacked"]) - names["images"])
     assert 1e-3 < moved.max() <= 8 / 255 + 1e-6
+
+
+def test_readme_shows_what_the_records_say():
+    studies = {folder.name: folder for folder in (ROOT / "eval" / "records").iterdir()}
+    assert check_readme(ROOT / "README.md", studies) == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
