@@ -226,6 +226,10 @@ def test_losses_by_their_definition():
     for missing in (-1, 5):  # JAX would take the nearest class there is
         assert np.isnan(losses.cross_entropy(values, jnp.array(missing)))
         assert np.isnan(losses.margin(values, jnp.array(missing)))
+    for name in ("cross_entropy", "margin"):  # one NaN is seen among any number of classes
+        broken = jnp.zeros((16, 1000)).at[:, 3].set(jnp.nan)
+        values = jax.jit(jax.vmap(losses.by_name(name), (0, None)))(broken, jnp.array(1))
+        assert np.isnan(values).all()
     # Far from a tie the loss is linear, where log(softmax) of float32 would be infinite.
     sure = jnp.array([1000.0, 0.0])
     assert losses.cross_entropy(sure, jnp.array(1)) == 1000.0

@@ -22,7 +22,10 @@ def margin(logits: Logits, label: Label) -> Float[Array, ""]:
     Its gradient does not fade where the classifier is sure (Carlini and Wagner, 2017).
     """
     is_label = jnp.arange(logits.shape[0]) == label
-    return jnp.max(jnp.where(is_label, -jnp.inf, logits)) - _entry(logits, label)
+    best_wrong = jnp.max(jnp.where(is_label, -jnp.inf, logits))
+    # XLA's maximum over many values passes over NaN on CPU.
+    best_wrong = jnp.where(jnp.isnan(logits).any(), jnp.nan, best_wrong)
+    return best_wrong - _entry(logits, label)
 
 
 def _entry(values: Logits, label: Label) -> Float[Array, ""]:
