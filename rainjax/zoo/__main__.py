@@ -19,6 +19,9 @@ def table(folder: pathlib.Path) -> str:
         network = _card.build(card, where=f"The card of {path}")
         data = card["data"].get("name", "")
         metrics = [f"{k} {_short(v)}" for k, v in card["metrics"].items() if _is_short(v)]
+        kept = card["metrics"].get("validation")  # what the training programs chose the epoch by
+        if isinstance(kept, dict):
+            metrics = [f"validation {kept.get('metric')} {_short(kept.get('value'))}"]
         rows.append(
             (
                 card["name"],
