@@ -84,8 +84,8 @@ PRESETS = {
     ),
     "natural_small": (
         "The small EDSR on photographs: the imported data set `bsds500`, or another. Eight "
-        "blocks, patches of 48 and 8 epochs, half an hour on two busy cores, reached 28.4 dB where "
-        "bicubic reaches 26.8.",
+        "blocks, patches of 48 and 8 epochs, half an hour on two busy cores, reached 28.4 dB "
+        "where bicubic reaches 26.8.",
         SuperResolution(
             run=Output("natural_edsr"),
             data=Data("bsds500", num_validation=20),
