@@ -7,7 +7,6 @@ and how much is compiled when the same study runs again with another seed.
 
 import dataclasses
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -67,9 +66,9 @@ def run(options: Benchmark) -> None:
     """Runs the benchmark, prints its ratios and writes the record."""
     bench = _Bench(options)
     if options.peak_of is not None:
-        before = _peak_mib()
+        before = _memory_mib()[0]
         bench.attack(bench.pgd(1, options.peak_of), seed=0)
-        print(f"peak_mib={_peak_mib() - before:.1f}")
+        print(f"peak_mib={_memory_mib()[1] - before:.1f}")
         return
     with tqdm(total=options.num_repeats + 3, desc="benchmark", unit="part") as bar:
         times = _times(bench, bar)
@@ -220,12 +219,18 @@ def _count_compilations() -> Iterator[list[str]]:
         listening = False
 
 
-def _peak_mib() -> float:
-    """Returns the device's peak where it counts one, else the process's."""
+def _memory_mib() -> tuple[float, float]:
+    """Returns what is held now and the peak: of the device where it counts, else the process."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"] / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        return stats["bytes_in_use"] / 2**20, stats["peak_bytes_in_use"] / 2**20
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        raise ValueError("Peak memory is measured on Linux or on an accelerator only.")
+    # Not getrusage: its peak is inherited from the process that started this one.
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    now, peak = (float(lines[name].split()[0]) / 2**10 for name in ("VmRSS", "VmHWM"))
+    return now, peak
 
 
 def _seconds(fn: Callable[[], object]) -> float:

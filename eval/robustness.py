@@ -321,6 +321,13 @@ def _check(config: Robustness, images: ImageSet, row: st.Row) -> int:
             f"in its split {config.split!r}."
         )
     first, _ = images.get(np.arange(1))
+    _, labels = images.get(np.arange(config.num_eot_examples))
+    classes = len(np.unique(labels))
+    if config.num_eot_examples >= 4 * images.num_classes and 2 * classes <= images.num_classes:
+        raise ValueError(
+            f"The first {config.num_eot_examples} images of {config.data!r} are of {classes} of "
+            f"its {images.num_classes} classes: the set is sorted; import it with --shuffle."
+        )
     shape = jax.ShapeDtypeStruct(first.shape[1:], jnp.float32)
     outputs = jax.eval_shape(row.target.classifier.apply, row.params["classifier"], shape).shape
     if outputs != (images.num_classes,):

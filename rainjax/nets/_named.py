@@ -13,7 +13,9 @@ from rainjax._types import Params
 def flatten(params: PyTree) -> dict:
     """Returns the leaves of a nested dict under "/"-joined keys, in the tree's own order."""
     paths, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {"/".join(str(entry.key) for entry in path): leaf for path, leaf in paths}
+    return {
+        "/".join(str(getattr(entry, "key", entry)) for entry in path): leaf for path, leaf in paths
+    }
 
 
 def unflatten(named: Mapping, shapes: PyTree[jax.ShapeDtypeStruct], *, source: str) -> Params:
@@ -33,18 +35,26 @@ def check_names(named: Mapping, shapes: Mapping[str, tuple[int, ...]], *, source
 
     `source` says in the message where `named` came from.
     """
+    check_shapes({name: np.shape(leaf) for name, leaf in named.items()}, shapes, source=source)
+    for name in shapes:
+        if not np.isfinite(np.asarray(named[name])).all():
+            raise ValueError(f"{source}: array {name!r} holds values that are not finite.")
+
+
+def check_shapes(
+    given: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], *, source: str
+) -> None:
+    """Raises ValueError for the first name that is missing, unexpected or has another shape."""
     hint = f"{source} does not fit this network"
     for name, shape in shapes.items():
-        if name not in named:
+        if name not in given:
             raise ValueError(f"{hint}: array {name!r} of shape {tuple(shape)} is missing.")
-    for name in named:
+    for name in given:
         if name not in shapes:
             raise ValueError(f"{hint}: it has no place for array {name!r}.")
     for name, shape in shapes.items():
-        found = np.shape(named[name])
-        if found != tuple(shape):
+        if tuple(given[name]) != tuple(shape):
             raise ValueError(
-                f"{hint}: array {name!r} has shape {found}, the network needs {tuple(shape)}."
+                f"{hint}: array {name!r} has shape {tuple(given[name])}, "
+                f"the network needs {tuple(shape)}."
             )
-        if not np.isfinite(np.asarray(named[name])).all():
-            raise ValueError(f"{source}: array {name!r} holds values that are not finite.")

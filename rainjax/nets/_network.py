@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from rainjax._types import Params, PRNGKey
+from rainjax.nets._named import check_shapes, flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,16 @@ class Network(abc.ABC):
         return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(key))))
 
     def apply(self, params: Params, *inputs: Array) -> Array:
-        """Runs the network on one example: no batch axis goes in, none comes out."""
+        """Runs the network on one example: no batch axis goes in, none comes out.
+
+        Raises:
+            ValueError: `params` are not this network's; names the first that differs.
+        """
+        want, given = (
+            {name: leaf.shape for name, leaf in flatten(tree).items()}
+            for tree in (_shapes(self), params)
+        )
+        check_shapes(given, want, source="The tree of parameters")
         graphdef, state = _abstract(self)
         state = jax.tree.map(lambda leaf: leaf, state)  # the next line mutates it
         nnx.replace_by_pure_dict(state, params)
