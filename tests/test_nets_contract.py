@@ -136,8 +136,8 @@ def test_impossible_hyperparameters_are_refused(make, message):
 def test_parameters_of_another_network_are_refused():
     network, other = EDSR(num_blocks=1, num_features=4), EDSR(num_blocks=2, num_features=4)
     params, image = network.init(jax.random.key(0)), jnp.zeros((4, 4, 3))
-    with pytest.raises(ValueError, match="'blocks/1/conv1/bias' of shape .* is missing"):
+    with pytest.raises(ValueError, match=r"'blocks/1/conv1/bias' of shape .* is missing"):
         other.apply(params, image)
     wider = EDSR(num_blocks=1, num_features=5)
-    with pytest.raises(ValueError, match="has shape .*, the network needs"):
+    with pytest.raises(ValueError, match=r"has shape .*, the network needs"):
         jax.jit(wider.apply)(params, image)
