@@ -19,7 +19,9 @@ def panel(path: pathlib.Path, title: str) -> Drawing:
     Raises `ValueError` naming the file when it is damaged or incomplete.
     """
     arrays = _read_panel(path)
-    original, attacked, purified = (arrays[k] for k in ("original", "attacked", "purified"))
+    original, attacked, purified = (
+        np.asarray(arrays[name], np.float32) for name in ("original", "attacked", "purified")
+    )
     change = attacked - original
     peak = float(np.abs(change).max())
     factor = max(1, math.floor(0.4 / peak)) if peak > 0 else 1

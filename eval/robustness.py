@@ -300,10 +300,11 @@ class _Bench:
         place = cell.row.key, len(rows)
         if place not in self._clean:
             self._clean[place] = self._logits(cell.row, rows, images)[:, 0].argmax(-1)
+        small = lambda x: np.asarray(x, np.float16)  # to look at, and to be kept in a repository
         panel = {
-            "original": images[few],
-            "attacked": attacked[few],
-            "purified": np.asarray(purified),
+            "original": small(images[few]),
+            "attacked": small(attacked[few]),
+            "purified": small(purified),
             "labels": labels[few],
             "predicted_original": self._clean[place][few],
             "predicted_attacked": predicted[few, 0],

@@ -57,7 +57,10 @@ def draws_tables(records: list[dict]) -> list[Table]:
 
 
 def strongest(records: list[dict], row: str, budget: tuple[str, float]) -> dict | None:
-    """Returns the record of the attack that left a row least; the known key does not compete."""
+    """Returns the record of the attack that left a row least; the known key does not compete.
+
+    Attacks on different numbers of images are compared on those that all of them were run on.
+    """
     candidates = [
         record
         for record in rec.with_role(records, "table")
@@ -65,7 +68,12 @@ def strongest(records: list[dict], row: str, budget: tuple[str, float]) -> dict 
         and rec.ball(record) == budget
         and record["column"]["key"] != "known_key"
     ]
-    return min(candidates, key=lambda r: r["result"]["mean"]["accuracy"], default=None)
+    if not candidates:
+        return None
+    common = sorted(set.intersection(*(set(r["data"]["indices"]) for r in candidates)))
+    if not common:
+        return min(candidates, key=lambda r: r["result"]["mean"]["accuracy"])
+    return min(candidates, key=lambda r: rec.score_on(r, common)["accuracy"])
 
 
 def budgets(records: list[dict]) -> list[tuple[str, float]]:
@@ -186,7 +194,10 @@ def _robustness_notes(shown: list[dict], columns: dict) -> tuple[str, ...]:
         notes.append("**= white box**: without a defense there is nothing to be blind to.")
     if any(record["column"]["attack"] for record in shown):
         leave = " The known key, a diagnosis, does not compete." if _has_known(shown) else ""
-        notes.append(f"**strongest attack**: the lowest of the attacked columns.{leave}")
+        rivals = [r for r in shown if r["column"]["key"] not in ("clean", "known_key")]
+        uneven = len({r["result"]["num_examples"] for r in rivals}) > 1
+        where = ", compared on the images that all of them attacked" if uneven else ""
+        notes.append(f"**strongest attack**: the lowest of the attacked columns{where}.{leave}")
     return tuple(notes)
 
 

@@ -47,6 +47,19 @@ def test_plain_table_is_aligned_and_narrow_enough():
     assert len(rule) <= 160
 
 
+def test_strongest_attack_is_chosen_on_the_images_that_all_of_them_attacked():
+    few = make_record("rain_finetuned", "eot", [5, 0, 0, 0, 0])
+    many = make_record("rain_finetuned", "white_box", [5, 5] + [0] * 18)
+    header, _, row = cells(report.results_table([few, many], style="markdown"))
+    assert header[-1] == "strongest attack"
+    assert (
+        row[-1] == f"{expected_cell(1, 5)} EOT-PGD"
+    )  # white box: 10 % of 20, but 40 % of these 5
+    notes = report.results_table([few, many])
+    assert "columns, compared on the images that all of them attacked." in notes
+    assert "images that all" not in report.results_table([few])
+
+
 def test_two_radii_make_two_tables():
     records = [*small_study(), make_record("rain_finetuned", "eot", [0] * 10, radius=16 / 255)]
     table = report.results_table(records, style="markdown")

@@ -178,6 +178,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     assert latest[0] >= 3
 
 
+def test_a_gradient_that_vanished_stops_and_keeps_the_checkpoint(tmp_path):
+    def clipped_loss(params, frozen, key, example):
+        return jnp.clip(params["w"] * example["x"] + 10, 0, 1), {}
+
+    with pytest.raises(Stop, match=r"of step 1 is zero in every parameter.*checkpoint is kept"):
+        fit_line(tmp_path, loss=clipped_loss)
+
+
 # A read that fails leaves Orbax's event loop to the garbage collector, which complains in
 # whatever test it next runs in: it is made to run in this one.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

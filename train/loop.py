@@ -159,7 +159,7 @@ def fit(
     finds one goes on from it, and ends with the parameters it would have had in one go.
 
     Raises:
-      Stop: the loss is no longer finite, or the run was asked to stop.
+      Stop: the loss is no longer finite, the gradient is zero, or the run was asked to stop.
     """
     mesh = data_mesh(batch_size=task.batch_size)
     state = init_state(params, optimizer, mesh)
@@ -242,7 +242,7 @@ def fit(
 
 
 class _Window:
-    """Running means of the steps since the last epoch's end, and a check that they are finite."""
+    """Running means of the steps since the last epoch's end, and a check that learning goes on."""
 
     def __init__(self):
         self._sums: dict[str, float] = {}
@@ -262,6 +262,13 @@ class _Window:
                     "checkpoint is kept. Lower optimizer.learning_rate or set "
                     "optimizer.clip_norm, and start again with --fresh."
                 )
+        if values["gradient_norm"] == 0:
+            # A network whose every output is clipped, or every unit dead, never comes back.
+            raise Stop(
+                f"The gradient of step {step} is zero in every parameter, so nothing more can be "
+                "learned; the last checkpoint is kept. Lower optimizer.learning_rate, and start "
+                "again with --fresh."
+            )
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
