@@ -24,6 +24,7 @@ CIFAR10 = Robustness(
     pretrained="cifar10_edsr",
     finetuned="cifar10_edsr_rain",
     known_key=True,
+    batch_size=50,
 )
 
 IMAGENETTE96 = Robustness(

@@ -72,9 +72,10 @@ def _is_docstring(node: ast.stmt) -> bool:
 
 
 def _without_folder(word: str) -> str:
-    """Shortens an absolute path to its name: the rest says nothing on another machine."""
+    """Shortens a path from outside to its name: the rest says nothing on another machine."""
     option, equals, value = word.rpartition("=")
-    return option + equals + (pathlib.Path(value).name if os.path.isabs(value) else value)
+    outside = os.path.isabs(value) or ".." in pathlib.PurePath(value).parts
+    return option + equals + (pathlib.PurePath(value).name if outside else value)
 
 
 def _version(name: str) -> str | None:

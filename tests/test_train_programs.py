@@ -293,6 +293,7 @@ def test_an_expected_error_ends_a_program_with_one_sentence():
 
 
 def test_a_card_names_files_without_their_folders(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["x", "--data-dir=/mnt/me/sets", "--init", "/tmp/a.npz", "b"])
+    words = ["x", "--data-dir=/mnt/me/sets", "--init", "/tmp/a.npz", "--out", "../me/b", "runs/c"]
+    monkeypatch.setattr("sys.argv", words)
     command = provenance("train.x")["command"]
-    assert command == "python -m train.x --data-dir=sets --init a.npz b"
+    assert command == "python -m train.x --data-dir=sets --init a.npz --out b runs/c"
