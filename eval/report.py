@@ -37,8 +37,8 @@ _THREATS = {
     "random draw per step, but cannot know the draws with which the image will be judged.",
     "eot": "The same attacker averages the gradient over K random draws at every step, and so "
     "aims at what the defense does on average (expectation over transformation).",
-    "mean_field": "The same attacker puts the mean pixel in the place of the random pick, averages "
-    "over every shift there is, and follows a gradient without noise.",
+    "mean_field": "The same attacker puts the mean pixel in the place of the random pick, "
+    "averages over every shift there is, and follows a gradient without noise.",
     "known_key": "The attacker even knows the random draws with which the image will be judged; "
     "nobody outside a laboratory does, and the gap to the other columns is what the secrecy of "
     "the draws is worth.",

@@ -119,7 +119,7 @@ def test_sizes_are_the_published_ones():
     [
         (lambda: EDSR(scale=5), r"2, 3 or 4, got scale=5"),
         (lambda: EDSR(num_blocks=0), r"num_blocks=0"),
-        (lambda: EDSR(value_range=0.0), r"value_range must be positive, got 0.0"),
+        (lambda: EDSR(value_range=0.0), r"value_range must be positive and finite, got 0.0"),
         (lambda: ResNet(depth=18), r"6n \+ 2 .* got 18"),
         (lambda: ResNet(norm="group", num_groups=5), r"num_groups=5 does not divide width=16"),
         (lambda: ResNet(width=15), r"even, got 15"),
@@ -141,3 +141,29 @@ def test_parameters_of_another_network_are_refused():
     wider = EDSR(num_blocks=1, num_features=5)
     with pytest.raises(ValueError, match=r"has shape .*, the network needs"):
         jax.jit(wider.apply)(params, image)
+
+
+@pytest.mark.parametrize("network", [ResNet(depth=8, norm="group"), EDSR(num_blocks=1)])
+def test_images_that_are_not_one_float_image_are_refused(network):
+    params = network.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="floats in \\[0, 1\\], got uint8 of shape"):
+        network.apply(params, jnp.zeros((8, 8, 3), jnp.uint8))
+    with pytest.raises(ValueError, match=r"got float32 of shape \(2, 8, 8, 3\).*jax.vmap"):
+        network.apply(params, jnp.zeros((2, 8, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        (lambda: ResNet(std=(0.2, 0.0, 0.2)), "std="),
+        (lambda: ResNet(mean=(0.2, float("nan"), 0.2)), "mean="),
+        (lambda: ResNet(num_classes=0), "num_classes=0"),
+        (lambda: ResNet(norm="group", num_groups=0), "num_groups=0"),
+        (lambda: EDSR(value_range=float("inf")), "inf"),
+        (lambda: EDSR(res_scale=float("nan")), "res_scale=nan"),
+        (lambda: MobileNetV2(num_classes=0), "num_classes=0"),
+    ],
+)
+def test_impossible_fields_are_refused(make, value):
+    with pytest.raises(ValueError, match=value):
+        make()

@@ -25,20 +25,35 @@ def unflatten(named: Mapping, shapes: PyTree[jax.ShapeDtypeStruct], *, source: s
     Raises ValueError as `check_names` does.
     """
     expected = flatten(shapes)
-    check_names(named, {name: leaf.shape for name, leaf in expected.items()}, source=source)
-    leaves = [jnp.asarray(np.asarray(named[name]), jnp.float32) for name in expected]
+    arrays = check_names(
+        named, {name: leaf.shape for name, leaf in expected.items()}, source=source
+    )
+    leaves = [jnp.asarray(arrays[name]) for name in expected]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def check_names(named: Mapping, shapes: Mapping[str, tuple[int, ...]], *, source: str) -> None:
-    """Raises ValueError for the first array that is missing, unexpected, mis-shaped or not finite.
+def check_names(
+    named: Mapping, shapes: Mapping[str, tuple[int, ...]], *, source: str
+) -> dict[str, np.ndarray]:
+    """Returns the arrays in float32.
 
-    `source` says in the message where `named` came from.
+    Raises ValueError for the first that is missing, unexpected, mis-shaped or, in float32, not
+    finite; `source` says in the message where `named` came from.
     """
     check_shapes({name: np.shape(leaf) for name, leaf in named.items()}, shapes, source=source)
+    arrays = {}
     for name in shapes:
-        if not np.isfinite(np.asarray(named[name])).all():
-            raise ValueError(f"{source}: array {name!r} holds values that are not finite.")
+        try:
+            with np.errstate(over="ignore"):
+                array = np.asarray(named[name]).astype(np.float32)
+        except (TypeError, ValueError):
+            raise ValueError(f"{source}: array {name!r} holds no numbers.") from None
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"{source}: array {name!r} holds values that are not finite in float32."
+            )
+        arrays[name] = array
+    return arrays
 
 
 def check_shapes(

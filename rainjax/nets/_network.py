@@ -5,6 +5,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, PyTree
 
@@ -28,8 +29,15 @@ class Network(abc.ABC):
         """Runs the network on one example: no batch axis goes in, none comes out.
 
         Raises:
-            ValueError: `params` are not this network's; names the first that differs.
+            ValueError: an input is not one image of floats, or `params` are not this network's;
+                names the first that differs.
         """
+        for x in inputs:
+            if x.ndim != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
+                raise ValueError(
+                    f"The network takes one image `h w c` of floats in [0, 1], got {x.dtype} of "
+                    f"shape {x.shape}: divide integers by 255, and use jax.vmap for a batch."
+                )
         want, given = (
             {name: leaf.shape for name, leaf in flatten(tree).items()}
             for tree in (_shapes(self), params)

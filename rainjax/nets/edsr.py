@@ -1,6 +1,7 @@
 """EDSR, the super-resolution network that RAIN restores detail with (Lim et al., 2017)."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +38,15 @@ class EDSR(Network):
                 "EDSR needs at least one block and one feature, got "
                 f"num_blocks={self.num_blocks!r}, num_features={self.num_features!r}."
             )
-        if not self.value_range > 0:
-            raise ValueError(f"EDSR's value_range must be positive, got {self.value_range!r}.")
+        if not 0 < self.value_range < math.inf:
+            raise ValueError(
+                f"EDSR's value_range must be positive and finite, got {self.value_range!r}."
+            )
+        if not all(map(math.isfinite, (self.res_scale, *self.mean))):
+            raise ValueError(
+                "EDSR's res_scale and mean must be finite, got "
+                f"res_scale={self.res_scale!r}, mean={self.mean!r}."
+            )
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the Flax module for a batch of images."""

@@ -38,8 +38,10 @@ class MobileNetV2(Network):
     stages: tuple[tuple[int, int, int, int], ...] = STAGES
 
     def __post_init__(self):
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes={self.num_classes!r} must be at least 1.")
         for label in self.class_subset or ():
-            if not 0 <= label < self.num_classes:
+            if not isinstance(label, int) or not 0 <= label < self.num_classes:
                 raise ValueError(
                     f"class_subset has the class {label!r}; classes run from 0 to "
                     f"{self.num_classes - 1}."

@@ -1,6 +1,7 @@
 """The residual networks of the CIFAR experiments in He et al. (2016), depth 6n + 2."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -38,6 +39,11 @@ class ResNet(Network):
             raise ValueError(f"A ResNet's depth is 6n + 2 (8, 14, 20, ...), got {self.depth!r}.")
         if self.norm not in ("batch", "group"):
             raise ValueError(f'A ResNet\'s norm is "batch" or "group", got {self.norm!r}.')
+        if self.num_classes < 1 or self.num_groups < 1:
+            raise ValueError(
+                "A ResNet needs at least one class and one group, got num_classes="
+                f"{self.num_classes!r}, num_groups={self.num_groups!r}."
+            )
         if self.norm == "group" and self.width % self.num_groups:
             raise ValueError(
                 f"num_groups={self.num_groups!r} does not divide width={self.width!r}."
@@ -47,6 +53,11 @@ class ResNet(Network):
         if len(self.mean) != len(self.std):
             raise ValueError(
                 f"mean and std differ in length: mean={self.mean!r}, std={self.std!r}."
+            )
+        if not all(map(math.isfinite, self.mean)) or not all(0 < s < math.inf for s in self.std):
+            raise ValueError(
+                "mean must be finite, and std finite and positive: "
+                f"mean={self.mean!r}, std={self.std!r}."
             )
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
