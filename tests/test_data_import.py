@@ -62,7 +62,8 @@ def test_plain_arrays_come_back_pixel_for_pixel(tmp_path):
     np.testing.assert_array_equal(labels, np.arange(300) % 3)
     assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
     assert (pictures.num_classes, pictures.class_names) == (3, ("a", "b", "c"))
-    assert re.fullmatch(r"grains:1.0.0/train:300 pictures, \d+ bytes", pictures.fingerprint)
+    known = r"grains:1.0.0/train:300 pictures, sha256 [0-9a-f]{16}"
+    assert re.fullmatch(known, pictures.fingerprint)
 
     pictures = data.load("grains:1.0.0", "test", data_dir=tmp_path)
     images, labels = pictures.get(np.array([3, 1]))
@@ -184,6 +185,27 @@ def test_shuffle_reorders_pictures_labels_and_index_together(tmp_path):
     assert len(set(labels[:10])) > 1
     np.testing.assert_array_equal(found, images[index])
     np.testing.assert_array_equal(labels, index // 10)
+
+
+def test_fingerprints_tell_pictures_orders_and_labels_apart(tmp_path):
+    images, labels = noise(12), np.arange(12) % 3
+    columns = {
+        "same": (images, labels),
+        "turned": (images, np.roll(labels, 1)),
+        "changed": (np.roll(images, 1, axis=0), labels),
+    }
+    for file, (pictures, numbers) in columns.items():
+        np.savez(tmp_path / f"{file}.npz", images=pictures, labels=numbers)
+
+    def fingerprint(file, **options):
+        sources = {"test": tmp_path / f"{file}.npz"}
+        import_pictures(sources, "some", tmp_path, overwrite=True, **options)
+        return data.load("some", "test", data_dir=tmp_path).fingerprint
+
+    first = fingerprint("same")
+    others = {fingerprint("turned"), fingerprint("changed"), fingerprint("same", shuffle=True)}
+    assert len({first, *others}) == 4
+    assert fingerprint("same") == first
 
 
 def test_a_killed_import_leaves_nothing_and_the_next_one_succeeds(tmp_path):

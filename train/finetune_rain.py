@@ -104,10 +104,10 @@ PRESETS = {
         FinetuneRAIN(
             run=Output("imagenette96_edsr_rain"),
             data=Data("imagenette96", num_validation=300),
-            optimizer=Optimizer(learning_rate=5e-4, clip_norm=1.0),
+            optimizer=Optimizer(learning_rate=3e-4, clip_norm=1.0),
             classifier="runs/imagenette96_mobilenet",
             init="imagenette96_edsr",
-            num_epochs=6,
+            num_epochs=8,
             batch_size=32,
             padding=6,
         ),
