@@ -44,12 +44,21 @@ class Checkpoints:
         self._checkpointer.save(step, tree, custom_metadata=note, force=True, overwrite=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """Returns the step and the note of the newest checkpoint, or None if there is none."""
+        """Returns the step and the note of the newest checkpoint, or None if there is none.
+
+        Raises:
+          ValueError: the newest checkpoint is damaged.
+        """
         if self._checkpointer.latest is None:
             return None
         step = self._checkpointer.latest.step
-        note = self._checkpointer.metadata(step).custom_metadata
-        return step, note if isinstance(note, dict) else {}
+        try:
+            note = self._checkpointer.metadata(step).custom_metadata
+        except Exception as error:  # whatever Orbax raises on damaged files
+            raise self._damaged(step, repr(error)) from error
+        if not isinstance(note, dict):
+            raise self._damaged(step, "its metadata is missing")
+        return step, note
 
     def restore(self, step: int, like: Params) -> Params:
         """Returns the tree saved at `step`, placed on devices as the arrays of `like` are.
@@ -66,7 +75,10 @@ class Checkpoints:
                 warnings.filterwarnings("ignore", message=".*[Ss]harding")
                 return self._checkpointer.load(step, abstract)
         except Exception as error:  # whatever Orbax and TensorStore raise on damaged files
-            raise ValueError(
-                f"The checkpoint {self._folder / str(step)} cannot be read ({error!r:.200}): "
-                "delete that folder to go on from the one before."
-            ) from error
+            raise self._damaged(step, repr(error)) from error
+
+    def _damaged(self, step: int, reason: str) -> ValueError:
+        return ValueError(
+            f"The checkpoint {self._folder / str(step)} cannot be read ({reason:.200}): "
+            "delete that folder to go on from the one before."
+        )

@@ -136,6 +136,31 @@ def test_class_folders_are_numbered_alike_in_every_split(tmp_path):
     np.testing.assert_array_equal(test.labels(np.arange(2)), [1, 2])
 
 
+def test_class_names_follow_their_folders(tmp_path):
+    images = noise(3)
+    for image, name in zip(images, ("ant", "bee", "cat"), strict=True):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "0.png").write_bytes(encoded(image))
+
+    def named(**options):
+        sources = {"test": tmp_path / "set"}
+        import_pictures(sources, "some", tmp_path, overwrite=True, **options)
+        pictures = data.load("some", "test", data_dir=tmp_path)
+        found, labels = pictures.get(np.arange(len(pictures)))
+        names = [pictures.class_names[label] for label in labels]
+        return {
+            name: next(i for i in range(3) if np.array_equal(image, images[i]))
+            for name, image in zip(names, found, strict=True)
+        }, pictures.class_names
+
+    assert named(keep_labels=(1, 0)) == ({"ant": 0, "bee": 1}, ("bee", "ant"))
+    order = ("cat", "ant", "bee")
+    assert named(class_names=order) == ({"ant": 0, "bee": 1, "cat": 2}, order)
+    assert named(class_names=order, keep_labels=(0, 2)) == ({"cat": 2, "bee": 1}, ("cat", "bee"))
+    new = ("a", "b", "c")
+    assert named(class_names=new) == ({"a": 0, "b": 1, "c": 2}, new)
+
+
 def test_difference_coded_planes_come_back(tmp_path):
     images = noise(3, 6, 5).astype(int)
     red, green, blue = np.moveaxis(images, -1, 0)
@@ -264,6 +289,7 @@ def test_an_interrupted_import_cleans_up_and_keeps_what_it_would_replace(tmp_pat
         ({"images": noise(5)[..., 0]}, r"'images' must be uint8, n h w 3, not uint8 \(5, 8, 8\)"),
         ({"images": noise(5) / 255.0}, r"'images' must be uint8, n h w 3, not float64"),
         ({"images": noise(0), "labels": np.arange(0)}, r"holds no pictures"),
+        ({"images": noise(5)[:, :0]}, r"'images' must be .* not uint8 \(5, 0, 8, 3\)"),
         ({"labels": np.arange(4)}, r"'labels' has shape \(4,\) for 5 pictures"),
         ({"labels": np.arange(5.0)}, r"'labels' must be integers, not float64"),
         ({"labels": np.array([0, 1, -2, 0, 1])}, r"picture 2 has label -2; labels count from 0"),
@@ -350,7 +376,16 @@ def test_wrong_options_are_named(tmp_path):
     )
     refuse(r"keep_labels was given, but", {"test": bare}, keep_labels=(1,))
     refuse(r"split 'test' has no labels and split 'train' has", {"train": labelled, "test": bare})
-    refuse(r"has no picture with one of the labels \(7,\)", keep_labels=(7,))
+    refuse(r"keep_labels has 7, a label that no picture has", keep_labels=(0, 7))
+    other = arrays(tmp_path / "b.npz", labels=np.full(5, 7))
+    both = {"train": labelled, "test": other}
+    refuse(r"b.npz has no picture with one of the labels \(1,\)", both, keep_labels=(1,))
+    refuse(r"label 7 occurs and label 3 does not: name every class", both)
+    folder = {"test": tmp_path / "folder"}
+    refuse(r"1 class folders \(ant ...\) and 2 class names", folder, class_names=("a", "b"))
+    (tmp_path / "taken" / "3.0.2").mkdir(parents=True)
+    (tmp_path / "taken" / "3.0.2" / "dataset_info.json").write_text("{}")
+    refuse(r"there is .*taken/3.0.2, which did not come from an import", name="taken")
     refuse(r"must be different and not negative: \(1, 1\)", keep_labels=(1, 1))
     refuse(
         r"keep_labels has 4, but there are 3 class names",

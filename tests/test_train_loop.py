@@ -20,6 +20,7 @@ import pytest
 from rainjax.checkpoints import Checkpoints
 from rainjax.devices import data_mesh
 from rainjax.keys import Purpose, purpose_key
+from rainjax.nets import MobileNetV2
 from tests.tiny import EDSR_TINY, edsr_params
 from train import loop
 from train.optimizers import Optimizer
@@ -168,6 +169,40 @@ def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path):
         assert run.resume(tree) is None
 
 
+def test_a_run_goes_on_whatever_its_options_are_made_of(tmp_path):
+    # MobileNetV2's stages are tuples in a tuple; JSON knows lists alone.
+    identity = {"network": MobileNetV2(class_subset=(1, 2))}
+    tree = {"w": jnp.ones(())}
+    with Run(tmp_path, identity, program="train.x") as run:
+        run.save(3, tree, {})
+        began = run.made_by
+    with Run(tmp_path, identity, program="train.x") as run:
+        assert run.resume(tree) is not None
+        assert run.made_by == began
+    with Run(tmp_path, identity, program="train.y") as run:
+        run.resume(tree)
+        assert run.made_by == began  # nothing was added yet
+        run.save(4, tree, {})
+        assert run.made_by["command"] == began["command"]
+        assert [other["command"].split()[2] for other in run.made_by["continued_by"]] == [
+            "train.y"
+        ]
+
+
+def test_fresh_leaves_no_parameters_of_the_run_before(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("run.safetensors", "run.json", "metrics.jsonl", "mine.txt"):
+        (folder / name).write_text("")
+    with Run(folder, {}, fresh=True):
+        assert {path.name for path in folder.iterdir()} <= {"mine.txt", "checkpoints"}
+
+
+def test_a_start_that_cannot_be_measured_stops(tmp_path):
+    with pytest.raises(Stop, match="have closeness = nan on the validation images"):
+        fit_line(tmp_path, evaluate=lambda params: {"closeness": float("nan")})
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     # The slope grows by a factor of about -3e4 a step, beyond float32 within the second epoch.
     with pytest.raises(Stop, match=r"of step \d+ is (inf|nan); the last checkpoint is kept"):
@@ -201,6 +236,10 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
                 file.write_bytes(b"damaged")
         with pytest.raises(ValueError, match="7 cannot be read"):
             checkpoints.restore(7, tree)
+        for file in (tmp_path / "checkpoints/7").rglob("_CHECKPOINT_METADATA"):
+            file.write_text("")
+        with pytest.raises(ValueError, match=r"7 cannot be read.*go on from the one before"):
+            checkpoints.latest()
     gc.collect()
 
 

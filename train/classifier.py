@@ -15,7 +15,15 @@ from rainjax.nets import IMAGENETTE_CLASSES, MobileNetV2, ResNet
 from train import loop
 from train.augment import flip_and_shift
 from train.optimizers import Optimizer
-from train.options import Data, Output, identity, labelled, save_entry, shuffled_batch
+from train.options import (
+    Data,
+    Output,
+    batches_per_epoch,
+    identity,
+    labelled,
+    save_entry,
+    shuffled_batch,
+)
 from train.run import Run, main
 
 
@@ -123,7 +131,7 @@ def train(options: Classifier) -> None:
     validation = labelled(split.validation, split.validation_indices)
     params, start = _start(options, split.training.num_classes)
     facts = {"init_sha256": start, "fingerprint": split.training.fingerprint}
-    steps_per_epoch = len(training["index"]) // options.batch_size
+    steps_per_epoch = batches_per_epoch(training, options.batch_size)
     task = loop.Task(
         loss=functools.partial(loss, options=options),
         batch=functools.partial(
@@ -143,10 +151,13 @@ def train(options: Classifier) -> None:
     optimizer = options.optimizer.build(
         num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
     )
-    with Run(options.run.folder, identity(options, **facts), fresh=options.run.fresh) as run:
+    with Run(
+        options.run.folder, identity(options, **facts), program="train.classifier",
+        fresh=options.run.fresh,
+    ) as run:  # fmt: skip
         outcome = loop.fit(task, params, optimizer, run, seed=options.seed)
     save_entry(
-        "train.classifier", options.run, options.network, outcome, split, options=options,
+        run, options.run, options.network, outcome, split, options=options,
         class_names=list(split.training.class_names), init_sha256=start,
     )  # fmt: skip
 

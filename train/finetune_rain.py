@@ -21,7 +21,15 @@ from rainjax.pipeline import Defended
 from train import loop
 from train.augment import flip_and_shift
 from train.optimizers import Optimizer
-from train.options import Data, Output, identity, labelled, save_entry, shuffled_batch
+from train.options import (
+    Data,
+    Output,
+    batches_per_epoch,
+    identity,
+    labelled,
+    save_entry,
+    shuffled_batch,
+)
 from train.panels import purified_panel
 from train.run import Run, main
 
@@ -162,6 +170,7 @@ def train(options: FinetuneRAIN) -> None:
     training = labelled(split.training, split.training_indices)
     validation = labelled(split.validation, split.validation_indices)
     _check_outputs(classifier.network, split.training, validation["image"])
+    _check_held_out(classifier, split)
     facts = {
         "init_sha256": start.sha256,
         "classifier_sha256": classifier.sha256,
@@ -173,8 +182,9 @@ def train(options: FinetuneRAIN) -> None:
         seed=options.seed,
         batch_size=250,
     )
-    num_batches = len(training["index"]) // options.batch_size
-    steps_per_epoch = min(options.steps_per_epoch or num_batches, num_batches)
+    steps_per_epoch = batches_per_epoch(training, options.batch_size)
+    if options.steps_per_epoch is not None:
+        steps_per_epoch = min(options.steps_per_epoch, steps_per_epoch)
     task = loop.Task(
         loss=functools.partial(loss, pipeline=pipeline, padding=options.padding),
         batch=functools.partial(
@@ -189,10 +199,13 @@ def train(options: FinetuneRAIN) -> None:
     optimizer = options.optimizer.build(
         num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
     )
-    with Run(options.run.folder, identity(options, **facts), fresh=options.run.fresh) as run:
+    with Run(
+        options.run.folder, identity(options, **facts), program="train.finetune_rain",
+        fresh=options.run.fresh,
+    ) as run:  # fmt: skip
         outcome = loop.fit(task, start.params, optimizer, run, seed=options.seed, frozen=frozen)
     path = save_entry(
-        "train.finetune_rain", options.run, edsr, outcome, split, options=options,
+        run, options.run, edsr, outcome, split, options=options,
         shift_fraction=options.shift_fraction, init_sha256=start.sha256,
         classifier_sha256=classifier.sha256,
     )  # fmt: skip
@@ -213,6 +226,18 @@ def _check_outputs(classifier, image_set, images):
         raise ValueError(
             f"The classifier has {outputs.shape[0]} outputs, {image_set.name!r} has "
             f"{image_set.num_classes} classes: choose a classifier of this data set."
+        )
+
+
+def _check_held_out(classifier, split):
+    seen = classifier.card.get("data", {})
+    held_out = len(split.validation_indices)
+    same = seen.get("fingerprint") == split.training.fingerprint
+    if same and split.validation is split.training and seen["num_validation"] < held_out:
+        raise ValueError(
+            f"The classifier {classifier.name!r} held {seen['num_validation']} images out of its "
+            f"training, and was trained on some of the {held_out} that would choose the epoch "
+            f"here: set --num-validation {seen['num_validation']}."
         )
 
 

@@ -171,6 +171,11 @@ def fit(
     if resumed is None:
         best, best_epoch, before, seconds = _copy(state.params), 0, task.evaluate(params), 0.0
         best_value = before[task.select]
+        if not math.isfinite(best_value):
+            raise Stop(
+                f"The parameters to start from have {task.select} = {best_value} on the "
+                "validation images, and no epoch compares with that: look at these images."
+            )
         run.log({"epoch": 0, "step": 0, **_prefixed(before)})
         validation = before
     else:
@@ -229,7 +234,7 @@ def fit(
                     save(step + 1)
                 raise Stop(
                     f"Stopped after step {step + 1} of {num_steps}, which is saved in "
-                    f"{run.folder}: the same command goes on from there."
+                    f"{run.folder}: the same command, without --fresh, goes on from there."
                 )
     final = {
         "selected_epoch": best_epoch,

@@ -9,9 +9,8 @@ import numpy as np
 from rainjax import data, zoo
 from rainjax.data import ImageSet
 from rainjax.nets import Network
-from rainjax.provenance import provenance
 from train.loop import Outcome
-from train.run import flat
+from train.run import Run, flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +23,9 @@ class Output:
     """The folder that holds the runs."""
     fresh: bool = False
     """Start over, instead of going on from the checkpoint that the folder holds."""
+
+    def __post_init__(self):
+        zoo.check_name(self.name)
 
     @property
     def folder(self) -> pathlib.Path:
@@ -67,10 +69,11 @@ class Data:
             training_indices = np.arange(len(training))
         else:
             validation, where = training, "train"
-            # Not the run's seed: a classifier and what is tuned through it hold out the same.
+            # Not the run's seed: a classifier and what is tuned through it hold out the same,
+            # if they hold out as many. Not the first ones: a set may be sorted by class.
             order = np.random.default_rng(0).permutation(len(training))
             validation_indices = np.sort(order[: self.num_validation])
-            training_indices = np.sort(order[self.num_validation :])
+            training_indices = order[self.num_validation :]
         if len(validation_indices) < self.num_validation or not len(training_indices):
             raise ValueError(
                 f"num_validation={self.num_validation} of the {len(validation)} images in the "
@@ -83,6 +86,7 @@ class Data:
                     f"{len(training_indices)} training images."
                 )
             training_indices = training_indices[: self.num_training]
+        training_indices = np.sort(training_indices)
         return Split(training, training_indices, validation, validation_indices)
 
 
@@ -119,6 +123,20 @@ def labelled(image_set: ImageSet, indices: np.ndarray) -> dict[str, np.ndarray]:
     return {"image": images, "label": labels, "index": indices.astype(np.int32)}
 
 
+def batches_per_epoch(examples: dict[str, np.ndarray], batch_size: int) -> int:
+    """Returns how many whole batches there are.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if not 1 <= batch_size <= len(examples["index"]):
+        raise ValueError(
+            f"{batch_size=} must be at least 1, and at most the {len(examples['index'])} training "
+            "images."
+        )
+    return len(examples["index"]) // batch_size
+
+
 def shuffled_batch(
     examples: dict[str, np.ndarray], step: int, *, seed: int, batch_size: int
 ) -> dict[str, np.ndarray]:
@@ -127,11 +145,9 @@ def shuffled_batch(
     What does not fill a batch at an epoch's end is left out of that epoch.
 
     Raises:
-      ValueError: there are fewer examples than a batch holds.
+      ValueError: as `batches_per_epoch`.
     """
-    num_batches = len(examples["index"]) // batch_size
-    if num_batches < 1:
-        raise ValueError(f"{batch_size=} is larger than the {len(examples['index'])} images.")
+    num_batches = batches_per_epoch(examples, batch_size)
     epoch, position = divmod(step, num_batches)
     order = np.random.default_rng((seed, epoch)).permutation(len(examples["index"]))
     rows = order[position * batch_size : (position + 1) * batch_size]
@@ -147,7 +163,7 @@ def identity(options: Any, **facts: Any) -> dict[str, Any]:
 
 
 def save_entry(
-    program: str,
+    run: Run,
     output: Output,
     network: Network,
     outcome: Outcome,
@@ -156,14 +172,17 @@ def save_entry(
     options: Any,
     **extra: Any,
 ) -> pathlib.Path:
-    """Writes a run's parameters and card for the zoo, says where, and returns the path."""
+    """Writes a run's parameters and card for the zoo, says where, and returns the path.
+
+    The card names the program, versions and machine that began the run, and those that went on.
+    """
     card = {
         "data": split.describe(),
         "seed": options.seed,
         "metrics": outcome.metrics,
         "options": identity(options),
         "seconds": round(outcome.seconds, 1),
-        **provenance(program),
+        **run.made_by,
         **extra,
     }
     path = zoo.save(output.folder, output.name, network, outcome.params, card)

@@ -13,6 +13,7 @@ from typing import Any
 
 from rainjax._types import Params
 from rainjax.checkpoints import Checkpoints
+from rainjax.provenance import provenance
 
 
 class Stop(Exception):
@@ -23,24 +24,35 @@ class Run:
     """One run in `folder`: goes on where it was if the folder holds its checkpoints.
 
     `identity` is everything that decides the outcome (options, sha256 of initial parameters,
-    the data's fingerprint), as JSON. Use as a context manager.
+    the data's fingerprint), as JSON. `program` is the module that runs, such as
+    "train.classifier". Use as a context manager.
 
     Raises:
       Stop: the folder holds a run of another identity; the sentence names what differs.
     """
 
-    def __init__(self, folder: pathlib.Path, identity: dict[str, Any], *, fresh: bool = False):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        identity: dict[str, Any],
+        *,
+        program: str = "train",
+        fresh: bool = False,
+    ):
         self.folder = folder
-        self._identity = flat(identity)
+        self._here = provenance(program)
+        self._sessions: list[dict[str, Any]] = []
+        self._identity = json.loads(json.dumps(flat(identity)))  # as a checkpoint gives it back
         self._metrics = folder / "metrics.jsonl"
         if fresh:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            self._metrics.unlink(missing_ok=True)
+            for path in (self._metrics, *folder.glob(f"{folder.name}.*")):
+                path.unlink(missing_ok=True)  # what is loaded from here is of this run, or nothing
         folder.mkdir(parents=True, exist_ok=True)
         self._checkpoints = Checkpoints(folder / "checkpoints")
         try:
             self._require_same_identity()
-        except Stop:
+        except BaseException:
             self._checkpoints.__exit__(None, None, None)
             raise
 
@@ -57,6 +69,7 @@ class Run:
             self._metrics.unlink(missing_ok=True)
             return None
         step, note = latest
+        self._sessions = note.get("sessions", [])
         print(f"Going on from step {step} in {self.folder} (--fresh starts over).", flush=True)
         # What was logged after this checkpoint is about to be logged again.
         if self._metrics.exists():
@@ -67,7 +80,16 @@ class Run:
 
     def save(self, step: int, tree: Params, note: dict[str, Any]) -> None:
         """Writes a checkpoint."""
-        self._checkpoints.save(step, tree, {**note, "identity": self._identity})
+        if self._here not in self._sessions:
+            self._sessions = [*self._sessions, self._here]
+        facts = {"identity": self._identity, "sessions": self._sessions}
+        self._checkpoints.save(step, tree, {**note, **facts})
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """Command, versions and machine that began the run, and any others that went on."""
+        first, *others = self._sessions or [self._here]
+        return {**first, "continued_by": others} if others else first
 
     def log(self, line: dict[str, Any]) -> None:
         """Appends a line to `metrics.jsonl`."""
@@ -128,7 +150,9 @@ def main(program: Callable[[], None]) -> None:
     """Runs a program; expected errors become one sentence on stderr and a non-zero exit."""
     try:
         program()
-    except (Stop, ValueError, FileNotFoundError) as error:
+    except KeyboardInterrupt:
+        sys.exit("Stopped before the first step.")
+    except (Stop, ValueError, OSError) as error:
         if os.environ.get("RAINJAX_TRACEBACK"):
             raise
         sys.exit(f"error: {error}" if not isinstance(error, Stop) else str(error))

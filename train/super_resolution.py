@@ -131,7 +131,8 @@ def score(params, key, example, *, network: EDSR, degradation: str):
     low = degrade(key, high, degradation=degradation)
     restored = jnp.clip(network.apply(params, low), 0.0, 1.0)
     bicubic = jnp.clip(transforms.resize_bicubic(low, *high.shape[:2]), 0.0, 1.0)
-    return {"psnr": psnr(restored, high), "bicubic_psnr": psnr(bicubic, high)}
+    bounded = lambda image: jnp.minimum(psnr(image, high), 100.0)  # of equal images it is infinite
+    return {"psnr": bounded(restored), "bicubic_psnr": bounded(bicubic)}
 
 
 class Patches:
@@ -218,10 +219,13 @@ def train(options: SuperResolution) -> None:
         num_epochs=options.num_epochs, steps_per_epoch=options.steps_per_epoch
     )
     facts = {"init_sha256": sha256, "fingerprint": split.training.fingerprint}
-    with Run(options.run.folder, identity(options, **facts), fresh=options.run.fresh) as run:
+    with Run(
+        options.run.folder, identity(options, **facts), program="train.super_resolution",
+        fresh=options.run.fresh,
+    ) as run:  # fmt: skip
         outcome = loop.fit(task, params, optimizer, run, seed=options.seed)
     path = save_entry(
-        "train.super_resolution", options.run, network, outcome, split, options=options,
+        run, options.run, network, outcome, split, options=options,
         init_sha256=sha256,
     )  # fmt: skip
     panel = path.with_suffix(".png")

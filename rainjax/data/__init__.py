@@ -25,5 +25,5 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike | None = None) ->
     """
     if name == _BUILTIN:
         return BuiltinSet(split)
-    folder = default_data_dir() if data_dir is None else pathlib.Path(data_dir)
+    folder = default_data_dir() if data_dir is None else pathlib.Path(data_dir).expanduser()
     return PreparedSet(name, split, folder)

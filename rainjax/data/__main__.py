@@ -42,7 +42,8 @@ class Import:
     """SPLIT=PATH, once per split: test=photos/"""
     classes: str | None = None
     """The names of the classes: separated by commas, or a text file with one per line, of which
-    the last column counts where tabs make columns."""
+    the last column counts where tabs make columns. One for each kept label, or for each label
+    there is; for class folders one for each, and the folders' own names set their order."""
     keep_labels: tuple[int, ...] = ()
     """Keep pictures with these labels alone, and renumber them 0, 1, ... in this order."""
     size: int | None = None
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _list(command):
-    folder = command.data_dir or data.default_data_dir()
+    folder = (command.data_dir or data.default_data_dir()).expanduser()
     lengths = {split: len(indices) for split, indices in generated.SPLITS.items()}
     print(_line(builtin.NAME, len(generated.CLASS_NAMES), lengths))
     for name in data.prepared_sets(folder):
@@ -125,7 +126,7 @@ def _import(command):
     folder = import_pictures(
         sources,
         command.name,
-        command.data_dir or data.default_data_dir(),
+        (command.data_dir or data.default_data_dir()).expanduser(),
         class_names=_class_names(command.classes),
         keep_labels=command.keep_labels,
         size=command.size,

@@ -13,7 +13,7 @@ import PIL.Image
 import tqdm
 
 from rainjax.data.builtin import NAME as BUILTIN
-from rainjax.data.sources import Source, read_source, to_png
+from rainjax.data.sources import MODES, Source, read_source, to_png
 
 VERSION = "1.0.0"
 _CHUNK = 256  # pictures between two updates of the metadata
@@ -39,7 +39,9 @@ def import_pictures(
 
     Args:
         sources: What `read_source` can read, by the name of the split it becomes.
-        class_names: One per class; or one per label before `keep_labels` picks some.
+        class_names: One per class; or one per label before `keep_labels` picks some. For class
+            folders, one per folder: their own names in the order wanted, or new ones in the
+            alphabetical order of the folders.
         keep_labels: Labels to keep, renumbered 0, 1, ... in this order; empty keeps all.
         size: Reduce or enlarge the short side to this many pixels (bicubic) and cut out the
             centre.
@@ -86,6 +88,13 @@ def _check_request(sources, name, size, final, overwrite):
             )
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1 pixel, not {size}.")
+    others = [path.parent for path in final.parent.rglob("dataset_info.json")]
+    others = [path for path in others if path != final]
+    if others:
+        raise ValueError(
+            f"there is {others[0]}, which did not come from an import and would be "
+            "read instead: choose another name."
+        )
     if final.exists() and not overwrite:
         raise FileExistsError(f"{final} exists; choose another name or ask to overwrite it.")
 
@@ -105,21 +114,32 @@ def _agree_on_classes(splits, class_names, keep_labels):
             " import them as two sets."
         )
     splits, folder_names = _merge_folder_names(splits)
-    class_names = class_names or folder_names
-    largest = max(int(_labels(source).max()) for source in splits.values())
+    if folder_names:
+        splits, class_names = _name_folders(splits, folder_names, class_names)
+    present = np.unique(np.concatenate([_labels(source) for source in splits.values()]))
     if keep_labels:
         if len(set(keep_labels)) != len(keep_labels) or min(keep_labels) < 0:
             raise ValueError(f"keep_labels must be different and not negative: {keep_labels}.")
-        if class_names and len(class_names) != len(keep_labels):
+        if folder_names or (class_names and len(class_names) != len(keep_labels)):
             if max(keep_labels) >= len(class_names):
                 raise ValueError(
                     f"keep_labels has {max(keep_labels)}, but there are {len(class_names)} class"
                     f" names: give {len(keep_labels)} names, or one for every label."
                 )
             class_names = tuple(class_names[label] for label in keep_labels)
+        absent = [label for label in keep_labels if label not in present]
+        if absent:
+            raise ValueError(f"keep_labels has {absent[0]}, a label that no picture has.")
         splits = {split: _keep(source, keep_labels) for split, source in splits.items()}
-        largest = len(keep_labels) - 1
-    class_names = class_names or tuple(map(str, range(largest + 1)))
+        present = np.arange(len(keep_labels))
+    if not class_names:
+        gaps = np.flatnonzero(present != np.arange(len(present)))
+        if len(gaps):
+            raise ValueError(
+                f"label {present[gaps[0]]} occurs and label {gaps[0]} does not: name every class, "
+                "or keep some labels, or mend the labels."
+            )
+        class_names = tuple(map(str, present))
     if len(set(class_names)) != len(class_names):
         twice = next(name for name in class_names if class_names.count(name) > 1)
         raise ValueError(f"two classes are called {twice!r}.")
@@ -152,6 +172,24 @@ def _merge_folder_names(splits):
             source, labels=numbers[_labels(source)], class_names=tuple(names)
         )
     return merged, tuple(names)
+
+
+def _name_folders(splits, folder_names, class_names):
+    """Returns the splits and one name per folder; the folders' own names may be reordered."""
+    if not class_names:
+        return splits, folder_names
+    if len(class_names) != len(folder_names):
+        raise ValueError(
+            f"there are {len(folder_names)} class folders ({', '.join(folder_names[:5])} ...) and "
+            f"{len(class_names)} class names: give one for each folder, or none."
+        )
+    if set(class_names) == set(folder_names):
+        numbers = np.array([class_names.index(name) for name in folder_names])
+        splits = {
+            split: dataclasses.replace(source, labels=numbers[_labels(source)])
+            for split, source in splits.items()
+        }
+    return splits, class_names
 
 
 def _keep(source: Source, keep_labels) -> Source:
@@ -240,7 +278,7 @@ def _picture(source, i, size):
             image.load()
     except Exception as error:
         raise ValueError(f"{source.path}: {source.names[i]} cannot be decoded: {error}") from error
-    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+    if image.mode not in MODES:
         raise ValueError(
             f"{source.path}: {source.names[i]} has pixels of kind {image.mode!r};"
             " pictures must have 8 bits per channel."

@@ -15,6 +15,7 @@ from jaxtyping import Int, UInt8
 
 from rainjax.data._base import ImageSet
 from rainjax.data.builtin import NAME as BUILTIN
+from rainjax.data.sources import MODES
 
 _MEMORY = 2**30  # bytes of decoded pictures that one set keeps
 _HASHED = 50_000  # pictures that a fingerprint reads, a matter of seconds
@@ -194,8 +195,14 @@ class PreparedSet(ImageSet):
 
 
 def decode(encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
-    """Returns the RGB pixels of an encoded picture of any format Pillow reads."""
+    """Returns the RGB pixels of an encoded picture of any format Pillow reads.
+
+    Raises:
+        ValueError: it has more than 8 bits per channel.
+    """
     with PIL.Image.open(io.BytesIO(encoded)) as image:
+        if image.mode not in MODES:
+            raise ValueError(f"its pixels are of kind {image.mode!r}, not 8 bits per channel")
         pixels = np.asarray(image.convert("RGB"))
     pixels.flags.writeable = False
     return pixels

@@ -10,6 +10,8 @@ import zlib
 import numpy as np
 import PIL.Image
 
+# Pillow's names of pixels with 8 bits per channel or less, which become RGB without loss.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 
 
@@ -63,6 +65,9 @@ def read_source(path: pathlib.Path) -> Source:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a readable .npz file: {error}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path}: {name!r} is no array; write the file with numpy.savez.")
     if "images" in arrays:
         images = _check_array(path, arrays, "images", "n h w 3", lambda s: s[3] == 3)
         return _from_pixels(path, arrays, images)
@@ -93,7 +98,8 @@ def to_png(image: PIL.Image.Image) -> bytes:
 
 def _check_array(path, arrays, name, shape, fits):
     array = arrays[name]
-    if array.dtype != np.uint8 or array.ndim != 4 or not fits(array.shape):
+    shape_fits = array.ndim == 4 and fits(array.shape) and min(array.shape[1:]) > 0
+    if array.dtype != np.uint8 or not shape_fits:
         raise ValueError(
             f"{path}: {name!r} must be uint8, {shape}, not {array.dtype} {array.shape}."
         )

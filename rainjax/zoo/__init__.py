@@ -6,6 +6,16 @@ that says which network they belong to and how they came about.
 
 from rainjax.zoo._card import NETWORKS
 from rainjax.zoo._published import PUBLISHED, load_any
-from rainjax.zoo._store import Entry, load, load_torch, names, save
+from rainjax.zoo._store import Entry, check_name, load, load_torch, names, save
 
-__all__ = ["NETWORKS", "PUBLISHED", "Entry", "load", "load_any", "load_torch", "names", "save"]
+__all__ = [
+    "NETWORKS",
+    "PUBLISHED",
+    "Entry",
+    "check_name",
+    "load",
+    "load_any",
+    "load_torch",
+    "names",
+    "save",
+]

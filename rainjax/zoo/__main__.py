@@ -13,10 +13,16 @@ _HEADER = ("name", "network", "parameters", "size", "data", "metrics")
 
 def table(folder: pathlib.Path) -> str:
     """Returns one line per entry in `folder`, columns aligned; parameters are not read."""
-    rows = []
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    rows, unreadable = [], []
     for path in sorted(folder.glob("*.safetensors")):
-        card = _card.read_card(path.with_suffix(".json"))
-        network = _card.build(card, where=f"The card of {path}")
+        try:
+            card = _card.read_card(path.with_suffix(".json"))
+            network = _card.build(card, where=f"The card of {path}")
+        except (OSError, ValueError) as error:
+            unreadable.append(f"{path.stem}: unreadable: {error}")
+            continue
         data = card["data"].get("name", "")
         metrics = [f"{k} {_short(v)}" for k, v in card["metrics"].items() if _is_short(v)]
         kept = card["metrics"].get("validation")  # what the training programs chose the epoch by
@@ -33,7 +39,7 @@ def table(folder: pathlib.Path) -> str:
             )
         )
     if not rows:
-        return f"There are no parameters in {folder}."
+        return "\n".join(unreadable) or f"There are no parameters in {folder}."
     widths = [max(map(len, column)) for column in zip(_HEADER, *rows, strict=True)]
     numeric = (2, 3)
     lines = []
@@ -43,7 +49,7 @@ def table(folder: pathlib.Path) -> str:
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, *unreadable])
 
 
 def main(folder: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="PATH")] = None) -> None:

@@ -56,7 +56,7 @@ def build(card: dict, *, where: str) -> Network:
     """Returns the network that `card` describes."""
     architecture = card["architecture"]
     cls, fields = architecture.get("class"), architecture.get("fields")
-    if cls not in NETWORKS:
+    if not isinstance(cls, str) or cls not in NETWORKS:
         raise ValueError(f"{where} names the network class {cls!r}; known are {_list(NETWORKS)}.")
     known = [field.name for field in dataclasses.fields(NETWORKS[cls])]
     if not isinstance(fields, dict):
@@ -66,8 +66,10 @@ def build(card: dict, *, where: str) -> Network:
             raise ValueError(f"{where} gives {cls} the field {field!r}; it has {_list(known)}.")
     values = {key: _tuples(value) for key, value in fields.items()}
     try:
-        return NETWORKS[cls](**values)
-    except (TypeError, ValueError) as error:
+        network = NETWORKS[cls](**values)
+        network.shapes()  # fields of another type show when the network is built
+        return network
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{where} describes a {cls} that cannot be built: {error}") from None
 
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import zipfile
+import zlib
 
 import numpy as np
 import safetensors
@@ -74,8 +75,7 @@ def save(
     `card_extra` must have "data", "command", "seed" and "metrics", all of them plain JSON; it
     may have "licence", "dtype" ("float32", or "float16" for half the size) and keys of its own.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise ValueError(f"A name has letters, digits, '_' and '-' only, got {name!r}.")
+    check_name(name)
     card = _card.make_card(name, network, card_extra)
     named = {key: np.asarray(leaf) for key, leaf in flatten(params).items()}
     unflatten(named, network.shapes(), source=f"The tree of parameters given for {name!r}")
@@ -99,6 +99,12 @@ def save(
     return path
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that parameters cannot be saved under."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ValueError(f"A name has letters, digits, '_' and '-' only, got {name!r}.")
+
+
 def load_torch(path: str | os.PathLike, network: Network) -> Params:
     """Returns parameters for `network` from a `.npz` or `.safetensors` file of PyTorch's names.
 
@@ -119,7 +125,7 @@ def load_torch(path: str | os.PathLike, network: Network) -> Params:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as file, np.load(file) as archive:
             arrays = dict(archive)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a readable .npz file of plain arrays: {error}") from None
     return from_torch(network, arrays)
 
