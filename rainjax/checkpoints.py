@@ -40,7 +40,7 @@ class Checkpoints:
         self._checkpointer.close()
 
     def save(self, step: int, tree: Params, note: dict[str, Any]) -> None:
-        """Writes `tree` and the JSON-like `note` as the checkpoint of `step`."""
+        """Writes `tree` and the JSON-like `note`, not empty, as the checkpoint of `step`."""
         self._checkpointer.save(step, tree, custom_metadata=note, force=True, overwrite=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
@@ -56,7 +56,7 @@ class Checkpoints:
             note = self._checkpointer.metadata(step).custom_metadata
         except Exception as error:  # whatever Orbax raises on damaged files
             raise self._damaged(step, repr(error)) from error
-        if not isinstance(note, dict):
+        if not isinstance(note, dict) or not note:  # Orbax reads damaged metadata as empty
             raise self._damaged(step, "its metadata is missing")
         return step, note
 

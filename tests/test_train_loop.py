@@ -236,10 +236,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
                 file.write_bytes(b"damaged")
         with pytest.raises(ValueError, match="7 cannot be read"):
             checkpoints.restore(7, tree)
-        for file in (tmp_path / "checkpoints/7").rglob("_CHECKPOINT_METADATA"):
-            file.write_text("")
-        with pytest.raises(ValueError, match=r"7 cannot be read.*go on from the one before"):
-            checkpoints.latest()
+    (file,) = (tmp_path / "checkpoints/7").rglob("_CHECKPOINT_METADATA")
+    file.write_text("")
+    again = r"7 cannot be read.*go on from the one before"
+    with (
+        Checkpoints(tmp_path / "checkpoints") as checkpoints,
+        pytest.raises(ValueError, match=again),
+    ):
+        checkpoints.latest()
     gc.collect()
 
 

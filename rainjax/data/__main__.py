@@ -142,6 +142,8 @@ def _class_names(text):
         return ()
     if "," in text:
         return tuple(name.strip() for name in text.split(","))
+    if not pathlib.Path(text).is_file():
+        raise ValueError(f"--classes takes names with commas between, or a file, not {text!r}.")
     lines = pathlib.Path(text).read_text(encoding="utf-8").splitlines()
     return tuple(line.split("\t")[-1].strip() for line in lines if line.strip())
 
