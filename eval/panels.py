@@ -19,16 +19,16 @@ def panel(path: pathlib.Path, title: str) -> Drawing:
     Raises `ValueError` naming the file when it is damaged or incomplete.
     """
     arrays = _read_panel(path)
-    original, attacked, purified = (
-        np.asarray(arrays[name], np.float32) for name in ("original", "attacked", "purified")
+    original, change, purified = (
+        np.asarray(arrays[name], np.float32) for name in ("original", "change", "purified")
     )
-    change = attacked - original
+    original /= 255
     peak = float(np.abs(change).max())
     factor = max(1, math.floor(0.4 / peak)) if peak > 0 else 1
     rows = {
         "original": original,
         f"change × {factor}": np.clip(0.5 + factor * change, 0, 1),
-        "attacked": attacked,
+        "attacked": original + change,
         "purified": purified,
     }
     names = [str(name) for name in arrays["class_names"]]
@@ -79,7 +79,7 @@ def _wrap(name: str) -> str:
 
 
 def _read_panel(path: pathlib.Path) -> dict[str, np.ndarray]:
-    needed = ("original", "attacked", "purified", "labels", "class_names")
+    needed = ("original", "change", "purified", "labels", "class_names")
     needed += ("predicted_original", "predicted_attacked")
     try:
         # NumPy leaves a damaged archive open when it is given a path.
@@ -90,7 +90,7 @@ def _read_panel(path: pathlib.Path) -> dict[str, np.ndarray]:
     missing = [name for name in needed if name not in arrays]
     if missing:
         raise ValueError(f"{path} lacks the array {missing[0]!r}; it holds {sorted(arrays)}.")
-    shapes = {name: arrays[name].shape for name in ("original", "attacked", "purified")}
+    shapes = {name: arrays[name].shape for name in ("original", "change", "purified")}
     if len(set(shapes.values())) > 1 or arrays["original"].ndim != 4:
         raise ValueError(f"{path} must hold images of one shape `m h w c`, not {shapes}.")
     return arrays

@@ -59,7 +59,8 @@ def draws_tables(records: list[dict]) -> list[Table]:
 def strongest(records: list[dict], row: str, budget: tuple[str, float]) -> dict | None:
     """Returns the record of the attack that left a row least; the known key does not compete.
 
-    Attacks on different numbers of images are compared on those that all of them were run on.
+    Of attacks on the same images the lowest is taken; those that are left, each on images of its
+    own, are compared on the images that all of them have.
     """
     candidates = [
         record
@@ -70,10 +71,16 @@ def strongest(records: list[dict], row: str, budget: tuple[str, float]) -> dict 
     ]
     if not candidates:
         return None
-    common = sorted(set.intersection(*(set(r["data"]["indices"]) for r in candidates)))
+    # Where two are level, the one who knows more is named.
+    own = lambda r: (r["result"]["mean"]["accuracy"], -rec.RANK[r["column"]["key"]])
+    groups: dict[frozenset, list[dict]] = {}
+    for record in candidates:
+        groups.setdefault(frozenset(record["data"]["indices"]), []).append(record)
+    winners = [min(group, key=own) for group in groups.values()]
+    common = sorted(frozenset.intersection(*groups))
     if not common:
-        return min(candidates, key=lambda r: r["result"]["mean"]["accuracy"])
-    return min(candidates, key=lambda r: rec.score_on(r, common)["accuracy"])
+        return min(winners, key=own)
+    return min(winners, key=lambda r: (rec.score_on(r, common)["accuracy"], *own(r)))
 
 
 def budgets(records: list[dict]) -> list[tuple[str, float]]:
@@ -196,7 +203,7 @@ def _robustness_notes(shown: list[dict], columns: dict) -> tuple[str, ...]:
         leave = " The known key, a diagnosis, does not compete." if _has_known(shown) else ""
         rivals = [r for r in shown if r["column"]["key"] not in ("clean", "known_key")]
         uneven = len({r["result"]["num_examples"] for r in rivals}) > 1
-        where = ", compared on the images that all of them attacked" if uneven else ""
+        where = "; those with another n are compared on the images they share" if uneven else ""
         notes.append(f"**strongest attack**: the lowest of the attacked columns{where}.{leave}")
     return tuple(notes)
 

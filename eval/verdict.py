@@ -58,10 +58,11 @@ def _row_finding(records: list[dict], row: str, budget: tuple[str, float]) -> Fi
     elif blind is not None:
         low, high, where = _on_common_images(best, blind)
         gap = 100 * (high["accuracy"] - low["accuracy"])
-        text += (
-            f" That is {gap:.1f} points below the {percent(high['accuracy'])} {interval(high)} "
-            f"that the purifier-blind attack leaves{where}."
-        )
+        if gap > 0:
+            text += (
+                f" That is {gap:.1f} points below the {percent(high['accuracy'])} "
+                f"{interval(high)} that the purifier-blind attack leaves{where}."
+            )
     worst = best["result"]["worst"]
     if best["num_score_draws"] > 1 and row != "undefended":
         text += (

@@ -80,5 +80,5 @@ class Checkpoints:
     def _damaged(self, step: int, reason: str) -> ValueError:
         return ValueError(
             f"The checkpoint {self._folder / str(step)} cannot be read ({reason:.200}): "
-            "delete that folder to go on from the one before."
+            "delete that folder to go on from the one before, if there is one."
         )

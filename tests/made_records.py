@@ -156,13 +156,14 @@ def write_extras(folder):
     waves = [np.sin(2 * np.pi * (x * (i + 2) + y * i)) for i in range(6)]
     original = np.stack([np.stack([w, np.roll(w, 5), -w], -1) * 0.3 + 0.5 for w in waves])
     signs = rng.choice([-1.0, 1.0], original.shape)
-    attacked = np.clip(original + 8 / 255 * signs, 0, 1)
+    original = np.round(original * 255)
+    attacked = np.clip(original / 255 + 8 / 255 * signs, 0, 1)
     names = ["disc", "ring", "square", "cross", "stripes", "a longer class name"]
     (folder / "panels").mkdir(exist_ok=True)
     np.savez_compressed(
         folder / "panels" / "rain_finetuned--eot--r8--k16.npz",
-        original=original.astype(np.float32),
-        attacked=attacked.astype(np.float32),
+        original=original.astype(np.uint8),
+        change=(attacked - original / 255).astype(np.float16),
         purified=(0.7 * attacked + 0.3 * np.roll(attacked, 1, 1)).astype(np.float32),
         labels=np.arange(6),
         predicted_original=np.array([0, 1, 2, 3, 4, 0]),

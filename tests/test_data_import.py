@@ -157,6 +157,10 @@ def test_class_names_follow_their_folders(tmp_path):
     order = ("cat", "ant", "bee")
     assert named(class_names=order) == ({"ant": 0, "bee": 1, "cat": 2}, order)
     assert named(class_names=order, keep_labels=(0, 2)) == ({"cat": 2, "bee": 1}, ("cat", "bee"))
+    with pytest.raises(ValueError, match="no class folder is called 'beee'"):
+        named(class_names=("cat", "ant", "beee"))
+    with pytest.raises(ValueError, match="no class folder is called 'Cat'"):
+        named(class_names=("Cat", "Ant", "Bee"))
     new = ("a", "b", "c")
     assert named(class_names=new) == ({"a": 0, "b": 1, "c": 2}, new)
 

@@ -56,8 +56,26 @@ def test_strongest_attack_is_chosen_on_the_images_that_all_of_them_attacked():
         row[-1] == f"{expected_cell(1, 5)} EOT-PGD"
     )  # white box: 10 % of 20, but 40 % of these 5
     notes = report.results_table([few, many])
-    assert "columns, compared on the images that all of them attacked." in notes
-    assert "images that all" not in report.results_table([few])
+    assert "columns; those with another n are compared on the images they share." in notes
+    assert "they share" not in report.results_table([few])
+
+
+def test_one_attack_on_few_images_does_not_decide_between_those_on_many():
+    few = make_record("rain_finetuned", "eot", [5] * 10)
+    blind = make_record("rain_finetuned", "blind", [0] * 10 + [1] * 90)
+    white = make_record("rain_finetuned", "white_box", [0] * 9 + [1] * 91)
+    (_, _, row) = cells(report.results_table([few, blind, white], style="markdown"))
+    assert row[-1] == f"{expected_cell(18, 100)} purifier-blind PGD"
+    (text,) = findings([few, blind, white])
+    assert "points below" not in text
+
+
+def test_of_level_attacks_the_one_who_knows_more_is_named():
+    zero = [make_record("rain_finetuned", key, [0] * 4) for key in ("blind", "white_box", "eot")]
+    (_, _, row) = cells(report.results_table(zero, style="markdown"))
+    assert row[-1].endswith("EOT-PGD")
+    text = findings(zero)[0]
+    assert "No adaptive attack did better" not in text
 
 
 def test_two_radii_make_two_tables():

@@ -21,7 +21,7 @@ from rainjax.provenance import provenance
 from tests.tiny import EDSR_TINY, RESNET_TINY, Repeat, edsr_params, resnet_params
 from train import augment, classifier, finetune_rain, run, super_resolution
 from train.optimizers import Optimizer
-from train.options import Data, Output, shuffled_batch
+from train.options import Data, Output, batches_per_epoch, shuffled_batch
 
 
 class Listed(ImageSet):
@@ -104,6 +104,15 @@ def test_too_few_images_are_named(listed, changes, message):
         Data("any", **changes).load()
 
 
+def test_few_training_images_are_not_the_first_ones(listed):
+    split = Data("any", num_validation=10, num_training=10).load()
+    assert split.training_indices.max() > 20
+    with pytest.raises(ValueError, match="batch_size=41 must be at least 1, and at most the 40"):
+        batches_per_epoch({"index": np.arange(40)}, 41)
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        batches_per_epoch({"index": np.arange(40)}, 0)
+
+
 def test_an_epoch_of_batches_holds_every_example_once():
     examples = {"index": np.arange(10), "image": np.arange(10) ** 2}
     batch = functools.partial(shuffled_batch, examples, seed=3, batch_size=5)
@@ -111,7 +120,7 @@ def test_an_epoch_of_batches_holds_every_example_once():
     assert sorted([*first["index"], *second["index"]]) == list(range(10))
     assert np.array_equal(later["image"], later["index"] ** 2)
     assert not np.array_equal(later["index"], first["index"])
-    with pytest.raises(ValueError, match="batch_size=11 is larger than the 10"):
+    with pytest.raises(ValueError, match="batch_size=11 must be at least 1, and at most the 10"):
         shuffled_batch(examples, 0, seed=3, batch_size=11)
 
 
@@ -269,6 +278,11 @@ def test_bad_options_are_named(program, changes, message):
         dataclasses.replace(program.PRESETS["smoke"][1], **changes)
 
 
+def test_a_name_that_cannot_be_saved_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"digits, '_' and '-' only, got 'my.run'"):
+        Output("my.run")
+
+
 def test_a_classifier_of_other_classes_is_refused(entries, listed, tmp_path):
     options = dataclasses.replace(
         finetune_rain.PRESETS["smoke"][1],
@@ -290,6 +304,45 @@ def test_an_expected_error_ends_a_program_with_one_sentence():
 
     with pytest.raises(SystemExit, match=r"^error: the reason\.$"):
         run.main(program)
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (NotADirectoryError(20, "Not a directory", "runs"), "^error: .*Not a directory: 'runs'"),
+        (KeyboardInterrupt(), "^Interrupted. What was saved is kept"),
+    ],
+)
+def test_other_ends_of_a_program_are_one_sentence_as_well(raised, said):
+    def program():
+        raise raised
+
+    with pytest.raises(SystemExit, match=said):
+        run.main(program)
+
+
+def test_a_classifier_that_saw_the_images_that_would_choose_is_refused(entries, tmp_path):
+    split = Data(num_training=40, num_validation=30).load()
+    split = dataclasses.replace(split, validation=split.training)
+    check = finetune_rain._check_held_out
+    entry = zoo.load(entries / "resnet")
+    seen = {"fingerprint": split.training.fingerprint, "num_validation": 20}
+    with pytest.raises(ValueError, match=r"held 20 images out .* set --num-validation 20"):
+        check(dataclasses.replace(entry, card={"data": seen}), split)
+    for harmless in ({**seen, "num_validation": 30}, {**seen, "fingerprint": "x"}, {}):
+        check(dataclasses.replace(entry, card={"data": harmless}), split)
+
+
+def test_psnr_of_equal_images_is_finite():
+    black = {"image": np.zeros((8, 8, 3), np.uint8)}
+    params = jax.tree.map(jnp.zeros_like, edsr_params())
+    network = dataclasses.replace(EDSR_TINY, mean=(0.0, 0.0, 0.0))
+    key = jax.random.key(0)
+    numbers = super_resolution.score(params, key, black, network=network, degradation="bicubic")
+    assert {name: float(value) for name, value in numbers.items()} == {
+        "psnr": 100.0,
+        "bicubic_psnr": 100.0,
+    }
 
 
 def test_a_card_names_files_without_their_folders(monkeypatch):

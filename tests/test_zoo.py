@@ -229,6 +229,22 @@ def test_table_shows_what_the_cards_say(path):
     assert line.endswith("psnr_db 31.25, note none")
 
 
+def test_table_names_what_it_cannot_read(path):
+    card = json.loads(path.with_suffix(".json").read_text())
+    fields = {"mean": [], "num_blocks": 0, "value_range": -1.0, "scale": 5}
+    for name, value in fields.items():
+        (path.parent / f"bad_{name}.safetensors").write_bytes(path.read_bytes())
+        bad = {"class": "EDSR", "fields": {name: value}}
+        text = json.dumps({**card, "architecture": bad})
+        (path.parent / f"bad_{name}.json").write_text(text)
+    lines = table(path.parent).splitlines()
+    assert len(lines) == 3 + len(fields)
+    for line in lines[3:]:
+        assert re.match(r"bad_\w+: unreadable: .* describes a EDSR that cannot be built", line)
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        table(path.parent / "none")
+
+
 def test_command_prints_the_table(path):
     command = [sys.executable, "-m", "rainjax.zoo", "--folder", str(path.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

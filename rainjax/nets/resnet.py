@@ -50,9 +50,10 @@ class ResNet(Network):
             )
         if self.width < 2 or self.width % 2:
             raise ValueError(f"A ResNet's width must be even, got {self.width!r}.")
-        if len(self.mean) != len(self.std):
+        if not self.mean or len(self.mean) != len(self.std):
             raise ValueError(
-                f"mean and std differ in length: mean={self.mean!r}, std={self.std!r}."
+                "mean and std are empty or differ in length: "
+                f"mean={self.mean!r}, std={self.std!r}."
             )
         if not all(map(math.isfinite, self.mean)) or not all(0 < s < math.inf for s in self.std):
             raise ValueError(

@@ -69,7 +69,7 @@ def build(card: dict, *, where: str) -> Network:
         network = NETWORKS[cls](**values)
         network.shapes()  # fields of another type show when the network is built
         return network
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{where} describes a {cls} that cannot be built: {error}") from None
 
 
