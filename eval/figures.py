@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eval import records as rec
 from eval.style import COLOURS, GREY, SPARE, STYLE, Drawing, png_bytes
@@ -233,6 +234,8 @@ def _percent_axis(axes: Axes, highest: float) -> None:
     """Starts at zero, as lengths should, and ends at the next fifth above the data."""
     axes.set_ylim(0, min(1.0, math.ceil(highest * 5 + 0.1) / 5))
     axes.set_ylabel("accuracy")
+    # Whole per cents: a tick at 2.5 % that is called 2 % would be a lie.
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from eval import figures, panels, report
 from tests.made_records import (
@@ -172,6 +173,18 @@ def test_damaged_pictures_and_spectra_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"k16.npz is damaged"):
         panels.panel(path, "title")
+
+
+@pytest.mark.parametrize("highest", [0.0, 0.03, 0.17, 0.31, 0.55, 0.7, 1.0])
+def test_ticks_are_where_they_say(highest):
+    figure = Figure()
+    axes = figure.subplots()
+    figures._percent_axis(axes, highest)
+    figure.draw_without_rendering()
+    places, labels = axes.get_yticks(), axes.yaxis.get_ticklabels()
+    said = [float(label.get_text().removesuffix(" %")) / 100 for label in labels]
+    assert said == pytest.approx(places)
+    assert 3 <= len([place for place in places if place <= axes.get_ylim()[1]]) <= 7
 
 
 def test_clean_accuracy_at_radius_zero_is_counted_on_the_swept_images():
