@@ -23,7 +23,6 @@ CIFAR10 = Robustness(
     classifier_arch="resnet20",
     pretrained="cifar10_edsr",
     finetuned="cifar10_edsr_rain",
-    known_key=True,
     batch_size=50,
 )
 
