@@ -45,10 +45,12 @@ STUDIES = {
     "quick": (QUICK, "The built-in set with the shipped networks, in minutes on two cores."),
     "cifar10": (
         CIFAR10,
-        "CIFAR-10 and a published ResNet-20: import the data first, give --classifier FILE.npz.",
+        "CIFAR-10 and a published ResNet-20: import the data first, give --classifier FILE.npz. "
+        "An hour and a quarter on two cores, 2.3 million gradients; EOT-PGD leaves 1 %.",
     ),
     "imagenette96": (
         IMAGENETTE96,
-        "Photographs at 96 pixels: import Imagenette and train the classifier first.",
+        "Photographs at 96 pixels: import Imagenette and train the classifier first. 41 minutes "
+        "on two cores, 270 thousand gradients; EOT-PGD leaves less than 1 %.",
     ),
 }
