@@ -104,7 +104,7 @@ def run_attack(
                         attack.slope, surrogate, chunk, attack.enumerated,
                         params, draw_keys, secrets, points, labels, start, total,
                     )  # fmt: skip
-                    jax.block_until_ready(total)  # every chunk in the queue would hold its own memory
+                    jax.block_until_ready(total)  # chunks in a queue would each hold memory
                     tick(chunk)
                 state = _close(attack, update_keys, state, total)
         else:
