@@ -25,7 +25,7 @@ from tqdm import tqdm
 from eval.files import write_json
 from rainjax import data, evaluation, zoo
 from rainjax._types import Params
-from rainjax.attacks import PGD
+from rainjax.attacks import EOT, PGD
 from rainjax.defenses import RAIN
 from rainjax.devices import batch_sharding, data_mesh, replicated
 from rainjax.keys import Purpose, example_keys
@@ -116,7 +116,7 @@ class _Bench:
 
     def pgd(self, num_steps: int, num_eot: int) -> PGD:
         """Returns an EOT-PGD with the benchmark's chunk."""
-        return PGD(num_steps=num_steps, num_eot=num_eot, eot_chunk=self._options.eot_chunk)
+        return PGD(num_steps=num_steps, eot=EOT(num_eot, chunk_size=self._options.eot_chunk))
 
     def attack(self, attack: PGD, seed: int) -> None:
         """Attacks and scores the batch from one seed, and waits for the result."""

@@ -96,9 +96,9 @@ def accuracy_against_samples(records: list[dict]) -> Drawing | None:
     for row, title in rec.rows(shown).items():
         own = [r for r in shown if r["row"]["key"] == row]
         runs = [r for r in own if r in sampled]
-        runs.sort(key=_num_eot)
+        runs.sort(key=rec.num_draws)
         if runs:
-            x = [float(_num_eot(r)) for r in runs]
+            x = [float(rec.num_draws(r)) for r in runs]
             scores = [r["result"]["mean"] for r in runs]
             lines.append(_Line(title, _colour(row), "solid", "o", x, scores))
         levels += [(row, title, r) for r in own if r["column"]["key"] == "mean_field"]
@@ -316,10 +316,6 @@ def _norm(record: dict) -> str:
 def _num_text(shown: list[dict]) -> str:
     counts = sorted({r["result"]["num_examples"] for r in shown})
     return f"n = {' or '.join(map(str, counts))}"
-
-
-def _num_eot(record: dict) -> int:
-    return record["column"]["attack"].get("num_eot", 1)
 
 
 def _colour(row: str) -> str:

@@ -104,6 +104,20 @@ def ball(record: dict) -> tuple[str, float] | None:
     return None if attack is None else (attack["norm"], float(attack["radius"]))
 
 
+def eot(record: dict) -> dict:
+    """Returns how a record's attack averaged over draws; empty for clean images."""
+    attack = record["column"]["attack"] or {}
+    if "num_eot" in attack:  # as records said it before attacks had an `eot`
+        draws = "enumerated" if attack.get("enumerated") else "independent"
+        return {"num_samples": attack["num_eot"], "draws": draws}
+    return attack.get("eot", {})
+
+
+def num_draws(record: dict) -> int:
+    """Returns the number of draws that a record's attack averaged over at every step."""
+    return eot(record).get("num_samples", 1)
+
+
 def radius_text(norm: str, radius: float) -> str:
     """Returns a radius as it is quoted: in 255ths for `linf`, as a plain number otherwise."""
     if norm != "linf":

@@ -154,7 +154,7 @@ class _Bench:
             for rows, _, _ in self._batches(cell.num_examples):
                 path = self._work_path(cell, rows)
                 if not path.exists():  # several cells may need the same images
-                    missing[path] = cell.attack.num_calls * cell.attack.num_eot
+                    missing[path] = cell.attack.num_gradients
         return self._config.batch_size * sum(missing.values())
 
     def spectrum(self, found: list[st.Row]) -> dict:
@@ -252,7 +252,7 @@ class _Bench:
         assert cell.surrogate is not None
         blind = isinstance(cell.surrogate.defense, Identity)
         attack = st.describe(cell.attack)
-        attack.pop("eot_chunk")  # changes memory, not results
+        attack["eot"].pop("chunk_size")  # changes memory, not results
         decides = {
             "surrogate": st.describe(cell.surrogate),
             "params": cell.row.sources["classifier"] if blind else cell.row.sources,
@@ -264,7 +264,7 @@ class _Bench:
     def _record_digest(self, cell: st.Cell) -> str:
         attack = st.describe(cell.attack)
         if attack:
-            attack.pop("eot_chunk")
+            attack["eot"].pop("chunk_size")
         decides = {
             "target": st.describe(cell.row.target),
             "surrogate": st.describe(cell.surrogate),

@@ -6,8 +6,9 @@ from typing import Any
 from eval.config import Robustness
 from rainjax import zoo
 from rainjax._types import Params
-from rainjax.attacks import PGD
+from rainjax.attacks import EOT, PGD
 from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
+from rainjax.gradients import Draws
 from rainjax.nets import EDSR
 from rainjax.pipeline import Defended
 
@@ -41,7 +42,7 @@ class Cell:
         """The name of the cell's record: unique within the study."""
         parts = [self.row.key.replace("_", "-"), self.column.replace("_", "-")]
         if self.attack is not None:
-            parts += [f"r{self.attack.radius * 255:.6g}", f"k{self.attack.num_eot}"]
+            parts += [f"r{self.attack.radius * 255:.6g}", f"k{self.attack.eot.num_samples}"]
         return "--".join([*parts, f"n{self.num_examples}"])
 
     @property
@@ -151,7 +152,7 @@ def _attacks(config, row, height, radius, num_examples, num_eot_examples, roles)
 
 
 def _eot(config, row, radius, num_eot, num_examples, roles) -> Cell:
-    attack = _pgd(config, radius, num_eot=num_eot)
+    attack = _pgd(config, radius, num_eot)
     threat = f"white box: gradients averaged over {num_eot} draws a step"
     title = f"EOT-PGD-{config.num_steps}"
     return Cell(row, "eot", title, threat, row.target, attack, num_examples, roles)
@@ -160,29 +161,27 @@ def _eot(config, row, radius, num_eot, num_examples, roles) -> Cell:
 def _mean_field(config, row, height, radius, num_examples, roles) -> Cell:
     surrogate = MeanFieldRAIN(row.target.defense)
     num_outcomes = surrogate.num_outcomes(height)
-    attack = _pgd(config, radius, num_eot=num_outcomes, enumerated=True)
+    attack = _pgd(config, radius, num_outcomes, "enumerated")
     threat = f"white box: mean pixel for the random pick, all {num_outcomes} shifts enumerated"
     target = Defended(surrogate, row.target.classifier)
     return Cell(row, "mean_field", "mean field", threat, target, attack, num_examples, roles)
 
 
 def _known_key(config, row, num_examples) -> Cell:
-    attack = _pgd(config, config.radius, num_eot=config.num_score_draws, enumerated=True)
+    attack = _pgd(config, config.radius, config.num_score_draws, "enumerated")
     threat = f"white box, holding the {config.num_score_draws} keys that will be scored"
     return Cell(
         row, "known_key", "known key", threat, row.target, attack, num_examples, ("table",)
     )
 
 
-def _pgd(config: Robustness, radius: float, **options) -> PGD:
-    num_eot = options.get("num_eot", 1)
+def _pgd(config: Robustness, radius: float, num_eot: int = 1, draws: Draws = "independent") -> PGD:
     chunk = config.eot_chunk and max(n for n in range(1, config.eot_chunk + 1) if num_eot % n == 0)
     return PGD(
         radius=radius,
         step_size=config.step_size * radius / config.radius,
         num_steps=config.num_steps,
-        eot_chunk=chunk,
-        **options,
+        eot=EOT(num_eot, chunk_size=chunk, draws=draws),
     )
 
 
@@ -191,5 +190,5 @@ def _is_random(row: Row) -> bool:
 
 
 def _cost(cell: Cell) -> tuple[int, int, str]:
-    gradients = cell.attack.num_calls * cell.attack.num_eot if cell.attack else 0
+    gradients = cell.attack.num_gradients if cell.attack else 0
     return ("table" not in cell.roles, gradients * cell.num_examples, cell.id)

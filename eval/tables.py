@@ -109,8 +109,9 @@ def attack_text(record: dict) -> str:
     radius = rec.radius_text(attack["norm"], attack["radius"])
     if attack.get("num_restarts", 1) > 1:
         steps += f", {attack['num_restarts']} starts"
-    samples = f", K = {attack['num_eot']}" if "num_eot" in attack else ""
-    samples += " (enumerated)" if attack.get("enumerated") else ""
+    draws = rec.eot(record).get("draws", "independent")
+    samples = f", K = {rec.num_draws(record)}" if rec.eot(record) else ""
+    samples += "" if draws == "independent" else f" ({draws})"
     return f"{rec.norm_text(attack['norm'])} radius {radius}, {steps}{samples}"
 
 
@@ -244,8 +245,10 @@ def _columns(shown: list[dict]) -> dict[tuple, dict[str, dict]]:
         attack = record["column"]["attack"] or {}
         key = record["column"]["key"]
         # The chunk size is how an attack is computed, not which attack it is.
-        settings = tuple(sorted((k, repr(v)) for k, v in attack.items() if k != "eot_chunk"))
-        place = (list(rec.RANK).index(key), attack.get("num_eot", 0), settings, key)
+        eot = {k: v for k, v in rec.eot(record).items() if k != "chunk_size"}
+        named = {k: v for k, v in attack.items() if k not in ("eot", "num_eot", "eot_chunk")}
+        settings = tuple(sorted((k, repr(v)) for k, v in (named | eot).items()))
+        place = (list(rec.RANK).index(key), rec.eot(record).get("num_samples", 0), settings, key)
         group = columns.setdefault(place, {})
         other = group.setdefault(record["row"]["key"], record)
         if other is not record:

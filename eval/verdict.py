@@ -105,10 +105,10 @@ def _sample_flags(records: list[dict]) -> list[Finding]:
             for r in shown
             if r["row"]["key"] == row and r["column"]["key"] in ("white_box", "eot")
         ]
-        runs.sort(key=lambda r: r["column"]["attack"].get("num_eot", 1))
+        runs.sort(key=rec.num_draws)
         flags += _rises(
             runs,
-            lambda r: f"K = {r['column']['attack'].get('num_eot', 1)}",
+            lambda r: f"K = {rec.num_draws(r)}",
             "noise in the attack, or too few steps",
         )
     return flags

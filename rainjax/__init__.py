@@ -4,7 +4,7 @@ A table of contents; the modules hold more.
 
     pipeline     Defended                a classifier behind a defense
     defenses     RAIN, Identity, Chain   purifiers: values with pure functions
-    attacks      PGD, fgsm               what is mounted against them
+    attacks      PGD, fgsm, EOT          what is mounted against them
     gradients    expectation, BPDA, straight_through
     evaluation   run_attack, score, attack_batch
     keys         example_keys, Purpose   every random draw has a path from its seed
@@ -14,7 +14,7 @@ A table of contents; the modules hold more.
 __version__ = "0.1.0.dev0"
 
 from rainjax import attacks, data, defenses, evaluation, metrics, nets, transforms, zoo
-from rainjax.attacks import PGD, Attack, fgsm
+from rainjax.attacks import EOT, PGD, Attack, fgsm
 from rainjax.defenses import RAIN, Chain, Defense, Identity, MeanFieldRAIN
 from rainjax.evaluation import attack_batch, run_attack, score
 from rainjax.gradients import BPDA, expectation, straight_through
@@ -23,6 +23,7 @@ from rainjax.pipeline import Defended
 
 __all__ = [
     "BPDA",
+    "EOT",
     "PGD",
     "RAIN",
     "Attack",

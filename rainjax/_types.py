@@ -1,7 +1,9 @@
 """The names that public signatures are written in."""
 
+import dataclasses
 from collections.abc import Callable
 
+import jax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 Image = Float[Array, "h w c"]
@@ -11,7 +13,20 @@ Label = Int[Array, ""]
 PRNGKey = Key[Array, ""]
 Params = PyTree[Array]
 
-# What fixes one outcome of a randomised pipeline: a key, or, where the outcomes are few
-# enough to be enumerated, the number of one of them.
-Draw = PRNGKey | Int[Array, ""]
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Stratum:
+    """Draw `number` of a set of draws that `key` spreads evenly over the possible outcomes.
+
+    Outside of `vmap` it holds a batch.
+    """
+
+    key: Key[Array, "*n"]
+    number: Int[Array, "*n"]
+
+
+# What fixes one outcome of a randomised pipeline: a key; where the outcomes are few enough to
+# be enumerated, the number of one of them; or a draw that belongs to an even set.
+Draw = PRNGKey | Int[Array, ""] | Stratum
 LogitsFn = Callable[[Draw, Image], Logits]

@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from rainjax._types import Draw, Image, Params, PRNGKey
+from rainjax._types import Draw, Image, Params, PRNGKey, Stratum
 from rainjax.defenses._base import Defense
+
+Draws = Literal["independent", "enumerated", "stratified"]
 
 
 def expectation(
@@ -17,28 +20,28 @@ def expectation(
     num_samples: int,
     *,
     chunk_size: int | None = None,
-    enumerated: bool = False,
+    draws: Draws = "independent",
 ) -> Callable:
     """Returns `mean_fn(key, *args)`, the mean of `fn(draw, *args)` over `num_samples` draws.
 
     Differentiate, then average: `expectation(jax.grad(loss), k)` keeps one chunk of
     `chunk_size` draws alive, where `jax.grad(expectation(loss, k))` may keep them all
     (expectation over transformation, Athalye et al., 2018). Draw `i` is a function of the key
-    and of `i` alone, so neither the chunk size nor a larger `num_samples` changes it. With
-    `enumerated`, draw `i` is the number `i` itself, for surrogates that list their outcomes.
+    and of `i` alone, so neither the chunk size nor a larger `num_samples` changes it; see `draw`
+    for the kinds there are.
 
     Raises:
-        ValueError: `num_samples` is below 1, or `chunk_size` does not divide it.
+        ValueError: `num_samples` is below 1, `chunk_size` does not divide it, or no draws are
+            called so.
     """
     chunk_size = check_chunk(num_samples, chunk_size)
+    check_draws(draws)
 
     def mean_fn(key: PRNGKey, *args):
-        zeros = jax.tree.map(
-            jnp.zeros_like, jax.eval_shape(fn, draws(key, 0, 1, enumerated)[0], *args)
-        )
+        zeros = zeros_of(fn, draw(key, 0, draws), *args)
 
         def add_chunk(total, start):
-            return add_draws(fn, total, draws(key, start, chunk_size, enumerated), *args), None
+            return add_draws(fn, total, key, start, chunk_size, draws, *args), None
 
         starts = jnp.arange(0, num_samples, chunk_size)
         on_cpu = jax.default_backend() == "cpu"  # convolutions crawl inside its loops
@@ -60,15 +63,42 @@ def check_chunk(num_samples: int, chunk_size: int | None) -> int:
     return chunk_size
 
 
-def draws(key: PRNGKey, start: int | Array, count: int, enumerated: bool = False) -> Array:
-    """Returns draws `start` to `start + count - 1`: keys grown from `key`, or plain numbers."""
-    numbers = start + jnp.arange(count)
-    return numbers if enumerated else jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
+def check_draws(draws: str) -> None:
+    """Refuses a kind of draws that there is not.
+
+    Raises:
+        ValueError: with the kinds there are.
+    """
+    if draws not in get_args(Draws):
+        raise ValueError(f"{draws=} is none of {', '.join(map(repr, get_args(Draws)))}.")
 
 
-def add_draws(fn: Callable, total, chunk: Array, *args):
-    """Returns `total` plus the sum of `fn(draw, *args)` over the draws of one chunk."""
-    values = jax.vmap(lambda draw: fn(draw, *args))(chunk)
+def draw(key: PRNGKey, number: int | Int[Array, ""], draws: Draws = "independent") -> Draw:
+    """Returns draw `number`: a key grown from `key`, the plain number, or its stratum."""
+    if draws == "enumerated":
+        return jnp.asarray(number)
+    if draws == "stratified":
+        return Stratum(key, jnp.asarray(number))
+    return jax.random.fold_in(key, number)
+
+
+def zeros_of(fn: Callable, *args):
+    """Returns zeros in the place of what `fn(*args)` would return, without running it."""
+    found = []
+
+    def leaves(*args):
+        values, structure = jax.tree.flatten(fn(*args))
+        found.append(structure)
+        return values
+
+    shapes = jax.eval_shape(leaves, *args)
+    return jax.tree.unflatten(found[0], [jnp.zeros(s.shape, s.dtype) for s in shapes])
+
+
+def add_draws(fn: Callable, total, key: PRNGKey, start, count: int, draws: Draws, *args):
+    """Returns `total` plus the sum of `fn(draw, *args)` over draws `start..start+count-1`."""
+    one = lambda number: fn(draw(key, number, draws), *args)
+    values = jax.vmap(one)(start + jnp.arange(count))
     return jax.tree.map(lambda t, v: t + v.sum(0), total, values)
 
 
@@ -89,6 +119,11 @@ class BPDA(Defense):
     def num_outcomes(self, height: int) -> int | None:
         """Returns the number of `forward`'s outcomes."""
         return self.forward.num_outcomes(height)
+
+    @property
+    def stratifies(self) -> bool:
+        """Whether both passes spread stratified draws evenly."""
+        return self.forward.stratifies and self.backward.stratifies
 
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
         """Returns `forward`'s image, with `backward`'s gradient."""

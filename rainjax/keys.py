@@ -10,9 +10,9 @@ import enum
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Integer, Key
 
-from rainjax._types import PRNGKey
+from rainjax._types import PRNGKey, Stratum
 
 
 class Purpose(enum.IntEnum):
@@ -45,3 +45,38 @@ def example_keys(
     """
     root = purpose_key(seed, purpose)
     return jax.vmap(lambda index: jax.random.fold_in(root, index))(jnp.asarray(indices))
+
+
+def split_draw(draw: PRNGKey | Stratum, num: int) -> list:
+    """Returns `num` draws for the parts of a random transform: split keys, or their strata.
+
+    Raises:
+        TypeError: the draw is the number of an outcome, which only a surrogate that lists its
+            outcomes knows what to do with.
+    """
+    if isinstance(draw, Stratum):
+        return [Stratum(key, draw.number) for key in jax.random.split(draw.key, num)]
+    if not jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"Outcome number {draw} of a transform that does not list its outcomes: draw keys."
+        )
+    return list(jax.random.split(draw, num))
+
+
+def choices(draw: PRNGKey | Stratum, shape: tuple[int, ...], num: int) -> Integer[Array, "..."]:
+    """Returns independent uniform numbers below `num`, a power of two of at most 256.
+
+    `num` draws of one stratified set take every number once in every place.
+    """
+    if not isinstance(draw, Stratum):
+        return jax.random.bits(draw, shape, jnp.uint8) % num
+    first = jax.random.bits(jax.random.fold_in(draw.key, draw.number // num), shape, jnp.uint8)
+    return (first + draw.number.astype(jnp.uint8)) % num
+
+
+def choice(draw: PRNGKey | Stratum, num: int) -> Int[Array, ""]:
+    """Returns one uniform number below `num`; `num` draws of one stratified set take them all."""
+    if not isinstance(draw, Stratum):
+        return jax.random.randint(draw, (), 0, num)
+    key = jax.random.fold_in(draw.key, draw.number // num)
+    return jax.random.permutation(key, num)[draw.number % num]

@@ -6,7 +6,7 @@ it may differ between `jit`, `vmap` and the plain call by the rounding of a conv
 
 import dataclasses
 
-from rainjax.attacks import PGD, Attack, fgsm
+from rainjax.attacks import EOT, PGD, Attack, fgsm
 from rainjax.defenses import RAIN, Chain, Defense, Identity, MeanFieldRAIN
 from rainjax.gradients import BPDA
 from tests.tiny import EDSR_TINY, edsr_params
@@ -52,7 +52,7 @@ ATTACKS = [
     AttackCase("fgsm", fgsm(8 / 255), "linf", 8 / 255),
     AttackCase("pgd", PGD(radius=0.6, step_size=0.5, num_steps=3), "linf", 0.6),
     AttackCase(
-        "pgd_eot", PGD(num_steps=3, num_eot=4, eot_chunk=2, random_start=False), "linf", 8 / 255
+        "pgd_eot", PGD(num_steps=3, eot=EOT(4, chunk_size=2), random_start=False), "linf", 8 / 255
     ),
     AttackCase("pgd_best", PGD(num_steps=3, loss="margin", best_iterate=True), "linf", 8 / 255),
     AttackCase(

@@ -40,8 +40,7 @@ def make_record(row, column, correct_draws, **changes):
         "radius": radius,
         "step_size": radius / 4,
         "num_steps": 40,
-        "num_eot": num_eot,
-        "eot_chunk": num_eot,
+        "eot": {"class": "EOT", "num_samples": num_eot, "chunk_size": 1, "draws": "independent"},
     }
     title, threat_model = COLUMNS[column]
     return {

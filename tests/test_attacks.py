@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rainjax.attacks import PGD, balls, fgsm, losses
+from rainjax.attacks import EOT, PGD, balls, fgsm, losses
 from rainjax.defenses import Identity
 from rainjax.evaluation import run_attack
 from rainjax.pipeline import Defended
@@ -63,7 +63,7 @@ def test_fgsm_is_one_signed_step():
     slope = 40 * WEIGHTS * np.cos(40 * np.asarray(IMAGE, float))
     expected = np.clip(IMAGE + 0.03 * np.sign(slope), 0, 1)
     np.testing.assert_allclose(attacked(fgsm(0.03), wavy), expected, atol=1e-6)
-    assert fgsm(0.03, num_eot=4).num_eot == 4
+    assert fgsm(0.03, eot=EOT(4)).eot.num_samples == 4
     assert fgsm(0.03).num_calls == 1
 
 
@@ -241,7 +241,7 @@ def test_more_draws_find_the_common_slope():
     def masked(key, image):
         return linear(key, Mask().apply((), key, image))
 
-    one, many = (fgsm(0.01, num_eot=k) for k in (1, 32))
+    one, many = (fgsm(0.01, eot=EOT(k)) for k in (1, 32))
     right = lambda attack: np.sign(attacked(attack, masked) - IMAGE) == np.sign(WEIGHTS)
     assert 0.3 < right(one).mean() < 0.7
     assert right(many).all()
@@ -264,7 +264,7 @@ def test_a_pipeline_that_returns_nan_does_not_look_robust():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"norm": "l1"}, "norm='l1' is neither 'linf' nor 'l2'"),
+        ({"norm": "l0"}, "norm='l0' is none of 'linf', 'l2', 'l1'"),
         ({"radius": -0.1}, "radius=-0.1 must be finite and not negative"),
         ({"radius": float("nan")}, "radius=nan must be finite and not negative"),
         ({"radius": float("inf")}, "radius=inf must be finite and not negative"),
@@ -272,11 +272,9 @@ def test_a_pipeline_that_returns_nan_does_not_look_robust():
         ({"step_size": float("nan")}, "step_size=nan must be finite and not negative"),
         ({"momentum": -0.5}, r"momentum=-0.5 must lie in \[0, 1\]"),
         ({"momentum": float("nan")}, r"momentum=nan must lie in \[0, 1\]"),
-        ({"num_steps": 0}, "num_steps=0 and num_restarts=1 must be at least 1"),
-        ({"num_restarts": 0}, "num_steps=40 and num_restarts=0 must be at least 1"),
+        ({"num_steps": 0}, "num_steps=0, num_restarts=1 and block=1 must be at least 1"),
+        ({"num_restarts": 0}, "num_steps=40, num_restarts=0 and block=1 must be at least 1"),
         ({"num_restarts": 2, "random_start": False}, "num_restarts=2 without random_start"),
-        ({"num_eot": 0}, "does not divide num_samples=0"),
-        ({"num_eot": 4, "eot_chunk": 3}, "chunk_size=3 does not divide num_samples=4"),
         ({"loss": "hinge"}, "No loss is called 'hinge'; there are cross_entropy, margin"),
     ],
 )

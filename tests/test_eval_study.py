@@ -115,7 +115,7 @@ def test_records_follow_the_schema(folder, config):
         attack = record["column"]["attack"]
         if record["column"]["key"] != "clean":
             assert attack["class"] == "PGD"
-            assert {"norm", "radius", "step_size", "num_steps", "num_eot"} <= set(attack)
+            assert {"norm", "radius", "step_size", "num_steps", "eot"} <= set(attack)
             assert 0 < record["result"]["linf_max"] <= attack["radius"] + 1e-6
         else:
             assert record["result"]["linf_max"] == 0
@@ -130,7 +130,7 @@ def test_sweeps_share_the_tables_cells(config):
     shared = cells["rain-finetuned--eot--r8--k2--n4"]
     assert shared.roles == ("eot", "radius", "table")
     assert cells["rain-finetuned--eot--r8--k8--n4"].roles == ("eot",)
-    assert cells["rain-finetuned--mean-field--r8--k9--n4"].attack.enumerated
+    assert cells["rain-finetuned--mean-field--r8--k9--n4"].attack.eot.draws == "enumerated"
     for cell in cells.values():
         if cell.attack is not None:  # 4/255 at 8/255, and in proportion elsewhere
             assert cell.attack.step_size == pytest.approx(cell.attack.radius / 2)

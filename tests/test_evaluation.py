@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rainjax import evaluation, transforms
-from rainjax.attacks import PGD, fgsm
+from rainjax import runner, transforms
+from rainjax.attacks import EOT, PGD, fgsm
 from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
 from rainjax.devices import batch_sharding, data_mesh
 from rainjax.evaluation import attack_batch, run_attack, score
@@ -106,31 +106,31 @@ def setting():
     return Setting(target, {"defense": edsr_params(), "classifier": classifier}, images, labels)
 
 
-EOT = PGD(num_steps=2, num_eot=4, step_size=2 / 255)
+EOT_PGD = PGD(num_steps=2, eot=EOT(4), step_size=2 / 255)
 
 
 @pytest.fixture(scope="module")
 def attacked(setting):
-    return setting.run(EOT)
+    return setting.run(EOT_PGD)
 
 
 def test_attack_is_the_same_on_any_devices_and_batches(setting, attacked):
     assert np.abs(attacked - setting.images).max() == pytest.approx(8 / 255, abs=1e-6)
-    on_two = setting.run(EOT, mesh=data_mesh(2))
+    on_two = setting.run(EOT_PGD, mesh=data_mesh(2))
     np.testing.assert_allclose(on_two, attacked, atol=1e-5)
     for rows in (slice(2, 3), slice(0, 3)):
-        np.testing.assert_allclose(setting.run(EOT, rows), attacked[rows], atol=1e-5)
+        np.testing.assert_allclose(setting.run(EOT_PGD, rows), attacked[rows], atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [2, 4])
 def test_attack_is_the_same_in_any_chunks(setting, attacked, chunk):
-    chunked = setting.run(dataclasses.replace(EOT, eot_chunk=chunk))
+    chunked = setting.run(dataclasses.replace(EOT_PGD, eot=EOT(4, chunk_size=chunk)))
     np.testing.assert_allclose(chunked, attacked, atol=1e-5)
 
 
 def test_progress_counts_every_gradient(setting):
     ticks = []
-    setting.run(dataclasses.replace(EOT, best_iterate=True), on_gradient=ticks.append)
+    setting.run(dataclasses.replace(EOT_PGD, best_iterate=True), on_gradient=ticks.append)
     assert ticks == [1] * 4 * 3  # one more call, to know the last image's loss
 
 
@@ -200,7 +200,7 @@ def test_an_attack_that_exploits_its_own_draw_does_not_score():
 
 @pytest.mark.parametrize("num_draws", [1, 2])
 def test_a_known_key_is_really_used(num_draws):
-    attack = fgsm(0.1, loss="margin", num_eot=num_draws, enumerated=True)
+    attack = fgsm(0.1, loss="margin", eot=EOT(num_draws, draws="enumerated"))
     args = (SECRET_PARAMS, _attack_keys(), _score_keys(), GREY, ZEROS)
     options = {"num_score_draws": num_draws, "known_key": True}
     attacked, right = jax.jit(
@@ -218,7 +218,7 @@ def test_a_known_key_is_really_used(num_draws):
 
 
 def test_attack_batch_is_run_attack_and_score():
-    attack = PGD(radius=0.1, step_size=0.05, num_steps=3, num_eot=4, loss="margin")
+    attack = PGD(radius=0.1, step_size=0.05, num_steps=3, eot=EOT(4), loss="margin")
     target = Defended(Mask(), Biased(SIZE, 2))
     images = jnp.asarray(RNG.uniform(size=(16, 12, 12, 3)), jnp.float32)
     kernel = jnp.asarray(RNG.normal(size=(SIZE, 2)) / SIZE, jnp.float32)
@@ -242,8 +242,8 @@ def _pick(args, *places):
 @pytest.mark.parametrize(
     ("attack", "sentence"),
     [
-        (fgsm(), "known_key needs a gradient attack with enumerated=True, not PGD"),
-        (fgsm(num_eot=3, enumerated=True), "set num_eot=2, not 3"),
+        (fgsm(), "known_key needs an attack with draws='enumerated', not EOT"),
+        (fgsm(eot=EOT(3, draws="enumerated")), "set num_samples=2, not 3"),
     ],
 )
 def test_attacks_that_cannot_use_a_known_key_are_refused(attack, sentence):
@@ -252,7 +252,7 @@ def test_attacks_that_cannot_use_a_known_key_are_refused(attack, sentence):
         attack_batch(
             SECRET_TARGET, SECRET_TARGET, attack, *args, num_score_draws=2, known_key=True
         )
-    if not attack.enumerated:
+    if attack.eot.draws == "independent":
         with pytest.raises(ValueError, match=sentence):
             run_attack(SECRET_TARGET, attack, *_pick(args, 0, 1, 3, 4), score_keys=_score_keys())
 
@@ -260,7 +260,7 @@ def test_attacks_that_cannot_use_a_known_key_are_refused(attack, sentence):
 def test_mean_field_attack_needs_no_luck(setting):
     """Its outcomes are listed, so two seeds differ by nothing once the start is fixed."""
     surrogate = Defended(MeanFieldRAIN(setting.target.defense), setting.target.classifier)
-    attack = PGD(num_steps=2, num_eot=9, enumerated=True, random_start=False)
+    attack = PGD(num_steps=2, eot=EOT(9, draws="enumerated"), random_start=False)
     images, labels = jnp.asarray(setting.images), jnp.asarray(setting.labels)
     first, second = (
         run_attack(surrogate, attack, setting.params, keys, images, labels)
@@ -282,7 +282,10 @@ def test_mean_field_attack_needs_no_luck(setting):
         ({"labels": ZEROS - 1}, "Labels lie in -1..-1, but the classifier has 2 classes"),
         ({"keys": jax.random.split(jax.random.key(0), 3)}, "16 images came with 3 keys and 16"),
         ({"labels": ZEROS[:5]}, "16 images came with 16 keys and 5 labels"),
-        ({"attack": fgsm(enumerated=True)}, "num_eot=1 and Secret lists none: draw keys"),
+        (
+            {"attack": fgsm(eot=EOT(draws="enumerated"))},
+            "num_samples=1 and Secret lists none: draw keys",
+        ),
     ],
 )
 def test_batches_that_do_not_fit_are_refused(changes, sentence):
@@ -296,10 +299,10 @@ def test_batches_that_do_not_fit_are_refused(changes, sentence):
 
 def test_outcomes_are_enumerated_once_each(setting):
     surrogate = Defended(MeanFieldRAIN(setting.target.defense), setting.target.classifier)
-    with pytest.raises(ValueError, match=r"num_eot=4 and MeanFieldRAIN has 9"):
-        setting.run(PGD(num_steps=2, num_eot=4, enumerated=True), surrogate=surrogate)
+    with pytest.raises(ValueError, match=r"num_samples=4 and MeanFieldRAIN has 9"):
+        setting.run(PGD(num_steps=2, eot=EOT(4, draws="enumerated")), surrogate=surrogate)
     straight = Defended(BPDA(surrogate.defense, Identity()), setting.target.classifier)
-    setting.run(PGD(num_steps=1, num_eot=9, enumerated=True), surrogate=straight)
+    setting.run(PGD(num_steps=1, eot=EOT(9, draws="enumerated")), surrogate=straight)
 
 
 def test_scores_and_seeds_out_of_range_are_refused():
@@ -317,19 +320,21 @@ def test_a_full_device_is_told_what_to_lower(setting, monkeypatch):
     def full(*args):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
-    monkeypatch.setattr(evaluation, "_add_chunk", full)
-    sentence = r"8 images of \(12, 12\) with eot_chunk=2 do not fit .* lower eot_chunk first"
+    monkeypatch.setattr(runner, "_add_chunk", full)
+    sentence = (
+        r"8 images of \(12, 12\) with chunk_size=2 do not fit .* lower the EOT's chunk_size first"
+    )
     with pytest.raises(MemoryError, match=sentence):
-        setting.run(dataclasses.replace(EOT, eot_chunk=2))
+        setting.run(dataclasses.replace(EOT_PGD, eot=EOT(4, chunk_size=2)))
 
 
 def test_other_runtime_errors_pass_unchanged(setting, monkeypatch):
     def broken(*args):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    monkeypatch.setattr(evaluation, "_add_chunk", broken)
+    monkeypatch.setattr(runner, "_add_chunk", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        setting.run(EOT)
+        setting.run(EOT_PGD)
 
 
 def test_majority_is_numpys_with_ties_to_the_least_class():

@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from rainjax import gradients
 from rainjax.defenses import RAIN, Identity, MeanFieldRAIN
 from rainjax.gradients import BPDA, expectation, straight_through
-from tests.tiny import EDSR_TINY, Mask, Scale, edsr_params
+from tests.tiny import EDSR_TINY, Mask, Scale, edsr_params, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -37,14 +37,14 @@ def test_gradient_of_an_expectation_is_the_expectation_of_gradients():
     inside = jax.jit(expectation(jax.grad(shifted, argnums=1), num, chunk_size=64))(KEY, x)
     np.testing.assert_allclose(outside, inside, rtol=1e-5, atol=1e-6)
     assert np.abs(np.asarray(inside) - 2 * np.asarray(x)).max() < 5 * 2 / np.sqrt(num)
-    quadratic = expectation(lambda i, x: jnp.sum(x**2) * i, 3, enumerated=True)
+    quadratic = expectation(lambda i, x: jnp.sum(x**2) * i, 3, draws="enumerated")
     check_grads(jax.jit(lambda x: quadratic(KEY, x)), (x,), order=2, atol=0.02, rtol=0.02)
 
 
 def test_enumerated_outcomes_are_averaged_exactly():
     """The mean of i * x over i = 0..9 is 4.5 x."""
     for chunk in (None, 1, 2, 5):
-        mean = expectation(lambda i, x: i * x, 10, chunk_size=chunk, enumerated=True)
+        mean = expectation(lambda i, x: i * x, 10, chunk_size=chunk, draws="enumerated")
         np.testing.assert_array_equal(jax.jit(mean)(KEY, jnp.array([2.0, -4.0])), [9.0, -18.0])
 
 
@@ -60,14 +60,17 @@ def test_chunks_change_nothing():
         assert mean["b"] == 1.0
 
 
-def test_a_draw_does_not_depend_on_their_number():
-    few, many = gradients.draws(KEY, 0, 3), gradients.draws(KEY, 0, 8)
-    later = gradients.draws(KEY, 3, 5)
+def test_draws_are_keys_numbers_or_strata():
     data = jax.random.key_data
-    np.testing.assert_array_equal(data(few), data(many)[:3])
-    np.testing.assert_array_equal(data(later), data(many)[3:])
-    assert len(np.unique(data(many), axis=0)) == 8
-    assert gradients.draws(KEY, 3, 5, enumerated=True).tolist() == [3, 4, 5, 6, 7]
+    keys = [gradients.draw(KEY, i) for i in range(8)]
+    for i, key in enumerate(keys):  # how many there are is nothing to a draw
+        np.testing.assert_array_equal(data(key), data(jax.random.fold_in(KEY, i)))
+    assert len(np.unique([data(key) for key in keys], axis=0)) == 8
+    assert [int(gradients.draw(KEY, i, "enumerated")) for i in (3, 4)] == [3, 4]
+    stratum = gradients.draw(KEY, 5, "stratified")
+    assert (stratum.key == KEY, int(stratum.number)) == (True, 5)
+    with unchecked(), pytest.raises(ValueError, match="draws='sorted' is none of 'independent'"):
+        expectation(lambda draw: 0.0, 2, draws="sorted")
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_mean_field_gradient_is_the_mean_over_all_shifts():
     params = {"defense": (), "classifier": {"kernel": _normal((IMAGE.size, 2))}}
     kernel = np.asarray(params["classifier"]["kernel"], float).reshape(*IMAGE.shape, 2)
 
-    logits = expectation(lambda i, x: target.logits(params, i, x), 9, enumerated=True)
+    logits = expectation(lambda i, x: target.logits(params, i, x), 9, draws="enumerated")
     low = IMAGE.reshape(6, 2, 8, 2, 3).mean((1, 3))
     shifts = list(itertools.product((-1, 0, 1), (-1, 0, 1)))
     outputs = [np.roll(low, s, (0, 1)).repeat(2, 0).repeat(2, 1) for s in shifts]
@@ -198,7 +198,9 @@ def test_mean_field_is_the_mean_of_rain_for_a_linear_network():
     num = 3000
     purify = jax.jit(jax.vmap(rain.apply, (None, 0, None)))
     draws = np.asarray(purify((), jax.random.split(KEYS[1], num), IMAGE))
-    mean_field = expectation(lambda i, x: MeanFieldRAIN(rain).apply((), i, x), 9, enumerated=True)
+    mean_field = expectation(
+        lambda i, x: MeanFieldRAIN(rain).apply((), i, x), 9, draws="enumerated"
+    )
     error = draws.mean(0) - np.asarray(jax.jit(mean_field)(KEYS[0], IMAGE))
     assert (np.abs(error) < 5 * draws.std(0) / np.sqrt(num)).all()
 

@@ -29,6 +29,7 @@ ORDER = [
     "gradients",
     "attacks",
     "pipeline",
+    "runner",
     "evaluation",
     "zoo",
     "data",

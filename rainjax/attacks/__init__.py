@@ -1,6 +1,7 @@
 """Attacks: one family per file, one contract for all (see `Attack`)."""
 
-from rainjax.attacks._base import Attack, GradientAttack
+from rainjax.attacks._base import Attack, BallAttack
+from rainjax.attacks.eot import EOT
 from rainjax.attacks.pgd import PGD, fgsm
 
-__all__ = ["PGD", "Attack", "GradientAttack", "fgsm"]
+__all__ = ["EOT", "PGD", "Attack", "BallAttack", "fgsm"]

@@ -1,39 +1,77 @@
-"""What an attack is: a state, a step, and a result, all pure."""
+"""What an attack is: a state, a question, and an update, all pure."""
 
 import abc
 import dataclasses
-import functools
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from rainjax import gradients
-from rainjax._types import Draw, Image, Label, LogitsFn, PRNGKey
-from rainjax.attacks import losses
+from rainjax._types import Image, Label, LogitsFn, PRNGKey
+from rainjax.attacks import balls
+from rainjax.attacks.eot import EOT, Query
 
 State = Any
 
 
-class Attack(abc.ABC):
-    """An iterative attack on one image: `init`, then `num_calls` times `step`, then `result`.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An attack under way: its state, and the image it stopped at, if it has.
 
-    The key of call `t` is `fold_in(loop_key, t)`, whoever drives the loop.
+    Outside of `vmap` it holds a batch.
     """
+
+    state: State
+    done: Bool[Array, "*n"]
+    found: Float[Array, "*n h w c"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attack(abc.ABC):
+    """An iterative attack on one image: `init`, then `num_calls` times `ask` and `update`.
+
+    An attack never meets the pipeline. It asks a `query` about a point, and is told the mean of
+    the answer over the pipeline's draws, as `eot` says: so every attack is an EOT attack, and
+    none can mistake one draw for the pipeline.
+
+    The keys of call `t` are the halves of `fold_in(loop_key, t)`, whoever drives the loop.
+    """
+
+    eot: EOT = EOT()
 
     @property
     @abc.abstractmethod
     def num_calls(self) -> int:
-        """How many times `step` is called."""
+        """How many times the pipeline is asked."""
+
+    @property
+    @abc.abstractmethod
+    def query(self) -> Query:
+        """What is asked: a hashable value, equal for attacks that can share a compiled one."""
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether an image is left as it is once every draw at one point was a success."""
+        return False
+
+    @property
+    def num_gradients(self) -> int:
+        """How many draws of the pipeline the whole attack evaluates, per image."""
+        return self.eot.total(self.num_calls)
 
     @abc.abstractmethod
     def init(self, key: PRNGKey, image: Image, label: Label) -> State:
         """Returns the state to start from."""
 
     @abc.abstractmethod
-    def step(self, key: PRNGKey, logits_fn: LogitsFn, state: State) -> State:
-        """Returns the next state."""
+    def ask(self, state: State) -> tuple[Image, Any]:
+        """Returns the point to ask about, and what the query needs to know beside it."""
+
+    @abc.abstractmethod
+    def update(self, key: PRNGKey, state: State, answer: Any) -> State:
+        """Returns the next state from the mean answer at the point asked about."""
 
     @abc.abstractmethod
     def result(self, state: State) -> Image:
@@ -46,73 +84,69 @@ class Attack(abc.ABC):
         host: XLA runs a convolution several times slower inside a loop there.
         """
         init_key, loop_key = jax.random.split(key)
-        state = self.init(init_key, image, label)
 
-        def call(state, t):
-            return self.step(jax.random.fold_in(loop_key, t), logits_fn, state), None
+        def call(run, t):
+            return self.step(loop_key, t, logits_fn, run), None
 
-        return self.result(jax.lax.scan(call, state, jnp.arange(self.num_calls))[0])
+        run = self.start(init_key, image, label)
+        return self.finish(jax.lax.scan(call, run, jnp.arange(self.num_calls))[0])
 
+    def start(self, key: PRNGKey, image: Image, label: Label) -> Run:
+        """Returns the attack before its first call."""
+        return Run(self.init(key, image, label), jnp.array(False), image)
 
-@dataclasses.dataclass(frozen=True)
-class Slope:
-    """The loss of one draw and its gradient: a draw's share of a step.
+    def step(
+        self, loop_key: PRNGKey, call: int | Int[Array, ""], logits_fn: LogitsFn, run: Run
+    ) -> Run:
+        """Returns the attack one call later."""
+        draw_key, update_key = self.keys(loop_key, call)
+        point, about = self.ask(run.state)
+        mean = self.eot.mean
+        answer = mean(self.query, logits_fn, draw_key, call, self.num_calls, point, about)
+        return self.advance(update_key, run, answer)
 
-    A value of its own, so that attacks that differ in radius or step size alone share one
-    compiled gradient.
-    """
+    def keys(self, loop_key: PRNGKey, call: int | Int[Array, ""]) -> tuple[PRNGKey, PRNGKey]:
+        """Returns the keys of one call: that of the pipeline's draws, and the update's own."""
+        draw_key, update_key = jax.random.split(jax.random.fold_in(loop_key, call))
+        if self.eot.common:
+            draw_key, _ = jax.random.split(jax.random.fold_in(loop_key, 0))
+        return draw_key, update_key
 
-    loss: str
+    def advance(self, key: PRNGKey, run: Run, answer: Any) -> Run:
+        """Returns the attack after the answer to its last question."""
+        state = self.update(key, run.state, answer)
+        if not self.stops_early:
+            return dataclasses.replace(run, state=state)
+        point, _ = self.ask(run.state)
+        stops = ~run.done & (answer.success >= 1)
+        done = run.done | stops
+        keep = lambda old, new: jnp.where(done, old, new)
+        return Run(jax.tree.map(keep, run.state, state), done, jnp.where(stops, point, run.found))
 
-    def __call__(
-        self, logits_fn: LogitsFn, draw: Draw, image: Image, label: Label
-    ) -> tuple[Float[Array, ""], Image]:
-        """Returns the loss at `image` under one draw, and its gradient."""
-        loss_fn = losses.by_name(self.loss)
-        return jax.value_and_grad(lambda x: loss_fn(logits_fn(draw, x), label))(image)
+    def finish(self, run: Run) -> Image:
+        """Returns the adversarial image of a finished run."""
+        return jnp.where(run.done, run.found, self.result(run.state))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GradientAttack(Attack):
-    """An attack whose step is a loss gradient, averaged over draws, and a pure update.
+class BallAttack(Attack):
+    """An attack that looks for the highest loss within a ball around the image.
 
-    `num_eot` gradients of the loss are averaged per call, `eot_chunk` at a time (all at once
-    for None). With `enumerated` the draws are the numbers `0..num_eot-1`, for a surrogate
-    that lists its outcomes, and the mean is exact.
+    `radius` is in units of the image's [0, 1] range. With `targeted` the label is the class to
+    be reached. With `early_stop` an image is handed out as soon as every draw at one point was
+    classified as the attacker wants, and costs `run_attack` nothing more: exact on a pipeline
+    without randomness, weaker on one with it, where more steps move the odds further.
     """
 
-    loss: Literal["cross_entropy", "margin"] = "cross_entropy"
-    num_eot: int = 1
-    eot_chunk: int | None = None
-    enumerated: bool = False
+    norm: balls.Norm = "linf"
+    radius: float = 8 / 255
+    targeted: bool = False
+    early_stop: bool = False
 
     def __post_init__(self):
-        gradients.check_chunk(self.num_eot, self.eot_chunk)
-        losses.by_name(self.loss)
-
-    @abc.abstractmethod
-    def point(self, state: State) -> Image:
-        """Returns the image at which the next gradient is wanted."""
-
-    @abc.abstractmethod
-    def update(
-        self, key: PRNGKey, state: State, value: Float[Array, ""], gradient: Image
-    ) -> State:
-        """Returns the next state from the mean loss and gradient at `point(state)`."""
+        balls.check(self.norm, self.radius)
 
     @property
-    def slope(self) -> "Slope":
-        """The part of the attack that differentiates the pipeline, and all it depends on."""
-        return Slope(self.loss)
-
-    def step(self, key: PRNGKey, logits_fn: LogitsFn, state: State) -> State:
-        """Returns the next state, after averaging `num_eot` gradients."""
-        draw_key, update_key = jax.random.split(key)
-        mean = gradients.expectation(
-            functools.partial(self.slope, logits_fn),
-            self.num_eot,
-            chunk_size=self.eot_chunk,
-            enumerated=self.enumerated,
-        )
-        value, gradient = mean(draw_key, self.point(state), state.label)
-        return self.update(update_key, state, value, gradient)
+    def stops_early(self) -> bool:
+        """Whether an image is left as it is once every draw at one point was a success."""
+        return self.early_stop

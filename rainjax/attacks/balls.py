@@ -3,15 +3,17 @@
 Each function takes one perturbation or gradient, shaped like the image.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rainjax._types import Image, PRNGKey
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "l1"]
 _TINY = 1e-12  # keeps 0 / 0 from being NaN; far below any gradient of a float32 network
+_L1_SHARE = 0.01  # of the values move in an L1 step (SLIDE: Tramer and Boneh, 2019)
 
 
 def check(norm: str, radius: float) -> None:
@@ -20,10 +22,17 @@ def check(norm: str, radius: float) -> None:
     Raises:
         ValueError: with the offending value.
     """
-    if norm not in ("linf", "l2"):
-        raise ValueError(f"{norm=} is neither 'linf' nor 'l2'.")
+    if norm not in get_args(Norm):
+        raise ValueError(f"{norm=} is none of {', '.join(map(repr, get_args(Norm)))}.")
     if not 0 <= radius < float("inf"):
         raise ValueError(f"{radius=} must be finite and not negative.")
+
+
+def length(delta: Image, norm: Norm) -> Float[Array, ""]:
+    """Returns the norm of a perturbation."""
+    if norm == "linf":
+        return jnp.max(jnp.abs(delta))
+    return jnp.linalg.norm(delta) if norm == "l2" else jnp.sum(jnp.abs(delta))
 
 
 def random_point(key: PRNGKey, like: Image, norm: Norm, radius: float) -> Image:
@@ -31,20 +40,61 @@ def random_point(key: PRNGKey, like: Image, norm: Norm, radius: float) -> Image:
     if norm == "linf":
         return jax.random.uniform(key, like.shape, like.dtype, -radius, radius)
     direction_key, length_key = jax.random.split(key)
-    direction = jax.random.normal(direction_key, like.shape, like.dtype)
-    length = jax.random.uniform(length_key) ** (1 / like.size)
-    return radius * length * steepest(direction, "l2")
+    reach = radius * jax.random.uniform(length_key) ** (1 / like.size)
+    if norm == "l2":
+        return reach * steepest(jax.random.normal(direction_key, like.shape, like.dtype), "l2")
+    # Laplace numbers over their sum lie uniformly on the sphere of L1.
+    direction = jax.random.laplace(direction_key, like.shape, like.dtype)
+    return reach * direction / jnp.maximum(length(direction, "l1"), _TINY)
 
 
 def project(delta: Image, norm: Norm, radius: float) -> Image:
     """Returns the point of the ball nearest to `delta`."""
     if norm == "linf":
         return jnp.clip(delta, -radius, radius)
-    return delta * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(delta), _TINY))
+    if norm == "l2":
+        return delta * jnp.minimum(1.0, radius / jnp.maximum(jnp.linalg.norm(delta), _TINY))
+    # All values shrink by one threshold, to zero at most (Duchi et al., 2008).
+    sizes = jnp.sort(jnp.abs(delta).ravel())[::-1]
+    thresholds = (jnp.cumsum(sizes) - radius) / jnp.arange(1, delta.size + 1)
+    threshold = jnp.max(thresholds)  # the largest is that of the values that stay
+    shrunk = jnp.sign(delta) * jnp.maximum(jnp.abs(delta) - jnp.maximum(threshold, 0.0), 0.0)
+    return shrunk
+
+
+def into_box(origin: Image, image: Image, norm: Norm, radius: float) -> Image:
+    """Returns a point near `image` in the ball around `origin` and in [0, 1]."""
+    # Clipping to [0, 1] only moves a point closer to the origin, which lies there too.
+    return jnp.clip(origin + project(image - origin, norm, radius), 0.0, 1.0)
 
 
 def steepest(gradient: Image, norm: Norm) -> Image:
-    """Returns the unit step that raises a linear function most; zero for a zero gradient."""
+    """Returns the unit step that raises a linear function; zero for a zero gradient.
+
+    It is the steepest one for L-inf and L2. For L1, where that would move a single value, the
+    hundredth part of the values with the largest gradients move equally far.
+    """
     if norm == "linf":
         return jnp.sign(gradient)
-    return gradient / jnp.maximum(jnp.linalg.norm(gradient), _TINY)
+    if norm == "l2":
+        return gradient / jnp.maximum(jnp.linalg.norm(gradient), _TINY)
+    sizes = jnp.abs(gradient)
+    least = jax.lax.top_k(sizes.ravel(), max(1, round(_L1_SHARE * gradient.size)))[0][-1]
+    chosen = jnp.where(sizes >= least, jnp.sign(gradient), 0.0)
+    return chosen / jnp.maximum(length(chosen, "l1"), _TINY)
+
+
+def blockwise(values: Image, block: int) -> Image:
+    """Returns the image with every `block` x `block` cell replaced by its mean.
+
+    Raises:
+        ValueError: the height or width is no multiple of `block`.
+    """
+    if block == 1:
+        return values
+    height, width, channels = values.shape
+    if height % block or width % block:
+        raise ValueError(f"{block=} does not divide an image of {height} x {width} into cells.")
+    shape = (height // block, block, width // block, block, channels)
+    mean = jnp.mean(values.reshape(shape), axis=(1, 3), keepdims=True)
+    return jnp.broadcast_to(mean, shape).reshape(values.shape)

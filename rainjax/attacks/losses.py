@@ -21,23 +21,51 @@ def margin(logits: Logits, label: Label) -> Float[Array, ""]:
 
     Its gradient does not fade where the classifier is sure (Carlini and Wagner, 2017).
     """
+    return best_wrong(logits, label) - _entry(logits, label)
+
+
+def logit(logits: Logits, label: Label) -> Float[Array, ""]:
+    """Returns minus the label's logit: linear in the logits, so it never saturates.
+
+    With an attack that is `targeted`, the logit loss of Zhao et al. (2021), strong in transfer.
+    """
+    return -_entry(logits, label)
+
+
+def dlr(logits: Logits, label: Label) -> Float[Array, ""]:
+    """Returns the difference of logits ratio: the margin over the spread of the top three.
+
+    Neither shifting nor scaling the logits changes it, so it cannot be made flat by
+    temperature (Croce and Hein, 2020, equation 6).
+
+    Raises:
+        ValueError: there are fewer than three classes.
+    """
+    first, third = _top(logits, 3, "dlr")[jnp.array([0, 2])]
+    return margin(logits, label) / (first - third + 1e-12)
+
+
+def targeted_dlr(logits: Logits, label: Label, target: Label) -> Float[Array, ""]:
+    """Returns the DLR loss towards `target`, away from `label` (Croce and Hein, 2020, eq. 7).
+
+    Raises:
+        ValueError: there are fewer than four classes.
+    """
+    first, third, fourth = _top(logits, 4, "targeted_dlr")[jnp.array([0, 2, 3])]
+    lead = _entry(logits, target) - _entry(logits, label)
+    return lead / (first - 0.5 * (third + fourth) + 1e-12)
+
+
+def best_wrong(logits: Logits, label: Label) -> Float[Array, ""]:
+    """Returns the largest logit of another class than the label, or NaN where one is."""
     is_label = jnp.arange(logits.shape[0]) == label
-    best_wrong = jnp.max(jnp.where(is_label, -jnp.inf, logits))
+    best = jnp.max(jnp.where(is_label, -jnp.inf, logits))
     # XLA's maximum over many values passes over NaN on CPU.
-    best_wrong = jnp.where(jnp.isnan(logits).any(), jnp.nan, best_wrong)
-    return best_wrong - _entry(logits, label)
-
-
-def _entry(values: Logits, label: Label) -> Float[Array, ""]:
-    """Returns `values[label]`, or NaN for a label there is none of, which JAX would clamp."""
-    return values.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-
-
-_LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
+    return jnp.where(jnp.isnan(logits).any(), jnp.nan, best)
 
 
 def by_name(name: str) -> Loss:
-    """Returns the loss called `name`.
+    """Returns the loss of a label called `name`.
 
     Raises:
         ValueError: there is none of that name.
@@ -45,3 +73,32 @@ def by_name(name: str) -> Loss:
     if name not in _LOSSES:
         raise ValueError(f"No loss is called {name!r}; there are {', '.join(_LOSSES)}.")
     return _LOSSES[name]
+
+
+def evaluate(name: str, logits: Logits, label: Label, target: Label) -> Float[Array, ""]:
+    """Returns the loss called `name`; only `targeted_dlr` looks at `target`."""
+    if name == "targeted_dlr":
+        return targeted_dlr(logits, label, target)
+    return by_name(name)(logits, label)
+
+
+def _entry(values: Logits, label: Label) -> Float[Array, ""]:
+    """Returns `values[label]`, or NaN for a label there is none of, which JAX would clamp."""
+    return values.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _top(logits: Logits, count: int, name: str) -> Float[Array, "{count}"]:
+    if logits.shape[0] < count:
+        raise ValueError(
+            f"The loss {name!r} compares {count} classes, and there are {logits.shape[0]}: "
+            "use 'margin'."
+        )
+    return jax.lax.top_k(logits, count)[0]
+
+
+_LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "margin": margin,
+    "logit": logit,
+    "dlr": dlr,
+}

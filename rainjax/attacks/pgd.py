@@ -1,14 +1,16 @@
 """Projected gradient ascent and its one-step ancestor."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rainjax._types import Image, Label, PRNGKey
-from rainjax.attacks import balls
-from rainjax.attacks._base import GradientAttack
+from rainjax.attacks import balls, losses
+from rainjax.attacks._base import BallAttack
+from rainjax.attacks.queries import Aim, Ascent, Slope
 
 
 @jax.tree_util.register_dataclass
@@ -21,7 +23,7 @@ class PGDState:
 
     origin: Float[Array, "*n h w c"]
     image: Float[Array, "*n h w c"]
-    momentum: Float[Array, "*n h w c"]
+    momentum: Float[Array, "*n m h w c"]
     best: Float[Array, "*n h w c"]
     best_value: Float[Array, "*n"]
     label: Int[Array, "*n"]
@@ -29,37 +31,49 @@ class PGDState:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PGD(GradientAttack):
-    """Projected gradient ascent (Madry et al., 2018); with `num_eot > 1`, EOT-PGD.
+class PGD(BallAttack):
+    """Projected gradient ascent (Madry et al., 2018); with `eot=EOT(16)`, EOT-PGD.
 
-    `radius` and `step_size` are in units of the image's [0, 1] range. `momentum` accumulates
-    gradients of unit mean magnitude (MI-FGSM, Dong et al., 2018). `best_iterate` hands out
+    `radius` and `step_size` are in units of the image's [0, 1] range; with a `schedule` the
+    step falls to zero, evenly or along a cosine. `momentum` accumulates gradients of unit mean
+    magnitude (MI-FGSM, Dong et al., 2018); `nesterov` takes them where the momentum leads to
+    (NI-FGSM, Lin et al., 2020); several momenta are accumulated side by side and averaged
+    (AggMo, Lucas et al., 2019), which is steady on noisy gradients. `best_iterate` hands out
     the visited image with the highest mean loss instead of the last one; on a random pipeline
-    that loss is itself a mean over `num_eot` draws. `num_restarts > 1` runs again from other
-    random starts and keeps the image with the highest loss. Both cost one more gradient
-    evaluation per start, to know the loss at its last image.
+    that loss is itself a mean over draws. `num_restarts > 1` runs again from other random
+    starts and keeps the image with the highest loss. Both cost one more gradient evaluation
+    per start, to know the loss at its last image. `block` keeps the perturbation constant on
+    cells of that size, before clipping to [0, 1]: cells of 2 pass RAIN's random pick unchanged.
     """
 
-    norm: balls.Norm = "linf"
-    radius: float = 8 / 255
+    loss: Literal["cross_entropy", "margin", "dlr", "logit"] = "cross_entropy"
     step_size: float = 2 / 255
     num_steps: int = 40
     num_restarts: int = 1
     random_start: bool = True
-    momentum: float = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    momentum: float | tuple[float, ...] = 0.0
+    nesterov: bool = False
     best_iterate: bool = False
+    block: int = 1
 
     def __post_init__(self):
         super().__post_init__()
-        balls.check(self.norm, self.radius)
+        losses.by_name(self.loss)
         if not 0 <= self.step_size < float("inf"):
             raise ValueError(f"step_size={self.step_size} must be finite and not negative.")
-        if not 0 <= self.momentum <= 1:
+        if not self._momenta or not all(0 <= m <= 1 for m in self._momenta):
             raise ValueError(f"momentum={self.momentum} must lie in [0, 1].")
-        if self.num_steps < 1 or self.num_restarts < 1:
+        if self.nesterov and not any(self._momenta):
+            raise ValueError(f"nesterov looks ahead along a momentum, and it is {self.momentum}.")
+        if self.schedule not in ("constant", "linear", "cosine"):
             raise ValueError(
-                f"num_steps={self.num_steps} and num_restarts={self.num_restarts} "
-                "must be at least 1."
+                f"schedule={self.schedule!r} is none of 'constant', 'linear', 'cosine'."
+            )
+        if self.num_steps < 1 or self.num_restarts < 1 or self.block < 1:
+            raise ValueError(
+                f"num_steps={self.num_steps}, num_restarts={self.num_restarts} and "
+                f"block={self.block} must be at least 1."
             )
         if self.num_restarts > 1 and not self.random_start:
             raise ValueError(
@@ -72,6 +86,11 @@ class PGD(GradientAttack):
         return self.num_restarts * self._calls_per_start
 
     @property
+    def query(self) -> Slope:
+        """The loss and its gradient."""
+        return Slope(self.loss, self.targeted)
+
+    @property
     def _compares(self) -> bool:
         return self.best_iterate or self.num_restarts > 1
 
@@ -79,44 +98,48 @@ class PGD(GradientAttack):
     def _calls_per_start(self) -> int:
         return self.num_steps + self._compares
 
+    @property
+    def _momenta(self) -> tuple[float, ...]:
+        return self.momentum if isinstance(self.momentum, tuple) else (self.momentum,)
+
     def init(self, key: PRNGKey, image: Image, label: Label) -> PGDState:
         """Returns the state at the first start."""
         return PGDState(
             origin=image,
             image=self._start(key, image),
-            momentum=jnp.zeros_like(image),
+            momentum=self._no_momentum(image),
             best=image,
             best_value=jnp.array(-jnp.inf, image.dtype),
             label=label,
             calls=jnp.array(0),
         )
 
-    def point(self, state: PGDState) -> Image:
-        """Returns the current iterate."""
-        return state.image
+    def ask(self, state: PGDState) -> tuple[Image, Aim]:
+        """Returns the current iterate, or the point where the momentum alone would lead."""
+        return self._point(state), Aim(state.label, state.label)
 
-    def update(
-        self, key: PRNGKey, state: PGDState, value: Float[Array, ""], gradient: Image
-    ) -> PGDState:
+    def update(self, key: PRNGKey, state: PGDState, answer: Ascent) -> PGDState:
         """Returns the state one step further up, or at the next start."""
+        gradient = balls.blockwise(answer.gradient, self.block)
         scale = jnp.maximum(jnp.mean(jnp.abs(gradient)), 1e-30)
-        momentum = self.momentum * state.momentum + gradient / scale
-        moved = state.image + self.step_size * balls.steepest(momentum, self.norm)
-        moved = self._into_ball(state.origin, moved)
+        momentum = self._decay() * state.momentum + (gradient / scale)[None]
+        step = self._step_size(state.calls) * balls.steepest(momentum.mean(0), self.norm)
+        moved = balls.into_box(state.origin, state.image + step, self.norm, self.radius)
         calls = state.calls + 1
         if not self._compares:
             return dataclasses.replace(state, image=moved, momentum=momentum, calls=calls)
         ends = calls % self._calls_per_start == 0
         # A pipeline that returns NaN must not look robust: NaN is kept, and never beaten.
-        broken = jnp.isnan(value) | jnp.isnan(gradient).any()
-        better = (value > state.best_value) & (self.best_iterate | ends)
-        best = jnp.where(better, state.image, state.best)
+        broken = jnp.isnan(answer.value) | jnp.isnan(gradient).any()
+        better = (answer.value > state.best_value) & (self.best_iterate | ends)
+        best = jnp.where(better, self._point(state), state.best)
+        best_value = jnp.where(better, answer.value, state.best_value)
         return dataclasses.replace(
             state,
             image=jnp.where(ends, self._start(key, state.origin), moved),
             momentum=jnp.where(ends, 0.0, momentum),
             best=jnp.where(broken, jnp.nan, best),
-            best_value=jnp.where(broken, jnp.inf, jnp.where(better, value, state.best_value)),
+            best_value=jnp.where(broken, jnp.inf, best_value),
             calls=calls,
         )
 
@@ -128,18 +151,36 @@ class PGD(GradientAttack):
         if not self.random_start:
             return image
         delta = balls.random_point(key, image, self.norm, self.radius)
-        return self._into_ball(image, image + delta)
+        if self.block > 1:  # one point of each cell: their mean would be nearly zero
+            first = delta[:: self.block, :: self.block]
+            delta = jnp.repeat(jnp.repeat(first, self.block, axis=0), self.block, axis=1)
+        return balls.into_box(image, image + delta, self.norm, self.radius)
 
-    def _into_ball(self, origin: Image, image: Image) -> Image:
-        # Clipping to [0, 1] only moves a point closer to the origin, which lies there too.
-        delta = balls.project(image - origin, self.norm, self.radius)
-        return jnp.clip(origin + delta, 0.0, 1.0)
+    def _point(self, state: PGDState) -> Image:
+        if not self.nesterov:
+            return state.image
+        ahead = balls.steepest((self._decay() * state.momentum).mean(0), self.norm)
+        moved = state.image + self._step_size(state.calls) * ahead
+        return balls.into_box(state.origin, moved, self.norm, self.radius)
+
+    def _step_size(self, calls: Int[Array, ""]) -> Float[Array, ""] | float:
+        if self.schedule == "constant":
+            return self.step_size
+        done = (calls % self._calls_per_start) / self.num_steps
+        left = 1 - done if self.schedule == "linear" else 0.5 * (1 + jnp.cos(jnp.pi * done))
+        return self.step_size * left
+
+    def _decay(self) -> Float[Array, "m 1 1 1"]:
+        return jnp.asarray(self._momenta)[:, None, None, None]
+
+    def _no_momentum(self, image: Image) -> Float[Array, "m h w c"]:
+        return jnp.zeros((len(self._momenta), *image.shape), image.dtype)
 
 
 def fgsm(radius: float = 8 / 255, **options) -> PGD:
     """Returns the fast gradient sign method: one L-inf step of `radius` from the image.
 
-    `options` are PGD's, `num_eot` for instance (Goodfellow et al., 2015).
+    `options` are PGD's, `eot` for instance (Goodfellow et al., 2015).
     """
     defaults = {"step_size": radius, "num_steps": 1, "random_start": False}
     return PGD(radius=radius, **(defaults | options))

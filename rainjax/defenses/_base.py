@@ -6,6 +6,7 @@ import dataclasses
 import jax
 
 from rainjax._types import Draw, Image, Params, PRNGKey
+from rainjax.keys import split_draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,11 @@ class Defense(abc.ABC):
         del height
         return None
 
+    @property
+    def stratifies(self) -> bool:
+        """Whether `apply` spreads stratified draws evenly over what it can do."""
+        return False
+
     @abc.abstractmethod
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
         """Returns the purified image, float32 in [0, 1], of the shape that came in."""
@@ -30,6 +36,11 @@ class Defense(abc.ABC):
 @dataclasses.dataclass(frozen=True)
 class Identity(Defense):
     """Does nothing: the undefended pipeline, and the backward pass of plain BPDA."""
+
+    @property
+    def stratifies(self) -> bool:
+        """True: without randomness any draws are even."""
+        return True
 
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
         """Returns `image`; `params` and `key` are ignored."""
@@ -48,9 +59,14 @@ class Chain(Defense):
         keys = jax.random.split(key, len(self.stages))
         return tuple(s.init(k) for s, k in zip(self.stages, keys, strict=True))
 
+    @property
+    def stratifies(self) -> bool:
+        """Whether every stage spreads stratified draws evenly."""
+        return all(stage.stratifies for stage in self.stages)
+
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
         """Returns the last stage's image."""
-        keys = jax.random.split(key, len(self.stages))
+        keys = split_draw(key, len(self.stages))
         for stage, p, k in zip(self.stages, params, keys, strict=True):
             image = stage.apply(p, k, image)
         return image

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rainjax import transforms
-from rainjax._types import Draw, Image, Images, Params, PRNGKey
+from rainjax._types import Draw, Image, Images, Params, PRNGKey, Stratum
 from rainjax.defenses._base import Defense
+from rainjax.keys import choice, split_draw
 from rainjax.nets.edsr import EDSR
 
 
@@ -55,8 +56,13 @@ class RAIN(Defense):
 
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
         """Returns the purified image, in [0, 1], of the same even height and width."""
-        pick_key, shift_key = jax.random.split(key)
+        pick_key, shift_key = split_draw(key, 2)
         return self._purify(params, pick_key, shift_key, image)
+
+    @property
+    def stratifies(self) -> bool:
+        """True: its picks and its shifts can be spread evenly."""
+        return True
 
     def apply_shared_shift(self, params: Params, key: PRNGKey, images: Images) -> Images:
         """Purifies a batch as the authors' code does: one shift for all, own picks for each.
@@ -80,7 +86,13 @@ class RAIN(Defense):
         # 0.07 * 100 is 7.000000000000001, and 0.29 * 100 is 28.999999999999996
         return math.floor(self.shift_fraction * (height // 2) + 1e-9)
 
-    def _purify(self, params: Params, pick_key: PRNGKey, shift_key: PRNGKey, image: Image):
+    def _purify(
+        self,
+        params: Params,
+        pick_key: PRNGKey | Stratum,
+        shift_key: PRNGKey | Stratum,
+        image: Image,
+    ):
         if image.shape[0] % 2 or image.shape[1] % 2:
             raise ValueError(
                 f"RAIN halves and doubles an image, and {image.shape[0]} x {image.shape[1]} is "
@@ -91,7 +103,7 @@ class RAIN(Defense):
         small = transforms.random_circular_shift(shift_key, small, max_shift=max_shift)
         return jnp.clip(self.network.apply(params, small), 0.0, 1.0)
 
-    def _shrink(self, key: PRNGKey, image: Image) -> Float[Array, "h//2 w//2 c"]:
+    def _shrink(self, key: PRNGKey | Stratum, image: Image) -> Float[Array, "h//2 w//2 c"]:
         if self.downsample == "random":
             return transforms.random_pixel_downsample(key, image)
         return self.mean_shrink(image)
@@ -102,7 +114,7 @@ class MeanFieldRAIN(Defense):
     """The attacker's picture of RAIN: its mean pixel for the random pick, every shift counted.
 
     Averaging 2x2 cells is exactly the mean of the random pick, and the few shifts can be
-    enumerated, so `expectation(..., num_samples=num_outcomes(h), enumerated=True)` over this
+    enumerated, so `expectation(..., num_samples=num_outcomes(h), draws="enumerated")` over this
     surrogate is free of sampling noise. It is biased all the same: the network sees averages
     that RAIN never shows it. Takes RAIN's parameters.
     """
@@ -113,6 +125,11 @@ class MeanFieldRAIN(Defense):
         """Returns fresh parameters of RAIN's network."""
         return self.rain.init(key)
 
+    @property
+    def stratifies(self) -> bool:
+        """True: its shifts can be spread evenly."""
+        return True
+
     def num_outcomes(self, height: int) -> int:
         """Returns the number of shifts of an image `height` high: 25 at 96, 121 at 224."""
         return (2 * self.rain.max_shift(height) + 1) ** 2
@@ -121,12 +138,12 @@ class MeanFieldRAIN(Defense):
         """Returns the image under shift number `key`; a PRNG key draws one at random."""
         max_shift = self.rain.max_shift(image.shape[0])
         number = _outcome(key, self.num_outcomes(image.shape[0]))
-        shift = jnp.stack(jnp.divmod(number, 2 * max_shift + 1)) - max_shift
+        shift = transforms.numbered_shift(number, max_shift)
         small = transforms.circular_shift(self.rain.mean_shrink(image), shift)
         return jnp.clip(self.rain.network.apply(params, small), 0.0, 1.0)
 
 
 def _outcome(draw: Draw, num_outcomes: int) -> Int[Array, ""]:
-    if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
-        return jax.random.randint(draw, (), 0, num_outcomes)
+    if isinstance(draw, Stratum) or jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+        return choice(draw, num_outcomes)
     return draw

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from rainjax._types import Image, PRNGKey
+from rainjax._types import Image, PRNGKey, Stratum
+from rainjax.keys import choice
 
 
 def circular_shift(image: Image, shift: Int[Array, "2"]) -> Image:
@@ -23,11 +24,12 @@ def circular_shift(image: Image, shift: Int[Array, "2"]) -> Image:
     return jnp.einsum("jw,iwc->ijc", columns, image, precision=exact)
 
 
-def random_circular_shift(key: PRNGKey, image: Image, *, max_shift: int) -> Image:
+def random_circular_shift(key: PRNGKey | Stratum, image: Image, *, max_shift: int) -> Image:
     """Rolls an image by up to `max_shift` pixels along each axis, wrapping around (RdmSCS).
 
     Both components are drawn uniformly from `-max_shift..max_shift`, both ends and zero
-    included (Du et al., 2020). Linear in `image` once `key` is fixed: its gradient is exact.
+    included (Du et al., 2020); stratified draws repeat no shift before all were taken. Linear
+    in `image` once `key` is fixed: its gradient is exact.
 
     Raises:
         ValueError: `max_shift` is negative, or not smaller than the image.
@@ -36,4 +38,13 @@ def random_circular_shift(key: PRNGKey, image: Image, *, max_shift: int) -> Imag
         raise ValueError(
             f"{max_shift=} must be at least 0 and below the image's size, {image.shape[:2]}."
         )
+    if isinstance(key, Stratum):
+        return circular_shift(
+            image, numbered_shift(choice(key, (2 * max_shift + 1) ** 2), max_shift)
+        )
     return circular_shift(image, jax.random.randint(key, (2,), -max_shift, max_shift + 1))
+
+
+def numbered_shift(number: Int[Array, ""], max_shift: int) -> Int[Array, "2"]:
+    """Returns one of the `(2 * max_shift + 1) ** 2` shifts, in reading order."""
+    return jnp.stack(jnp.divmod(number, 2 * max_shift + 1)) - max_shift

@@ -4,19 +4,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rainjax._types import Image, PRNGKey
+from rainjax._types import Image, PRNGKey, Stratum
+from rainjax.keys import choices
 
 _Half = Float[Array, "h//2 w//2 c"]
 
 
-def random_pixel_downsample(key: PRNGKey, image: Image) -> _Half:
+def random_pixel_downsample(key: PRNGKey | Stratum, image: Image) -> _Half:
     """Keeps one pixel of every 2x2 cell at random, for each channel separately (RdmDU).
 
     The four pixels of a cell are equally likely, and cells and channels are independent, so
     the colours of one output pixel may come from different places (Du et al., 2020, with the
     details of the authors' code). Linear in `image` once `key` is fixed: an input value has
     gradient 1 if it was picked, which happens with probability 1/4, and 0 otherwise. The
-    mean over keys is `average_downsample`.
+    mean over keys is `average_downsample`, and so is that over any four stratified draws.
 
     Raises:
         ValueError: the height or the width is odd.
@@ -24,7 +25,7 @@ def random_pixel_downsample(key: PRNGKey, image: Image) -> _Half:
     cells = _cells(image)
     # Two random bits a cell, exactly uniform. The sum is a selection whose gradient is a
     # product: a gather's gradient is a scatter, which is slow on CPU.
-    pick = jax.random.bits(key, cells.shape[:-1], jnp.uint8) % 4
+    pick = choices(key, cells.shape[:-1], 4)
     return jnp.sum(cells * jax.nn.one_hot(pick, 4, dtype=image.dtype), axis=-1)
 
 

@@ -1,0 +1,130 @@
+"""Expectation over transformation: how an attack averages what it asks over a defense's draws."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from rainjax import gradients
+from rainjax._types import Draw, Image, LogitsFn, PRNGKey
+from rainjax.gradients import Draws
+
+Query = Callable[[LogitsFn, Draw, Image, Any], Any]
+"""What an attack asks of one draw: `query(logits_fn, draw, image, about)`, a pytree of numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EOT:
+    """Averages every answer that an attack asks for over `num_samples` draws.
+
+    One value for every attack (`PGD(eot=EOT(16))`, `CarliniWagner(eot=EOT(16))`), because an
+    attack only ever sees means (expectation over transformation, Athalye et al., 2018).
+
+    `chunk_size` draws are held in memory at once, all of them for None; it changes nothing
+    else. `draws` are `"independent"`; or `"enumerated"`, the outcomes `0..num_samples-1` of a
+    surrogate that lists them, whose mean is exact; or `"stratified"`, for a defense that can
+    spread its draws evenly (RAIN: each pixel of a cell once in four draws, no shift twice
+    before all were taken), which has the same mean and less variance.
+    With `first` the number of draws grows evenly from it, at the first call, to
+    `num_samples`, at the last. With `common` every call sees the same draws. `average="logits"`
+    differentiates the loss of the mean logits, another objective than the mean loss: that of an
+    attacker of a classifier that averages its logits. It holds its draws' inputs, not one chunk.
+
+    Raises:
+        ValueError: `chunk_size` does not divide the draws, or the options exclude each other.
+    """
+
+    num_samples: int = 1
+    chunk_size: int | None = None
+    draws: Draws = "independent"
+    first: int | None = None
+    common: bool = False
+    average: Literal["gradients", "logits"] = "gradients"
+
+    def __post_init__(self):
+        gradients.check_chunk(self.num_samples, self.chunk_size)
+        gradients.check_draws(self.draws)
+        if self.average not in ("gradients", "logits"):
+            raise ValueError(f"average={self.average!r} is neither 'gradients' nor 'logits'.")
+        if self.first is None:
+            return
+        if not 1 <= self.first <= self.num_samples:
+            raise ValueError(
+                f"first={self.first} must lie in 1..num_samples={self.num_samples}: draws grow."
+            )
+        if self.draws == "enumerated" or self.average == "logits":
+            raise ValueError(
+                f"first={self.first} lets the draws grow, which draws={self.draws!r} with "
+                f"average={self.average!r} does not allow."
+            )
+
+    def count(self, call: int, num_calls: int) -> int:
+        """Returns the number of draws at call `call` of `num_calls`."""
+        if self.first is None:
+            return self.num_samples
+        return self.first + (self.num_samples - self.first) * call // max(num_calls - 1, 1)
+
+    def total(self, num_calls: int, made: int | None = None) -> int:
+        """Returns the number of draws of an attack, or of the first `made` of its calls."""
+        made = num_calls if made is None else made
+        return sum(self.count(call, num_calls) for call in range(made))
+
+    def query(self, query: Query) -> Query:
+        """Returns what is asked of one *outer* draw: see `num_outer`."""
+        return query if self.average == "gradients" else _OfMeanLogits(query, self)
+
+    @property
+    def outer(self) -> "EOT":
+        """How the answers are averaged: for mean logits the averaging is inside the query."""
+        return self if self.average == "gradients" else EOT(1, common=self.common)
+
+    def mean(
+        self,
+        query: Query,
+        logits_fn: LogitsFn,
+        key: PRNGKey,
+        call: int | Int[Array, ""],
+        num_calls: int,
+        image: Image,
+        about: Any,
+    ) -> Any:
+        """Returns the mean answer at call `call`, which may be traced."""
+        asked, outer = self.query(query), self.outer
+        ask = lambda draw, image, about: asked(logits_fn, draw, image, about)
+        if outer.first is None:
+            mean = gradients.expectation(
+                ask, outer.num_samples, chunk_size=outer.chunk_size, draws=outer.draws
+            )
+            return mean(key, image, about)
+        count = outer.count(call, num_calls)  # type: ignore[arg-type]
+        one = gradients.draw(key, 0, outer.draws)
+        zeros = gradients.zeros_of(ask, one, image, about)
+
+        def add(i, total):
+            value = ask(gradients.draw(key, i, outer.draws), image, about)
+            return jax.tree.map(jnp.add, total, value)
+
+        total = jax.lax.fori_loop(0, count, add, zeros)
+        return jax.tree.map(lambda t: t / count, total)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfMeanLogits:
+    """Asks about the mean of the logits over the draws grown from one outer draw."""
+
+    asked: Query
+    eot: EOT
+
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Any) -> Any:
+        def mean_logits(key, image):
+            one = jax.checkpoint(lambda draw, image: logits_fn(draw, image))
+            eot = self.eot
+            mean = gradients.expectation(
+                one, eot.num_samples, chunk_size=eot.chunk_size, draws=eot.draws
+            )
+            return mean(key, image)
+
+        return self.asked(mean_logits, draw, image, about)

@@ -1,0 +1,302 @@
+"""Driving an attack over a batch of images from the host.
+
+There it can show progress, spread the batch over devices, keep convolutions out of loops on
+CPU, and drop the images that are already broken.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+
+from rainjax import gradients
+from rainjax._types import Images, LogitsFn, Params
+from rainjax.attacks import Attack
+from rainjax.attacks._base import Run
+from rainjax.devices import batch_sharding, replicated
+from rainjax.gradients import Draws
+from rainjax.pipeline import Defended
+
+Keys = Key[Array, "n"]
+Labels = Int[Array | np.ndarray, "n"]
+Given = Float[Array | np.ndarray, "n h w c"]
+
+
+def run_attack(
+    surrogate: Defended,
+    attack: Attack,
+    params: Params,
+    attack_keys: Keys,
+    images: Given,
+    labels: Labels,
+    *,
+    score_keys: Keys | None = None,
+    mesh: Mesh | None = None,
+    on_gradient: Callable[[int], object] | None = None,
+) -> Images:
+    """Returns the images that `attack_batch` would, driving the attack's steps from the host.
+
+    On CPU each chunk of draws is one jitted call (one draw by default), because XLA runs a
+    convolution inside a loop several times slower there; elsewhere each step is. With `mesh`
+    the batch is spread over its devices, whose number must divide it. `score_keys` are given
+    to an attacker who knows them, and only then. `on_gradient(n)` is called after every `n`
+    gradients per image, to show progress.
+
+    Raises:
+        ValueError: images, labels and keys do not belong together or are out of range, or the
+            attack enumerates other outcomes than the surrogate has.
+        MemoryError: the device cannot hold a chunk; the message says what to lower.
+    """
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    check_batch(surrogate, params, attack_keys, images, labels)
+    if score_keys is None:
+        _check_outcomes(surrogate, attack, images.shape[1])
+    else:
+        check_known_key(attack, attack.eot.num_samples, True)
+    place, params = placement(mesh, params)
+    attack_keys, images, labels = place(attack_keys), place(images), place(labels)
+    secrets = None if score_keys is None else place(score_keys)
+    tick = on_gradient or (lambda n: None)
+    with _memory_advice(attack, images):
+        init_keys, loop_keys = _split(attack_keys)
+        run = _start(attack, init_keys, images, labels)
+        batch = _Batch(loop_keys, secrets, run)
+        attacked = _drive(surrogate, attack, params, batch, mesh, tick)
+    return attacked
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """The rows of a batch: what a call needs of each, and how far its attack is."""
+
+    loop_keys: Keys
+    secrets: Keys | None
+    run: Run
+
+
+def _drive(surrogate: Defended, attack: Attack, params, batch: _Batch, mesh, tick) -> Images:
+    """Runs an attack call by call, without the images that have nothing left to do."""
+    rows, attacked = np.arange(len(batch.loop_keys)), None
+    for call in range(attack.num_calls):
+        batch = _call(surrogate, attack, params, batch, call, tick)
+        if not attack.stops_early or call == attack.num_calls - 1:
+            continue
+        done = np.asarray(batch.run.done)
+        fewer = _fewer(int((~done).sum()), len(done), mesh)
+        if fewer == len(done):
+            continue
+        attacked = _put(attacked, rows, _finish(attack, batch.run))
+        if not fewer:
+            tick(attack.num_gradients - attack.eot.total(attack.num_calls, call + 1))
+            return jnp.asarray(attacked)
+        keep = np.argsort(done, kind="stable")[:fewer]  # what still stands comes first
+        rows, batch = rows[keep], _take(batch, keep, mesh)
+    last = jax.block_until_ready(_finish(attack, batch.run))
+    return last if attacked is None else jnp.asarray(_put(attacked, rows, last))
+
+
+def _call(surrogate: Defended, attack: Attack, params, batch: _Batch, call: int, tick) -> _Batch:
+    """Runs one call: on CPU draw by draw from the host, elsewhere as one program."""
+    count = attack.eot.count(call, attack.num_calls)
+    if jax.default_backend() != "cpu":
+        run = _step(attack, surrogate, params, batch, call)
+        tick(count)
+        return dataclasses.replace(batch, run=run)
+    query, eot = attack.eot.query(attack.query), attack.eot.outer
+    outer = eot.count(call, attack.num_calls)
+    chunk = math.gcd(outer, eot.chunk_size or 1)
+    draw_keys, update_keys, points, about = _open(attack, batch, call)
+    total = _zeros(query, surrogate, eot.draws, params, draw_keys, batch.secrets, points, about)
+    for start in range(0, outer, chunk):
+        total = _add_chunk(
+            query, surrogate, chunk, eot.draws,
+            params, draw_keys, batch.secrets, points, about, start, total,
+        )  # fmt: skip
+        jax.block_until_ready(total)  # chunks in a queue would each hold memory
+        tick(count // (outer // chunk))
+    return dataclasses.replace(batch, run=_close(attack, update_keys, batch.run, total, outer))
+
+
+def _fewer(standing: int, size: int, mesh: Mesh | None) -> int:
+    """Returns the size to go on with: halves of the batch, so that few sizes are compiled."""
+    devices = 1 if mesh is None else mesh.size
+    if not standing:
+        return 0
+    while size % 2 == 0 and size // 2 >= standing and (size // 2) % devices == 0:
+        size //= 2
+    return size
+
+
+def _take(batch: _Batch, keep: np.ndarray, mesh: Mesh | None) -> _Batch:
+    place, _ = placement(mesh, ())
+    return jax.tree.map(lambda leaf: place(leaf[keep]), batch)
+
+
+def _put(attacked: np.ndarray | None, rows: np.ndarray, images: Images) -> np.ndarray:
+    if attacked is None:
+        attacked = np.zeros((len(rows), *images.shape[1:]), np.float32)
+    attacked[rows] = np.asarray(images)
+    return attacked
+
+
+def check_known_key(attack: Attack, num_score_draws: int, known_key: bool) -> None:
+    """Refuses an attack that cannot use the keys it is given.
+
+    Raises:
+        ValueError: `known_key` with an attack that does not enumerate exactly the draws that
+            will be scored.
+    """
+    if not known_key:
+        return
+    eot = attack.eot
+    if eot.draws != "enumerated":
+        raise ValueError(f"known_key needs an attack with draws='enumerated', not {eot}.")
+    if eot.num_samples != num_score_draws:
+        raise ValueError(
+            f"An attacker who knows the {num_score_draws} scoring draws should use them all: "
+            f"set num_samples={num_score_draws}, not {eot.num_samples}."
+        )
+
+
+def check_batch(
+    pipeline: Defended, params: Params, keys: Keys, images: Given, labels: Labels | None = None
+) -> None:
+    """Refuses a batch whose parts do not belong together or are out of range.
+
+    Raises:
+        ValueError: saying which.
+    """
+    count = len(images)
+    if len(keys) != count or (labels is not None and len(labels) != count):
+        others = f"{len(keys)} keys" + ("" if labels is None else f" and {len(labels)} labels")
+        raise ValueError(f"{count} images came with {others}: each image needs one of its own.")
+    if images.dtype != jnp.float32:
+        raise ValueError(f"Images must be float32 in [0, 1], not {images.dtype}: divide by 255.")
+    values = np.asarray(images)  # XLA's own minimum passes over NaN on CPU
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # NaN compares false
+        raise ValueError(f"Images must lie in [0, 1], these in [{low:.4g}, {high:.4g}].")
+    if labels is None:
+        return
+    logits = jax.eval_shape(pipeline.classifier.apply, params["classifier"], images[0])
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[0]:
+        raise ValueError(
+            f"Labels lie in {low}..{high}, but the classifier has {logits.shape[0]} classes."
+        )
+
+
+def _check_outcomes(surrogate: Defended, attack: Attack, height: int) -> None:
+    eot, defense = attack.eot, surrogate.defense
+    if eot.draws == "stratified" and not defense.stratifies:
+        raise ValueError(
+            f"draws='stratified' needs a defense that can spread its draws evenly, and "
+            f"{type(defense).__name__} cannot: draw independent keys."
+        )
+    there = defense.num_outcomes(height)
+    if eot.draws == "enumerated" and there != eot.num_samples:
+        name = type(defense).__name__
+        raise ValueError(
+            f"draws='enumerated' takes every outcome once, but num_samples={eot.num_samples} and "
+            + (f"{name} has {there}." if there else f"{name} lists none: draw keys instead.")
+        )
+
+
+def view(surrogate: Defended, params: Params, secret: Key[Array, ""] | None) -> LogitsFn:
+    """Returns what the attacker sees; with a `secret`, outcome `i` is scoring draw `i`."""
+    if secret is None:
+        return functools.partial(surrogate.logits, params)
+
+    def logits_fn(draw, image):
+        return surrogate.logits(params, jax.random.fold_in(secret, draw), image)
+
+    return logits_fn
+
+
+def placement(mesh: Mesh | None, params: Params):
+    """Returns a function that spreads a batch over the mesh, and the parameters placed on it."""
+    if mesh is None:
+        return lambda x: x, params
+    return (
+        lambda x: jax.device_put(x, batch_sharding(mesh)),
+        jax.device_put(params, replicated(mesh)),
+    )
+
+
+@jax.jit
+def _split(keys: Keys):
+    pairs = jax.vmap(jax.random.split)(keys)
+    return pairs[:, 0], pairs[:, 1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start(attack: Attack, keys, images, labels):
+    return jax.vmap(attack.start)(keys, images, labels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _open(attack: Attack, batch: _Batch, call):
+    draw_keys, update_keys = jax.vmap(attack.keys, (0, None))(batch.loop_keys, call)
+    return draw_keys, update_keys, *jax.vmap(attack.ask)(batch.run.state)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _zeros(query, surrogate: Defended, draws: Draws, params, keys, secrets, points, about):
+    def one(key, secret, point, about):
+        draw = gradients.draw(key, 0, draws)
+        return query(view(surrogate, params, secret), draw, point, about)
+
+    return gradients.zeros_of(jax.vmap(one), keys, secrets, points, about)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnames="total")
+def _add_chunk(
+    query, surrogate: Defended, chunk: int, draws: Draws,
+    params, draw_keys, secrets, points, about, start, total,
+):  # fmt: skip
+    def one(key, secret, point, about, total):
+        fn = functools.partial(query, view(surrogate, params, secret))
+        return gradients.add_draws(fn, total, key, start, chunk, draws, point, about)
+
+    return jax.vmap(one)(draw_keys, secrets, points, about, total)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _close(attack: Attack, update_keys, run, total, count):
+    return jax.vmap(attack.advance)(update_keys, run, jax.tree.map(lambda t: t / count, total))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _step(attack: Attack, surrogate: Defended, params, batch: _Batch, call):
+    def one(key, secret, run):
+        return attack.step(key, call, view(surrogate, params, secret), run)
+
+    return jax.vmap(one)(batch.loop_keys, batch.secrets, batch.run)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _finish(attack: Attack, run):
+    return jax.vmap(attack.finish)(run)
+
+
+@contextlib.contextmanager
+def _memory_advice(attack: Attack, images: Given):
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
+            raise
+        chunk = attack.eot.chunk_size
+        raise MemoryError(
+            f"{len(images)} images of {images.shape[1:3]} with chunk_size={chunk} do not fit the "
+            "device's memory: lower the EOT's chunk_size first (the result stays the same), then "
+            "the batch size."
+        ) from error
