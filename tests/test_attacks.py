@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from rainjax import transforms
 from rainjax.attacks import EOT, PGD, balls, fgsm, losses
 from rainjax.defenses import Identity
 from rainjax.evaluation import run_attack
@@ -275,9 +276,130 @@ def test_a_pipeline_that_returns_nan_does_not_look_robust():
         ({"num_steps": 0}, "num_steps=0, num_restarts=1 and block=1 must be at least 1"),
         ({"num_restarts": 0}, "num_steps=40, num_restarts=0 and block=1 must be at least 1"),
         ({"num_restarts": 2, "random_start": False}, "num_restarts=2 without random_start"),
+        ({"momentum": (0.5, 1.5)}, r"momentum=\(0.5, 1.5\) must lie in"),
+        ({"momentum": ()}, r"momentum=\(\) must lie in"),
+        ({"nesterov": True}, "nesterov looks ahead along a momentum, and it is 0.0"),
+        ({"schedule": "steps"}, "schedule='steps' is none of 'constant', 'linear', 'cosine'"),
+        ({"block": 0}, "block=0 must be at least 1"),
         ({"loss": "hinge"}, "No loss is called 'hinge'; there are cross_entropy, margin"),
     ],
 )
 def test_bad_options_are_refused(options, sentence):
     with unchecked(), pytest.raises(ValueError, match=sentence):
         PGD(**options)
+
+
+# -- What PGD can be told beyond the paper's ----------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"), [(0.8, True), ((0.0, 0.9), False), ((0.5, 0.99), True)]
+)
+def test_momenta_and_schedules_are_those_of_a_plain_loop(schedule, momentum, nesterov):
+    """Nesterov's look-ahead, AggMo's several momenta and falling steps, in float64."""
+    radius, step_size, num_steps = 0.06, 0.02, 5
+    attack = PGD(
+        radius=radius, step_size=step_size, num_steps=num_steps, momentum=momentum,
+        nesterov=nesterov, schedule=schedule, loss="margin", random_start=False,
+    )  # fmt: skip
+    betas = np.atleast_1d(momentum)[:, None, None, None]
+    origin = np.asarray(IMAGE, float)
+    into = lambda x: np.clip(np.clip(x, origin - radius, origin + radius), 0, 1)
+    x, velocity = origin.copy(), np.zeros((len(betas), *origin.shape))
+    for t in range(num_steps):
+        done = t / num_steps
+        left = {"constant": 1, "linear": 1 - done, "cosine": (1 + np.cos(np.pi * done)) / 2}
+        step = step_size * left[schedule]
+        ahead = into(x + step * np.sign((betas * velocity).mean(0))) if nesterov else x
+        slope = 40 * WEIGHTS * np.cos(40 * ahead)
+        velocity = betas * velocity + slope / np.abs(slope).mean()
+        x = into(x + step * np.sign(velocity.mean(0)))
+    np.testing.assert_allclose(attacked(attack, wavy), x, atol=1e-4)
+
+
+def test_l1_optimum_of_a_linear_classifier():
+    """The best use of an L1 budget is to push the steepest values to the border of [0, 1]."""
+    grey = jnp.full_like(IMAGE, 0.5)
+    attack = PGD(norm="l1", radius=2.0, step_size=0.3, num_steps=60, schedule="linear")
+    order = np.argsort(-np.abs(WEIGHTS).ravel())
+    best = 0.5 * np.abs(WEIGHTS).ravel()[order[:4]].sum()  # four values, half a unit each
+    found = attacked(attack, image=grey) - 0.5
+    assert np.abs(found).sum() <= 2.0 + 1e-5
+    assert np.sum(WEIGHTS * found) > 0.9 * best
+
+
+@pytest.mark.parametrize("radius", [0.3, 1.0, 50.0])
+def test_l1_projection_is_that_of_a_search(radius):
+    """The threshold by bisection, instead of by sorting."""
+    delta = RNG.normal(size=(4, 5, 3))
+    low, high = 0.0, np.abs(delta).max()
+    for _ in range(80):
+        middle = (low + high) / 2
+        over = np.maximum(np.abs(delta) - middle, 0).sum() > radius
+        low, high = (middle, high) if over else (low, middle)
+    expected = np.sign(delta) * np.maximum(np.abs(delta) - high, 0)
+    found = balls.project(jnp.asarray(delta, jnp.float32), "l1", radius)
+    np.testing.assert_allclose(found, expected if radius < 50 else delta, atol=1e-5)
+
+
+def test_l1_starts_fill_the_ball_uniformly():
+    """In d dimensions (length / radius) ** d is uniform, and no value is preferred."""
+    attack, grey = PGD(norm="l1", radius=0.3), jnp.full((2, 2, 1), 0.5)
+    deltas = np.asarray(_starts(attack, grey, 3000)).reshape(3000, 4) - 0.5
+    lengths = np.abs(deltas).sum(1) / 0.3
+    assert lengths.max() <= 1 + 1e-6
+    assert scipy.stats.kstest(lengths**4, "uniform").pvalue > 1e-4
+    # A share of a uniform point on the simplex of 4 values is Beta(1, 3).
+    shares = np.abs(deltas) / np.abs(deltas).sum(1, keepdims=True)
+    for axis in range(4):
+        assert scipy.stats.kstest(shares[:, axis], "beta", args=(1, 3)).pvalue > 1e-4
+        assert scipy.stats.binomtest(int((deltas[:, axis] > 0).sum()), 3000).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "logit"])
+def test_a_targeted_attack_climbs_towards_its_label(loss):
+    """Three classes; towards class 2 is up its own kernel, less so that of the others."""
+    kernels = RNG.normal(size=(3, *IMAGE.shape)).astype(np.float32)
+    three = lambda key, image: jnp.einsum("khwc,hwc->k", kernels, image)
+    attack = PGD(radius=0.2, step_size=0.05, num_steps=10, targeted=True, loss=loss)
+    grey = jnp.full_like(IMAGE, 0.5)
+    for target in range(3):
+        found = attacked(attack, three, grey, label=target)
+        assert np.argmax(three(None, found)) == target
+        if loss == "logit":
+            np.testing.assert_allclose(found - 0.5, 0.2 * np.sign(kernels[target]), atol=1e-6)
+
+
+def test_blocks_are_constant_and_pass_a_random_pick():
+    """What is the same in every 2x2 cell, RAIN's random pick cannot filter."""
+    attack = PGD(radius=0.1, step_size=0.05, num_steps=4, block=2)
+    grey = jnp.full_like(IMAGE, 0.5)
+    found = attacked(attack, image=grey)
+    small = found[::2, ::2]
+    np.testing.assert_array_equal(np.repeat(np.repeat(small, 2, 0), 2, 1), found)
+    cells = WEIGHTS.reshape(3, 2, 3, 2, 3).sum((1, 3))
+    np.testing.assert_allclose(small - 0.5, 0.1 * np.sign(cells), atol=1e-6)
+    picked = transforms.random_pixel_downsample(KEY, jnp.asarray(found))
+    np.testing.assert_array_equal(picked, small)
+    with pytest.raises(ValueError, match="block=4 does not divide an image of 6 x 6"):
+        attacked(PGD(block=4))
+
+
+def test_dlr_losses_by_their_definition():
+    for label, target in ((0, 1), (3, 0), (4, 2)):
+        logits = RNG.normal(0, 5, size=6)
+        ordered = np.sort(logits)[::-1]
+        others = np.delete(logits, label).max()
+        ratio = (others - logits[label]) / (ordered[0] - ordered[2])
+        values = jnp.asarray(logits, jnp.float32)
+        assert losses.dlr(values, jnp.array(label)) == pytest.approx(ratio, rel=1e-4)
+        ratio = (logits[target] - logits[label]) / (ordered[0] - ordered[2:4].mean())
+        found = losses.evaluate("targeted_dlr", values, jnp.array(label), jnp.array(target))
+        assert found == pytest.approx(ratio, rel=1e-4)
+        assert losses.logit(values, jnp.array(label)) == pytest.approx(-logits[label], rel=1e-5)
+    for name, classes in (("dlr", 2), ("targeted_dlr", 3)):
+        with pytest.raises(ValueError, match=f"'{name}' compares {classes + 1} classes"):
+            losses.evaluate(name, jnp.zeros(classes), jnp.array(0), jnp.array(1))
+    broken = jnp.array([1.0, jnp.nan, 0.0, 2.0])
+    assert np.isnan(losses.dlr(broken, jnp.array(0)))

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rainjax._types import Image, PRNGKey
 
@@ -84,17 +84,27 @@ def steepest(gradient: Image, norm: Norm) -> Image:
     return chosen / jnp.maximum(length(chosen, "l1"), _TINY)
 
 
-def blockwise(values: Image, block: int) -> Image:
-    """Returns the image with every `block` x `block` cell replaced by its mean.
+def stuck(image: Image, direction: Image) -> Bool[Array, "h w c"]:
+    """Returns where a move along `direction` would only leave [0, 1]."""
+    return ((image >= 1) & (direction > 0)) | ((image <= 0) & (direction < 0))
+
+
+def check_block(image: Image, block: int) -> None:
+    """Refuses an image that has no whole number of `block` x `block` cells.
 
     Raises:
-        ValueError: the height or width is no multiple of `block`.
+        ValueError: with its size.
     """
+    height, width, _ = image.shape
+    if height % block or width % block:
+        raise ValueError(f"{block=} does not divide an image of {height} x {width} into cells.")
+
+
+def blockwise(values: Image, block: int) -> Image:
+    """Returns the image with every `block` x `block` cell replaced by its mean."""
     if block == 1:
         return values
     height, width, channels = values.shape
-    if height % block or width % block:
-        raise ValueError(f"{block=} does not divide an image of {height} x {width} into cells.")
     shape = (height // block, block, width // block, block, channels)
     mean = jnp.mean(values.reshape(shape), axis=(1, 3), keepdims=True)
     return jnp.broadcast_to(mean, shape).reshape(values.shape)

@@ -99,7 +99,8 @@ class EOT:
                 ask, outer.num_samples, chunk_size=outer.chunk_size, draws=outer.draws
             )
             return mean(key, image, about)
-        count = outer.count(call, num_calls)  # type: ignore[arg-type]
+        counts = jnp.array([outer.count(c, num_calls) for c in range(num_calls)])
+        count = counts[call]
         one = gradients.draw(key, 0, outer.draws)
         zeros = gradients.zeros_of(ask, one, image, about)
 

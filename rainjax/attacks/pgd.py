@@ -104,6 +104,7 @@ class PGD(BallAttack):
 
     def init(self, key: PRNGKey, image: Image, label: Label) -> PGDState:
         """Returns the state at the first start."""
+        balls.check_block(image, self.block)
         return PGDState(
             origin=image,
             image=self._start(key, image),
@@ -123,7 +124,10 @@ class PGD(BallAttack):
         gradient = balls.blockwise(answer.gradient, self.block)
         scale = jnp.maximum(jnp.mean(jnp.abs(gradient)), 1e-30)
         momentum = self._decay() * state.momentum + (gradient / scale)[None]
-        step = self._step_size(state.calls) * balls.steepest(momentum.mean(0), self.norm)
+        uphill = momentum.mean(0)
+        if self.norm == "l1":  # a step of few values is lost on those that cannot move
+            uphill = jnp.where(balls.stuck(state.image, uphill), 0.0, uphill)
+        step = self._step_size(state.calls) * balls.steepest(uphill, self.norm)
         moved = balls.into_box(state.origin, state.image + step, self.norm, self.radius)
         calls = state.calls + 1
         if not self._compares:
