@@ -204,23 +204,21 @@ class _Bench:
             return read_array(path, "attacked")
         seed, full = self._config.seed, self._full(rows)
         known = cell.known_key
-        attacked = evaluation.run_attack(
-            cell.surrogate,
-            cell.attack,
-            cell.row.params,
-            example_keys(seed, Purpose.ATTACK, jnp.asarray(full)),
-            jnp.asarray(images[full - rows[0]]),
-            jnp.asarray(labels[full - rows[0]]),
-            score_keys=example_keys(seed, Purpose.SCORE, jnp.asarray(full)) if known else None,
-            mesh=self._mesh,
-            on_gradient=lambda n: bar.update(n * len(full)),
-        )
-        attacked = np.asarray(attacked)[: len(rows)]
-        if not np.isfinite(attacked).all():
-            raise ValueError(
-                f"{cell.id} made images that are not finite from batch {rows[0]}..{rows[-1]}: "
-                "the pipeline's gradient is NaN there."
+        try:
+            attacked = evaluation.run_attack(
+                cell.surrogate,
+                cell.attack,
+                cell.row.params,
+                example_keys(seed, Purpose.ATTACK, jnp.asarray(full)),
+                jnp.asarray(images[full - rows[0]]),
+                jnp.asarray(labels[full - rows[0]]),
+                score_keys=example_keys(seed, Purpose.SCORE, jnp.asarray(full)) if known else None,
+                mesh=self._mesh,
+                on_gradient=lambda n: bar.update(n * len(full)),
             )
+        except ValueError as error:
+            raise ValueError(f"{cell.id}, images {rows[0]}..{rows[-1]}: {error}") from error
+        attacked = np.asarray(attacked)[: len(rows)]
         write_arrays(path, {"attacked": attacked})
         return attacked
 

@@ -47,11 +47,13 @@ def run_attack(
     convolution inside a loop several times slower there; elsewhere each step is. With `mesh`
     the batch is spread over its devices, whose number must divide it. `score_keys` are given
     to an attacker who knows them, and only then. `on_gradient(n)` is called after every `n`
-    gradients per image, to show progress.
+    gradients per image, to show progress. Where an attack stops early, the images it has done
+    with leave the batch, which shrinks by halves, so that few sizes are compiled.
 
     Raises:
-        ValueError: images, labels and keys do not belong together or are out of range, or the
-            attack enumerates other outcomes than the surrogate has.
+        ValueError: images, labels and keys do not belong together or are out of range, the
+            attack enumerates other outcomes than the surrogate has, or the surrogate's loss or
+            gradient is NaN for an image: such a pipeline is broken, not robust.
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
     images, labels = jnp.asarray(images), jnp.asarray(labels)
@@ -69,6 +71,7 @@ def run_attack(
         run = _start(attack, init_keys, images, labels)
         batch = _Batch(loop_keys, secrets, run)
         attacked = _drive(surrogate, attack, params, batch, mesh, tick)
+    _check_attacked(attacked)
     return attacked
 
 
@@ -207,6 +210,16 @@ def _check_outcomes(surrogate: Defended, attack: Attack, height: int) -> None:
         raise ValueError(
             f"draws='enumerated' takes every outcome once, but num_samples={eot.num_samples} and "
             + (f"{name} has {there}." if there else f"{name} lists none: draw keys instead.")
+        )
+
+
+def _check_attacked(attacked: Images) -> None:
+    broken = np.isnan(np.asarray(attacked)).any(axis=(1, 2, 3))
+    if broken.any():
+        raise ValueError(
+            f"The surrogate's loss or gradient is NaN for {broken.sum()} of {len(broken)} images, "
+            f"the first of them number {broken.argmax()} of the batch: mend the pipeline, or "
+            "attack a surrogate that has a gradient there."
         )
 
 

@@ -18,7 +18,7 @@ State = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """An attack under way: its state, and the image it stopped at, if it has.
+    """An attack under way: its state, and, if it has stopped, the image it stopped at.
 
     Outside of `vmap` it holds a batch.
     """
@@ -113,19 +113,31 @@ class Attack(abc.ABC):
         return draw_key, update_key
 
     def advance(self, key: PRNGKey, run: Run, answer: Any) -> Run:
-        """Returns the attack after the answer to its last question."""
+        """Returns the attack after the answer to its last question.
+
+        A NaN in the answer ends the attack with an image of NaN: a pipeline that is broken at a
+        point visited must not look robust, whatever the attack would make of it.
+        """
         state = self.update(key, run.state, answer)
-        if not self.stops_early:
-            return dataclasses.replace(run, state=state)
-        point, _ = self.ask(run.state)
-        stops = ~run.done & (answer.success >= 1)
+        broken = _holds_nan(answer)
+        stops, point = broken, jnp.full_like(run.found, jnp.nan)
+        if self.stops_early:
+            stops |= answer.success >= 1
+            point = jnp.where(broken, jnp.nan, self.ask(run.state)[0])
+        stops &= ~run.done
         done = run.done | stops
-        keep = lambda old, new: jnp.where(done, old, new)
-        return Run(jax.tree.map(keep, run.state, state), done, jnp.where(stops, point, run.found))
+        if self.stops_early:
+            state = jax.tree.map(lambda old, new: jnp.where(done, old, new), run.state, state)
+        return Run(state, done, jnp.where(stops, point, run.found))
 
     def finish(self, run: Run) -> Image:
         """Returns the adversarial image of a finished run."""
         return jnp.where(run.done, run.found, self.result(run.state))
+
+
+def _holds_nan(answer: Any) -> Bool[Array, ""]:
+    floats = [x for x in jax.tree.leaves(answer) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.isnan(x).any() for x in floats]).any()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -133,17 +133,13 @@ class PGD(BallAttack):
         if not self._compares:
             return dataclasses.replace(state, image=moved, momentum=momentum, calls=calls)
         ends = calls % self._calls_per_start == 0
-        # A pipeline that returns NaN must not look robust: NaN is kept, and never beaten.
-        broken = jnp.isnan(answer.value) | jnp.isnan(gradient).any()
         better = (answer.value > state.best_value) & (self.best_iterate | ends)
-        best = jnp.where(better, self._point(state), state.best)
-        best_value = jnp.where(better, answer.value, state.best_value)
         return dataclasses.replace(
             state,
             image=jnp.where(ends, self._start(key, state.origin), moved),
             momentum=jnp.where(ends, 0.0, momentum),
-            best=jnp.where(broken, jnp.nan, best),
-            best_value=jnp.where(broken, jnp.inf, best_value),
+            best=jnp.where(better, self._point(state), state.best),
+            best_value=jnp.where(better, answer.value, state.best_value),
             calls=calls,
         )
 
