@@ -23,6 +23,7 @@ class Purpose(enum.IntEnum):
     SCORE = 2
     TRAIN = 3
     DATA = 4
+    SELECT = 5
 
 
 def purpose_key(seed: int, purpose: Purpose) -> PRNGKey:

@@ -217,7 +217,7 @@ def _check_attacked(attacked: Images) -> None:
     broken = np.isnan(np.asarray(attacked)).any(axis=(1, 2, 3))
     if broken.any():
         raise ValueError(
-            f"The surrogate's loss or gradient is NaN for {broken.sum()} of {len(broken)} images, "
+            f"The surrogate's loss or gradient is NaN for {broken.sum()} of {len(attacked)} images, "
             f"the first of them number {broken.argmax()} of the batch: mend the pipeline, or "
             "attack a surrogate that has a gradient there."
         )

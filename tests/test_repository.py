@@ -31,6 +31,7 @@ ORDER = [
     "pipeline",
     "runner",
     "evaluation",
+    "ensemble",
     "zoo",
     "data",
     "checkpoints",

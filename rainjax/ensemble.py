@@ -1,0 +1,177 @@
+"""Several attacks on the same images, of which each image meets the one that hurts it most.
+
+The bookkeeping of AutoAttack (Croce and Hein, 2020), made honest for random pipelines: what
+still stands, and which attack was best, is decided on draws of its own, neither those the
+attacks saw nor those the result will be scored with.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from rainjax._types import Images, Params
+from rainjax.attacks import Attack
+from rainjax.evaluation import score
+from rainjax.keys import Purpose, example_keys
+from rainjax.pipeline import Defended
+from rainjax.runner import Given, Labels, run_attack
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One attack of an ensemble: its name, and the surrogate it differentiates.
+
+    Without a surrogate it attacks the target itself.
+    """
+
+    name: str
+    attack: Attack
+    surrogate: Defended | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MemberRecord:
+    """What one member did: on how many images, how many it broke, and at what cost."""
+
+    name: str
+    num_attacked: int
+    num_broken: int
+    num_best: int
+    """Images whose final version is this member's."""
+    num_gradients: int
+    """Draws of the pipeline evaluated, over all its images."""
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleResult:
+    """The worst version found of every image, and how it was found.
+
+    `best` is the position of the member it came from, -1 for the original; `standing` says
+    which images were right under some selection draw to the end.
+    """
+
+    images: Images
+    best: Int[np.ndarray, "n"]
+    standing: Bool[np.ndarray, "n"]
+    members: tuple[MemberRecord, ...]
+
+
+def run_ensemble(
+    target: Defended,
+    members: tuple[Member, ...],
+    params: Params,
+    seed: int,
+    indices: Int[Array | np.ndarray, "n"],
+    images: Given,
+    labels: Labels,
+    *,
+    batch_size: int = 64,
+    num_select_draws: int = 1,
+    mesh: Mesh | None = None,
+    on_gradient: Callable[[int], object] | None = None,
+    on_member: Callable[[MemberRecord], object] | None = None,
+) -> EnsembleResult:
+    """Attacks every image with one member after the other, as long as it stands.
+
+    An image stands while its worst version so far is classified right under any of
+    `num_select_draws` draws; on a pipeline without randomness one draw is enough. Of several
+    versions the one that is right under the fewest draws is kept, and among equals the one
+    with the highest mean margin; the original is among them, so the result is never worse than
+    doing nothing. What stands is packed into full batches of `batch_size`, so members that
+    come late cost little.
+
+    Every draw is a function of `seed`, of the image's position in the data set (`indices`) and of
+    the member's position, so batches change nothing. `on_gradient(n)` is called after every `n`
+    image gradients, `on_member` after every member.
+
+    Raises:
+        ValueError: the arguments do not belong together, or a member met a NaN; says which.
+    """
+    images, labels, indices = np.asarray(images), np.asarray(labels), np.asarray(indices)
+    if not members:
+        raise ValueError("An ensemble needs at least one member.")
+    if not len(images) == len(labels) == len(indices):
+        raise ValueError(
+            f"{len(images)} images came with {len(labels)} labels and {len(indices)} indices: "
+            "each image needs one of its own."
+        )
+    size = min(batch_size, len(images))
+    judge = functools.partial(
+        _judge, target, params, seed, num_draws=num_select_draws, size=size, mesh=mesh
+    )
+    worst = images.copy()
+    right, margin = judge(indices, images, labels)
+    best, records = np.full(len(images), -1), []
+    for place, member in enumerate(members):
+        began, spent = time.perf_counter(), 0
+        standing = np.flatnonzero(right > 0)
+        before = len(standing)
+        for chosen, rows in _batches(standing, size):
+            found = _attack(
+                target, member, place, params, seed, indices[rows], images[rows], labels[rows],
+                mesh, (lambda n: on_gradient(n * size)) if on_gradient else None,
+            )[: len(chosen)]  # fmt: skip
+            spent += member.attack.num_gradients * len(chosen)
+            found_right, found_margin = judge(indices[chosen], found, labels[chosen])
+            worse = (found_right < right[chosen]) | (
+                (found_right == right[chosen]) & (found_margin > margin[chosen])
+            )
+            into = chosen[worse]
+            worst[into], best[into] = found[worse], place
+            right[into], margin[into] = found_right[worse], found_margin[worse]
+        broken = before - int((right[standing] > 0).sum())
+        seconds = round(time.perf_counter() - began, 3)
+        records.append(MemberRecord(member.name, before, broken, 0, spent, seconds))
+        if on_member:
+            on_member(records[-1])
+    counted = tuple(
+        dataclasses.replace(record, num_best=int((best == place).sum()))
+        for place, record in enumerate(records)
+    )
+    return EnsembleResult(jnp.asarray(worst), best, right > 0, counted)
+
+
+def _batches(rows: np.ndarray, size: int):
+    """Yields rows, and the same padded with the first to a full batch: one shape to compile."""
+    for start in range(0, len(rows), size):
+        chosen = rows[start : start + size]
+        yield chosen, np.pad(chosen, (0, size - len(chosen)), constant_values=chosen[0])
+
+
+def _attack(target, member, place, params, seed, indices, images, labels, mesh, tick):
+    keys = example_keys(seed, Purpose.ATTACK, indices)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)  # members draw apart
+    surrogate = member.surrogate or target
+    try:
+        found = run_attack(
+            surrogate, member.attack, params, keys, images, labels, mesh=mesh, on_gradient=tick
+        )
+    except ValueError as error:
+        raise ValueError(f"The member {member.name!r}: {error}") from error
+    return np.asarray(found)
+
+
+def _judge(
+    target, params, seed, indices, images, labels, *, num_draws, size, mesh
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """Returns the share of selection draws that are right, and the mean margin over them."""
+    shares, margins = [], []
+    for chosen, rows in _batches(np.arange(len(images)), size):
+        keys = example_keys(seed, Purpose.SELECT, indices[rows])
+        logits = score(target, params, keys, images[rows], num_draws=num_draws, mesh=mesh)
+        logits = np.asarray(logits, np.float64)[: len(chosen)]
+        label = labels[chosen][:, None, None]
+        own = np.take_along_axis(logits, np.broadcast_to(label, (*logits.shape[:2], 1)), 2)
+        others = logits.copy()
+        np.put_along_axis(others, np.broadcast_to(label, own.shape), -np.inf, 2)
+        shares.append((logits.argmax(-1) == label[..., 0]).mean(1))
+        margins.append((others.max(-1) - own[..., 0]).mean(1))
+    return np.concatenate(shares), np.concatenate(margins)
