@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from rainjax import gradients
 from rainjax._types import Images, LogitsFn, Params
-from rainjax.attacks import Attack
+from rainjax.attacks import EOT, Attack
 from rainjax.attacks._base import Run
+from rainjax.attacks.eot import Query
 from rainjax.devices import batch_sharding, replicated
 from rainjax.gradients import Draws
 from rainjax.pipeline import Defended
@@ -113,19 +115,32 @@ def _call(surrogate: Defended, attack: Attack, params, batch: _Batch, call: int,
         run = _step(attack, surrogate, params, batch, call)
         tick(count)
         return dataclasses.replace(batch, run=run)
-    query, eot = attack.eot.query(attack.query), attack.eot.outer
-    outer = eot.count(call, attack.num_calls)
-    chunk = math.gcd(outer, eot.chunk_size or 1)
     draw_keys, update_keys, points, about = _open(attack, batch, call)
-    total = _zeros(query, surrogate, eot.draws, params, draw_keys, batch.secrets, points, about)
-    for start in range(0, outer, chunk):
+    answer = ask(
+        surrogate, attack.query, attack.eot, params, draw_keys, points, about,
+        count=count, secrets=batch.secrets, tick=tick,
+    )  # fmt: skip
+    return dataclasses.replace(batch, run=_close(attack, update_keys, batch.run, answer))
+
+
+def ask(
+    surrogate: Defended, query: Query, eot: EOT, params: Params, draw_keys: Keys, points: Images,
+    about: Any, *, count: int, secrets: Keys | None = None,
+    tick: Callable[[int], object] = lambda n: None,
+) -> Any:  # fmt: skip
+    """Returns the mean answer over `count` draws at each point, asked chunk by chunk."""
+    query, outer = eot.query(query), eot.outer
+    num = count if outer is eot else 1
+    chunk = math.gcd(num, outer.chunk_size or 1)
+    total = _zeros(query, surrogate, outer.draws, params, draw_keys, secrets, points, about)
+    for start in range(0, num, chunk):
         total = _add_chunk(
-            query, surrogate, chunk, eot.draws,
-            params, draw_keys, batch.secrets, points, about, start, total,
+            query, surrogate, chunk, outer.draws,
+            params, draw_keys, secrets, points, about, start, total,
         )  # fmt: skip
         jax.block_until_ready(total)  # chunks in a queue would each hold memory
-        tick(count // (outer // chunk))
-    return dataclasses.replace(batch, run=_close(attack, update_keys, batch.run, total, outer))
+        tick(count // (num // chunk))
+    return _over(total, num)
 
 
 def _fewer(standing: int, size: int, mesh: Mesh | None) -> int:
@@ -217,9 +232,9 @@ def _check_attacked(attacked: Images) -> None:
     broken = np.isnan(np.asarray(attacked)).any(axis=(1, 2, 3))
     if broken.any():
         raise ValueError(
-            f"The surrogate's loss or gradient is NaN for {broken.sum()} of {len(attacked)} images, "
-            f"the first of them number {broken.argmax()} of the batch: mend the pipeline, or "
-            "attack a surrogate that has a gradient there."
+            f"The surrogate's loss or gradient is NaN for {broken.sum()} of {len(attacked)} "
+            f"images, the first of them number {broken.argmax()} of the batch: mend the pipeline, "
+            "or attack a surrogate that has a gradient there."
         )
 
 
@@ -283,8 +298,13 @@ def _add_chunk(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _close(attack: Attack, update_keys, run, total, count):
-    return jax.vmap(attack.advance)(update_keys, run, jax.tree.map(lambda t: t / count, total))
+def _close(attack: Attack, update_keys, run, answer):
+    return jax.vmap(attack.advance)(update_keys, run, answer)
+
+
+@jax.jit
+def _over(total, count):
+    return jax.tree.map(lambda t: t / count, total)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -6,7 +6,15 @@ it may differ between `jit`, `vmap` and the plain call by the rounding of a conv
 
 import dataclasses
 
-from rainjax.attacks import EOT, PGD, Attack, fgsm
+from rainjax.attacks import (
+    EOT,
+    PGD,
+    Attack,
+    InputDiversity,
+    ScaleInvariance,
+    TranslationInvariance,
+    fgsm,
+)
 from rainjax.defenses import RAIN, Chain, Defense, Identity, MeanFieldRAIN
 from rainjax.gradients import BPDA
 from tests.tiny import EDSR_TINY, edsr_params
@@ -46,6 +54,10 @@ DEFENSES = [
     DefenseCase("mean_field_rain", MeanFieldRAIN(_RAIN), True, True, edsr_params),
     DefenseCase("chain", Chain((Identity(), _RAIN)), True, True, lambda: ((), edsr_params())),
     DefenseCase("bpda", BPDA(_RAIN, Identity()), True, True),
+    # What an attacker puts in front of a surrogate keeps a defense's promises.
+    DefenseCase("input_diversity", InputDiversity(probability=0.9), True, True),
+    DefenseCase("scale_invariance", ScaleInvariance(), True, False),
+    DefenseCase("translation_invariance", TranslationInvariance(3), False, False),
 ]
 
 ATTACKS = [

@@ -154,7 +154,8 @@ def test_on_a_random_pipeline_draws_of_selection_decide(monkeypatch):
 def test_what_does_not_fit_is_refused(params):
     with pytest.raises(ValueError, match="at least one member"):
         run_ensemble(TARGET, (), params, 0, INDICES, IMAGES, LABELS)
-    with unchecked(), pytest.raises(ValueError, match="11 images came with 11 labels and 3 indices"):
+    sentence = "11 images came with 11 labels and 3 indices"
+    with unchecked(), pytest.raises(ValueError, match=sentence):
         run_ensemble(TARGET, (WEAK,), params, 0, INDICES[:3], IMAGES, LABELS)
     outcomes = Member("listed", fgsm(eot=EOT(draws="enumerated")))
     with pytest.raises(ValueError, match="The member 'listed': draws='enumerated' takes every"):

@@ -32,6 +32,7 @@ ORDER = [
     "runner",
     "evaluation",
     "ensemble",
+    "universal",
     "zoo",
     "data",
     "checkpoints",

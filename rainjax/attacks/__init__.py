@@ -3,5 +3,15 @@
 from rainjax.attacks._base import Attack, BallAttack
 from rainjax.attacks.eot import EOT
 from rainjax.attacks.pgd import PGD, fgsm
+from rainjax.attacks.transfer import InputDiversity, ScaleInvariance, TranslationInvariance
 
-__all__ = ["EOT", "PGD", "Attack", "BallAttack", "fgsm"]
+__all__ = [
+    "EOT",
+    "PGD",
+    "Attack",
+    "BallAttack",
+    "InputDiversity",
+    "ScaleInvariance",
+    "TranslationInvariance",
+    "fgsm",
+]

@@ -1,0 +1,82 @@
+"""One perturbation for many images (Moosavi-Dezfooli et al., 2017)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from rainjax._types import Image, Params
+from rainjax.attacks import EOT, balls, losses
+from rainjax.attacks.queries import Aim, Slope
+from rainjax.keys import Purpose, example_keys, purpose_key
+from rainjax.pipeline import Defended
+from rainjax.runner import Given, Labels, ask, check_batch
+
+
+def universal_perturbation(
+    surrogate: Defended,
+    params: Params,
+    seed: int,
+    indices: Int[Array | np.ndarray, "n"],
+    images: Given,
+    labels: Labels,
+    *,
+    norm: balls.Norm = "linf",
+    radius: float = 8 / 255,
+    step_size: float = 1 / 255,
+    num_epochs: int = 10,
+    batch_size: int = 64,
+    loss: str = "cross_entropy",
+    cap: float = 4.6,
+    eot: EOT | None = None,
+    on_batch: Callable[[int], object] | None = None,
+) -> Image:
+    """Returns a perturbation in the ball that raises the loss of all images together.
+
+    Stochastic ascent on the mean over batches of the loss, cut off at `cap` for each image so
+    that those already lost do not drown the others (Shafahi et al., 2020, algorithm 2; log 100
+    for 100 classes by default). Add it with `jnp.clip(images + delta, 0, 1)`; learn it on
+    other images than it is scored on. Every draw is a function of `seed`, of the image's
+    position in the data set and of the epoch.
+
+    Raises:
+        ValueError: the options or the images do not fit, or a loss or gradient is NaN.
+    """
+    balls.check(norm, radius)
+    losses.by_name(loss)
+    if num_epochs < 1 or batch_size < 1:
+        raise ValueError(f"{num_epochs=} and {batch_size=} must be at least 1.")
+    eot = eot or EOT()
+    images, labels, indices = np.asarray(images), np.asarray(labels), np.asarray(indices)
+    all_keys = example_keys(seed, Purpose.ATTACK, indices)
+    check_batch(surrogate, params, all_keys, images, labels)
+    size = min(batch_size, len(images))
+    order_key = purpose_key(seed, Purpose.ATTACK)
+    delta = jnp.zeros(images.shape[1:], jnp.float32)
+    for epoch in range(num_epochs):
+        order = np.asarray(
+            jax.random.permutation(jax.random.fold_in(order_key, epoch), len(images))
+        )
+        for start in range(0, len(images) - size + 1, size):
+            rows = order[start : start + size]
+            keys = jax.vmap(jax.random.fold_in, (0, None))(all_keys[rows], epoch)
+            label = jnp.asarray(labels[rows])
+            points = jnp.clip(images[rows] + delta[None], 0.0, 1.0)
+            answer = ask(
+                surrogate, Slope(loss), eot, params, keys, points, Aim(label, label),
+                count=eot.num_samples,
+            )  # fmt: skip
+            if bool(jnp.isnan(answer.value).any() | jnp.isnan(answer.gradient).any()):
+                raise ValueError(
+                    f"The surrogate's loss or gradient is NaN in batch {start // size} of epoch "
+                    f"{epoch}: mend the pipeline, or attack a surrogate that has a gradient there."
+                )
+            counts = (answer.value < cap)[:, None, None, None]
+            slope = jnp.sum(jnp.where(counts, answer.gradient, 0.0), axis=0)
+            moved = delta + step_size * balls.steepest(slope, norm)
+            delta = balls.project(moved, norm, radius)
+            if on_batch:
+                on_batch(epoch)
+    return delta
