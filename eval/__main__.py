@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from eval import benchmark, report, robustness
+from eval import benchmark, report, robustness, sanity
 from eval.config import Robustness
 from eval.presets import STUDIES
 from rainjax.devices import use_all_cores
@@ -39,6 +39,7 @@ Command = (
     | Annotated[Robustness, _Study["cifar10"]]
     | Annotated[Robustness, _Study["imagenette96"]]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[sanity.Sanity, tyro.conf.subcommand("sanity")]
     | Annotated[benchmark.Benchmark, tyro.conf.subcommand("benchmark")]
 )
 
@@ -55,6 +56,8 @@ def main() -> None:
             _study(command)
         elif isinstance(command, Report):
             _report(command)
+        elif isinstance(command, sanity.Sanity):
+            _sanity(command)
         else:
             benchmark.run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:
@@ -75,9 +78,18 @@ def _report(options: Report) -> None:
         print(f"Wrote the table {name} into {options.readme}.")
 
 
+def _sanity(command: sanity.Sanity) -> None:
+    path = sanity.run(command)
+    print(f"\nWrote {path}")
+    if any((path.parent / "records").glob("*.json")):
+        _show(path.parent)
+    else:
+        print(f"`python -m eval {command.study}` makes the report that will show it.")
+
+
 def _show(folder: pathlib.Path) -> None:
     paths = report.write_report(folder)
-    print("\n" + report.summary(report.load_records(folder)))
+    print("\n" + report.summary(report.load_records(folder), sanity.load(folder)))
     print("\n" + "\n".join(f"Wrote {path}" for path in paths))
 
 

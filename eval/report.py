@@ -13,9 +13,10 @@ import textwrap
 import jinja2
 import markupsafe
 
-from eval import figures, panels, tables
+from eval import figures, panels, sanity, tables
 from eval import records as rec
 from eval.records import load_records
+from eval.surfaces import loss_surfaces
 from eval.tables import results_table
 from eval.verdict import verdict
 
@@ -50,17 +51,19 @@ _ABSENT = {
     "figure.",
     "panels": "No images were kept, so there are none to show.",
     "spectrum": "No spectrum was recorded, so there is no such figure.",
+    "surfaces": "No sanity check was run, so there is no such figure: `python -m eval sanity`.",
 }
 
 
-def summary(records: list[dict], width: int = 99) -> str:
+def summary(records: list[dict], checked: dict | None = None, width: int = 99) -> str:
     """Returns the tables and the verdict as plain text for a terminal."""
     lines = []
-    for finding in verdict(records):
+    for finding in [*verdict(records), *sanity.findings(checked)]:
         text = finding.text.replace("**", "").replace("`", "")
         mark = "? " if finding.chance else "! " if finding.flag else "- "
         lines.append(textwrap.fill(mark + text, width, subsequent_indent="  "))
-    return "\n\n".join([results_table(records), "\n".join(lines)])
+    table = results_table(records, doubts=sanity.doubts(checked))
+    return "\n\n".join([table, "\n".join(lines)])
 
 
 def write_report(folder: pathlib.Path | str) -> list[pathlib.Path]:
@@ -71,7 +74,13 @@ def write_report(folder: pathlib.Path | str) -> list[pathlib.Path]:
     """
     folder = pathlib.Path(folder)
     records = load_records(folder)
-    sections = _sections(folder, records)
+    checked = sanity.load(folder)
+    if checked is not None and checked["study"] != records[0]["study"]:
+        raise ValueError(
+            f"{folder}/sanity.json is of the study {checked['study']!r}, the records are of "
+            f"{records[0]['study']!r}: keep each study in a folder of its own."
+        )
+    sections = _sections(folder, records, checked)
     drawings = [drawing for section in sections for drawing in section["drawings"]]
 
     paths = [folder / "report.html", folder / "report.md"]
@@ -86,8 +95,9 @@ def write_report(folder: pathlib.Path | str) -> list[pathlib.Path]:
     context = {
         "study": records[0]["study"],
         "data": records[0]["data"],
-        "findings": verdict(records),
-        "results": tables.robustness_tables(records),
+        "findings": [*verdict(records), *sanity.findings(checked)],
+        "results": tables.robustness_tables(records, sanity.doubts(checked)),
+        "checked": checked,
         "draws": tables.draws_tables(records),
         "threats": _threats(records),
         "sections": sections,
@@ -152,12 +162,13 @@ def _with_tables(readme: pathlib.Path, text: str, studies: dict) -> str:
             raise ValueError(f"{readme} needs {start} once and, below it, {end} once.")
         before, rest = text.split(start)
         _, after = rest.split(end)
-        table = results_table(load_records(folder), style="markdown")
+        doubts = sanity.doubts(sanity.load(folder))
+        table = results_table(load_records(folder), style="markdown", doubts=doubts)
         text = f"{before}{start}\n{table}\n{end}{after}"
     return text
 
 
-def _sections(folder: pathlib.Path, records: list[dict]) -> list[dict]:
+def _sections(folder: pathlib.Path, records: list[dict], checked: dict | None) -> list[dict]:
     """Returns the figures under their headings, or the sentence that stands in for them."""
     single = {
         "radius": figures.accuracy_against_radius(records),
@@ -174,7 +185,10 @@ def _sections(folder: pathlib.Path, records: list[dict]) -> list[dict]:
             title = f"{record['row']['title']} against {record['column']['title']}"
             title += f", {tables.attack_text(record)}"
             found["panels"].append(panels.panel(path, title))
+    surfaces = [loss_surfaces(row) for row in checked["rows"]] if checked else []
+    found["surfaces"] = [drawing for drawing in surfaces if drawing is not None]
     headings = {
+        "surfaces": "The loss that the attacks climb",
         "radius": "Accuracy against the radius of the attack",
         "samples": "Accuracy against the number of gradient samples",
         "panels": "What the attacker and the defense do to images",
@@ -204,7 +218,7 @@ def _shown_in_panels(records: list[dict]) -> list[dict]:
 
 
 def _our_figures(folder: pathlib.Path) -> set[pathlib.Path]:
-    names = ("radius.png", "samples.png", "spectrum.png", "panel-*.png")
+    names = ("radius.png", "samples.png", "spectrum.png", "panel-*.png", "surface-*.png")
     return {path for name in names for path in (folder / "figures").glob(name)}
 
 
@@ -293,6 +307,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["inline"] = _inline
+    environment.filters["verdict"] = sanity.verdict_text
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
     environment.filters["table"] = tables.as_markdown
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")

@@ -30,25 +30,34 @@ class Table:
 ABSENT = Cell("—")
 
 
-def results_table(records: list[dict], style: str = "plain") -> str:
+Doubts = dict[tuple[str, str], list[str]]
+
+
+def results_table(records: list[dict], style: str = "plain", doubts: Doubts | None = None) -> str:
     """Returns accuracies by row and threat model, one table per attack budget.
 
     Args:
         records: What `load_records` returned; those with the role "table" are shown.
         style: "plain" for a terminal, "markdown" for a README.
+        doubts: The sanity checks that failed, by the keys of the row and the column they doubt.
     """
     renderers = {"plain": as_plain, "markdown": as_markdown}
     if style not in renderers:
         raise ValueError(f"{style=} is unknown; choose one of {', '.join(renderers)}.")
-    return "\n\n".join(renderers[style](table) for table in robustness_tables(records))
+    return "\n\n".join(renderers[style](table) for table in robustness_tables(records, doubts))
 
 
-def robustness_tables(records: list[dict]) -> list[Table]:
-    """Returns the main tables: mean accuracy over draws, the strongest attack last."""
+def robustness_tables(records: list[dict], doubts: Doubts | None = None) -> list[Table]:
+    """Returns the main tables: mean accuracy over draws, the strongest attack last.
+
+    An accuracy that a failed sanity check puts in doubt bears a dagger, and the strongest
+    attack of its row as well.
+    """
     shown = rec.with_role(records, "table")
     if not shown:
         raise ValueError("No record has the role 'table', so there is no table to make.")
-    return [_robustness_table(shown, budget) for budget in budgets(records) or [None]]
+    doubts = doubts or {}
+    return [_robustness_table(shown, budget, doubts) for budget in budgets(records) or [None]]
 
 
 def draws_tables(records: list[dict]) -> list[Table]:
@@ -154,7 +163,9 @@ def as_plain(table: Table) -> str:
     return "\n".join([*lines, "", *(f"  {note}" for note in plain)])
 
 
-def _robustness_table(shown: list[dict], budget: tuple[str, float] | None) -> Table:
+def _robustness_table(
+    shown: list[dict], budget: tuple[str, float] | None, doubts: Doubts
+) -> Table:
     shown = [record for record in shown if rec.ball(record) in (None, budget)]
     columns = _columns(shown)
     header = [Cell(""), *_column_heads(columns)]
@@ -164,7 +175,8 @@ def _robustness_table(shown: list[dict], budget: tuple[str, float] | None) -> Ta
         for group in columns.values():
             record = group.get(key)
             if record is not None:
-                cells.append(_score_cell(record, "mean", own_num=_is_mixed(group)))
+                cell = _score_cell(record, "mean", own_num=_is_mixed(group))
+                cells.append(_doubted(cell, (key, _column_key(group)) in doubts))
             elif _equals_white_box(key, group):
                 cells.append(Cell("= white box"))
             else:
@@ -173,12 +185,21 @@ def _robustness_table(shown: list[dict], budget: tuple[str, float] | None) -> Ta
             best = strongest(shown, key, budget)
             title = "" if best is None else best["column"]["title"]
             cell = ABSENT if best is None else _score_cell(best, "mean")
-            cells.append(cell if best is None else Cell(cell.value, f"{cell.detail} {title}"))
+            cell = cell if best is None else Cell(cell.value, f"{cell.detail} {title}")
+            cells.append(_doubted(cell, any(row == key for row, _ in doubts)))
         body.append(tuple(cells))
     if budget is not None:
         header.append(Cell("strongest attack"))
     title = "Clean images only" if budget is None else f"Attacks {_budget_text(budget)}"
-    return Table(title, tuple(header), tuple(body), _robustness_notes(shown, columns))
+    notes = _robustness_notes(shown, columns)
+    if any(row in rec.rows(shown) for row, _ in doubts):
+        names = dict.fromkeys(name for found in doubts.values() for name in found)
+        notes += (f"**†**: put in doubt by a sanity check that failed ({'; '.join(names)}).",)
+    return Table(title, tuple(header), tuple(body), notes)
+
+
+def _doubted(cell: Cell, doubted: bool) -> Cell:
+    return Cell(f"{cell.value} †", cell.detail) if doubted and cell != ABSENT else cell
 
 
 def _robustness_notes(shown: list[dict], columns: dict) -> tuple[str, ...]:

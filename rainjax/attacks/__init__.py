@@ -3,6 +3,7 @@
 from rainjax.attacks._base import Attack, BallAttack
 from rainjax.attacks.eot import EOT
 from rainjax.attacks.pgd import PGD, fgsm
+from rainjax.attacks.square import Square
 from rainjax.attacks.transfer import InputDiversity, ScaleInvariance, TranslationInvariance
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "BallAttack",
     "InputDiversity",
     "ScaleInvariance",
+    "Square",
     "TranslationInvariance",
     "fgsm",
 ]

@@ -1,0 +1,183 @@
+"""Runs the sanity checks of a study's pipelines: `python -m eval sanity`."""
+
+import dataclasses
+import datetime
+import pathlib
+import textwrap
+import time
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from eval import checks
+from eval import study as st
+from eval.files import write_json
+from eval.presets import STUDIES
+from eval.records import read_json
+from eval.verdict import Finding
+from rainjax import data
+from rainjax.defenses import Identity
+from rainjax.devices import data_mesh
+from rainjax.provenance import provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Sanity:
+    """Checks that the attacks on a study's pipelines were strong enough to be believed.
+
+    Looks for what makes a defense only seem robust: gradients that are not there, attacks that
+    do not gain from more steps, more draws or a larger radius, black-box attacks that beat
+    white-box ones. Writes OUT/STUDY/sanity.json, which the study's report shows beside the
+    accuracies that a failed check puts in doubt.
+    """
+
+    study: Annotated[str, tyro.conf.Positional] = "quick"
+    """The study whose networks, data and radius are taken: quick, cifar10 or imagenette96."""
+    rows: tuple[Literal["undefended", "rain_pretrained", "rain_finetuned"], ...] = (
+        "undefended",
+        "rain_finetuned",
+    )
+    """The pipelines to check."""
+    num_examples: int = 64
+    """Images that every check is run on: the first ones."""
+    options: tyro.conf.OmitArgPrefixes[checks.Options] = dataclasses.field(
+        default_factory=checks.Options
+    )
+    classifier: str | None = None
+    """The classifier instead of the study's: a zoo name, a path, or a file of weights."""
+    data_dir: pathlib.Path | None = None
+    """Where TFDS data sets are; by default TFDS_DATA_DIR or TFDS's own folder."""
+    out: pathlib.Path = pathlib.Path("results")
+    """The checks are written to OUT/STUDY."""
+
+
+def run(command: Sanity) -> pathlib.Path:
+    """Runs the checks, prints them one by one, and returns the record's path.
+
+    Raises:
+        ValueError: no study is called so, or its parts do not fit each other.
+    """
+    if command.study not in STUDIES:
+        raise ValueError(f"No study is called {command.study!r}; there are {', '.join(STUDIES)}.")
+    if command.num_examples < 2:
+        raise ValueError(
+            f"num_examples={command.num_examples} must be at least 2: changes are judged against "
+            "how much they vary from image to image."
+        )
+    config, _ = STUDIES[command.study]
+    config = dataclasses.replace(
+        config, classifier=command.classifier or config.classifier, data_dir=command.data_dir
+    )
+    images_of = data.load(config.data, config.split, data_dir=config.data_dir)
+    images, labels = images_of.get(np.arange(command.num_examples))
+    images = images.astype(np.float32) / 255
+    options, found = command.options, []
+    for row in st.rows(config):
+        if row.key not in command.rows:
+            continue
+        random = not isinstance(row.target.defense, Identity)
+        began = time.perf_counter()
+        total = checks.num_gradients(row.target, options, len(images), random=random)
+        with tqdm(total=total, unit="grad", unit_scale=True, desc=row.title) as bar:
+            results, surfaces = checks.run_checks(
+                row.target, row.params, images, labels, options,
+                random=random,
+                mesh=data_mesh(batch_size=min(options.batch_size, len(images))),
+                on_gradient=bar.update,
+                on_check=lambda check, bar=bar: bar.write(line(dataclasses.asdict(check))),
+            )  # fmt: skip
+        found.append(
+            {
+                "key": row.key,
+                "title": row.title,
+                "target": st.describe(row.target),
+                "params": row.sources,
+                "checks": [dataclasses.asdict(check) for check in results],
+                "surfaces": surfaces,
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+        )
+    path = command.out / config.name / "sanity.json"
+    record = {
+        "schema": 1,
+        "kind": "sanity",
+        "study": config.name,
+        "options": dataclasses.asdict(options),
+        "data": {
+            "name": images_of.name,
+            "split": images_of.split,
+            "fingerprint": images_of.fingerprint,
+            "num_examples": command.num_examples,
+        },
+        "rows": found,
+        "run": {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **provenance("eval"),
+        },
+    }
+    write_json(path, record)
+    return path
+
+
+def line(check: dict, width: int = 99) -> str:
+    """Returns a check as a terminal shows it: its verdict, its name, and what was found."""
+    mark = {True: "ok  ", False: "FAIL", None: "    "}[check["passed"]]
+    text = f"{mark} {check['name']}: {check['found']}"
+    return textwrap.fill(text, width, subsequent_indent=" " * 5)
+
+
+def load(folder: pathlib.Path | str) -> dict | None:
+    """Returns a folder's sanity record, or None where none was made.
+
+    Raises:
+        ValueError: it is damaged, or another kind of record.
+    """
+    path = pathlib.Path(folder) / "sanity.json"
+    if not path.exists():
+        return None
+    record = read_json(path)
+    rows = record.get("rows")
+    fields = {"key", "title", "checks", "surfaces"}
+    whole = isinstance(rows, list) and all(fields <= set(row) for row in rows)
+    if record.get("kind") != "sanity" or record.get("schema") != 1 or not whole:
+        raise ValueError(
+            f"{path} is no usable record of sanity checks: make it again with `python -m eval "
+            "sanity`, or delete it."
+        )
+    return record
+
+
+def findings(record: dict | None) -> list[Finding]:
+    """Returns a sentence for every check that failed, or one that says how many passed."""
+    if record is None:
+        return []
+    failed = [(row, c) for row in record["rows"] for c in row["checks"] if c["passed"] is False]
+    judged = sum(c["passed"] is not None for row in record["rows"] for c in row["checks"])
+    if not failed:
+        return [Finding(f"All {judged} sanity checks of the attacks passed.")]
+    return [
+        Finding(
+            f'**{row["title"]}**: the sanity check "{check["name"]}" failed. '
+            f"{check['found']} Expected: {check['expected']}. The accuracies marked † may "
+            "measure the attack's weakness.",
+            flag=True,
+        )
+        for row, check in failed
+    ]
+
+
+def doubts(record: dict | None) -> dict[tuple[str, str], list[str]]:
+    """Returns the names of failed checks, by the keys of the row and the column they doubt."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in record["rows"] if record else ():
+        for check in row["checks"]:
+            if check["passed"] is False:
+                found.setdefault((row["key"], check["doubts"]), []).append(check["name"])
+    return found
+
+
+def verdict_text(check: dict) -> str:
+    """Returns a check's verdict in one word."""
+    return {True: "passed", False: "FAILED", None: "told"}[check["passed"]]
