@@ -39,6 +39,8 @@ class Robustness:
     """Draws whose gradients EOT-PGD averages at every step."""
     eot_chunk: int | None = None
     """Draws held in memory at once; by default one on CPU, all elsewhere."""
+    eight_bit: bool = False
+    """Also score the adversarial images rounded to 8 bits, as a file would hold them."""
     known_key: bool = False
     """Also run the attacker who holds the scoring keys (tells masking from robustness)."""
     num_examples: int = 2000

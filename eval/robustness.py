@@ -74,7 +74,7 @@ class _Bench:
         """Attacks and scores one cell's images; returns its record and keeps its panel."""
         config, began = self._config, time.perf_counter()
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        right, voted, distances, losses = [], [], [], []
+        right, voted, distances, losses, rounded = [], [], [], [], []
         for rows, images, labels in self._batches(cell.num_examples):
             attacked = images
             if cell.attack is not None:
@@ -86,6 +86,12 @@ class _Bench:
             log_p = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))
             losses.append(-log_p[np.arange(len(labels)), :, labels].mean(1))
             distances.append(_distances(images, attacked))
+            if config.eight_bit and cell.attack is not None:
+                few = evaluation.round_to_8bit(
+                    attacked, images, cell.attack.norm, cell.attack.radius
+                )
+                few = self._logits(cell.row, rows, np.asarray(few)).argmax(-1)
+                rounded.append(few == labels[:, None])
             if len(right) == 1 and cell.attack is not None and "table" in cell.roles:
                 self._keep_panel(cell, rows, images, labels, attacked, predicted)
         right, losses = np.concatenate(right), np.concatenate(losses)
@@ -128,6 +134,7 @@ class _Bench:
                 "linf_max": float(linf.max()),
                 "l2_mean": float(l2.mean()),
                 "mean_loss": float(losses.mean()),
+                **({"rounded": _share(np.concatenate(rounded).mean(1))} if rounded else {}),
             },
             "run": {
                 "seconds": round(time.perf_counter() - began, 2),
@@ -270,6 +277,7 @@ class _Bench:
             "attack": attack,
             "known_key": cell.known_key,
             "draws": self._config.num_score_draws,
+            "eight_bit": self._config.eight_bit,
             "roles": cell.roles,
         }
         return self._digest(decides, np.arange(cell.num_examples))
@@ -340,7 +348,7 @@ def _check(config: Robustness, images: ImageSet, row: st.Row) -> int:
 def _identity(config: Robustness, images: ImageSet, found: list[st.Row]) -> dict:
     # Places, what changes memory alone, and what only adds records or takes them away.
     free = ("out", "data_dir", "classifier", "pretrained", "finetuned", "batch_size", "eot_chunk",
-            "eot_sweep", "radius_sweep", "known_key")  # fmt: skip
+            "eot_sweep", "radius_sweep", "known_key", "eight_bit")  # fmt: skip
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     sources = {row.key: row.sources for row in found}
     facts = {"data_is": images.fingerprint, "params": sources}

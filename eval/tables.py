@@ -218,6 +218,12 @@ def _robustness_notes(shown: list[dict], columns: dict) -> tuple[str, ...]:
         settings = attack_text(next(iter(group.values())))
         num = _num_text(group.values())
         text = f"**{title}**: {' / '.join(threats)}; {settings}; {num}."
+        told = [
+            f"{record['row']['title']} {percent(record['result']['rounded']['accuracy'])}"
+            for record in group.values()
+            if "rounded" in record["result"]
+        ]
+        text += f" Rounded to 8 bits: {', '.join(told)}." if told else ""
         notes.append(text.replace("; no attack", "") if settings == "no attack" else text)
     if any(_equals_white_box("undefended", group) for group in columns.values()):
         notes.append("**= white box**: without a defense there is nothing to be blind to.")

@@ -8,12 +8,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from rainjax import gradients
 from rainjax._types import Images, Params
-from rainjax.attacks import Attack
+from rainjax.attacks import Attack, balls
 from rainjax.pipeline import Defended
 from rainjax.runner import (
     Given,
@@ -26,7 +27,7 @@ from rainjax.runner import (
     view,
 )
 
-__all__ = ["attack_batch", "run_attack", "score"]
+__all__ = ["attack_batch", "round_to_8bit", "run_attack", "score"]
 
 
 def attack_batch(
@@ -82,6 +83,35 @@ def score(
     score_keys, images = place(score_keys), place(images)
     logits = [_score_draw(target, params, score_keys, images, i) for i in range(num_draws)]
     return jnp.concatenate(logits, axis=1)
+
+
+def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: float) -> Images:
+    """Returns adversarial images as a file can hold them: every value a multiple of 1/255.
+
+    Each value goes to the nearest level that keeps the perturbation in its ball around the
+    original; in L2 and L1 to the nearest one towards the original, which never adds to the norm.
+    An attack that lives on differences finer than a grey level does not survive this.
+
+    Raises:
+        ValueError: the originals are not multiples of 1/255 themselves, or the shapes differ.
+    """
+    attacked, images = np.asarray(attacked), np.asarray(images)
+    if attacked.shape != images.shape:
+        raise ValueError(f"{attacked.shape} adversarial images for originals of {images.shape}.")
+    balls.check(norm, radius)
+    levels = np.round(images * 255)
+    if np.abs(levels - images * 255).max() > 1e-3:
+        raise ValueError(
+            "The originals are no 8-bit images (values between the multiples of 1/255), so the "
+            "ball around them cannot be kept by rounding: round them first."
+        )
+    steps = attacked.astype(np.float64) * 255 - levels
+    if norm == "linf":
+        most = np.floor(radius * 255 + 1e-3)
+        steps = np.clip(np.round(steps), -most, most)
+    else:
+        steps = np.trunc(steps + 1e-3 * np.sign(steps))
+    return jnp.asarray(np.clip(levels + steps, 0, 255) / 255, jnp.float32)
 
 
 def _score_draws(target: Defended, params, keys, images, start, num_draws: int):

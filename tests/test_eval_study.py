@@ -60,6 +60,7 @@ def config(networks, tmp_path_factory):
         num_eot=2,
         eot_sweep=(2,),
         known_key=True,
+        eight_bit=True,
         num_score_draws=3,
         batch_size=4,
         out=tmp_path_factory.mktemp("results"),
@@ -110,13 +111,15 @@ def test_records_follow_the_schema(folder, config):
             value = record
             for part in filter(None, place.split(".")):
                 value = value[part]
-            assert set(value) == set(names.split()), place
+            more = {"rounded"} if place == "result" and record["column"]["attack"] else set()
+            assert set(value) == set(names.split()) | more, place
         assert str(config.out) not in json.dumps(record)  # folders are nobody's business
         attack = record["column"]["attack"]
         if record["column"]["key"] != "clean":
             assert attack["class"] == "PGD"
             assert {"norm", "radius", "step_size", "num_steps", "eot"} <= set(attack)
             assert 0 < record["result"]["linf_max"] <= attack["radius"] + 1e-6
+            assert set(record["result"]["rounded"]) == {"accuracy", "low", "high"}
         else:
             assert record["result"]["linf_max"] == 0
     assert record["data"]["fingerprint"] == data.load("builtin", "test").fingerprint
