@@ -7,6 +7,7 @@ it may differ between `jit`, `vmap` and the plain call by the rounding of a conv
 import dataclasses
 
 from rainjax.attacks import (
+    APGD,
     EOT,
     PGD,
     Attack,
@@ -72,6 +73,16 @@ ATTACKS = [
         PGD(norm="l2", radius=0.7, step_size=0.3, num_steps=2, num_restarts=2, momentum=0.9),
         "l2",
         0.7,
+    ),
+    AttackCase("apgd", APGD(num_steps=5), "linf", 8 / 255),
+    AttackCase(
+        "apgd_l2", APGD(norm="l2", radius=0.1, loss="dlr", num_steps=4, num_restarts=2), "l2", 0.1
+    ),
+    AttackCase(
+        "apgd_targets", APGD(num_targets=5, num_steps=3, eot=EOT(4, chunk_size=2)), "linf", 8 / 255
+    ),
+    AttackCase(
+        "apgd_to_class", APGD(targeted=True, early_stop=True, num_steps=4), "linf", 8 / 255
     ),
 ]
 

@@ -13,6 +13,7 @@ from rainjax.nets import (
     EDSR_SMALL,
     MobileNetV2,
     ResNet,
+    ResNet4b,
     num_params,
 )
 from tests.golden import seeded
@@ -24,6 +25,7 @@ NETWORKS = [
     EDSR(num_blocks=1, num_features=8, mean=(0.5,)),
     ResNet(depth=8),
     ResNet(depth=8, norm="group"),
+    ResNet4b(size=16, width=4, hidden=12, num_classes=3),
     MobileNetV2(num_classes=7, class_subset=(6, 2), stages=((1, 8, 1, 1), (4, 12, 2, 2))),
 ]
 SIZE = 16
@@ -112,6 +114,7 @@ def test_sizes_are_the_published_ones():
     running_statistics = 2 * (7 * 16 + 6 * 32 + 6 * 64)
     assert num_params(ResNet(20).shapes()) - running_statistics == 269_722
     assert num_params(MobileNetV2().shapes()) == 3_487_816
+    assert num_params(ResNet4b().shapes()) == 123_734
 
 
 @pytest.mark.parametrize(
@@ -124,6 +127,9 @@ def test_sizes_are_the_published_ones():
         (lambda: ResNet(norm="group", num_groups=5), r"num_groups=5 does not divide width=16"),
         (lambda: ResNet(width=15), r"even, got 15"),
         (lambda: ResNet(std=(0.5,)), r"differ in length"),
+        (lambda: ResNet4b(hidden=0), r"hidden=0"),
+        (lambda: ResNet4b(mean=()), r"mean and std are empty"),
+        (lambda: ResNet4b(std=(0.2, 0.0, 0.2)), r"std=\(0.2, 0.0"),
         (lambda: MobileNetV2(num_classes=10, class_subset=(3, 10)), r"class 10; .* 0 to 9"),
         (lambda: MobileNetV2(class_subset=()), r"class_subset is empty"),
     ],
@@ -131,6 +137,12 @@ def test_sizes_are_the_published_ones():
 def test_impossible_hyperparameters_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_resnet4b_refuses_images_of_another_size():
+    network = ResNet4b(size=16, width=4)
+    with pytest.raises(ValueError, match=r"size=16 squared, got shape \(16, 24, 3\)"):
+        jax.eval_shape(network.apply, network.shapes(), jnp.zeros((16, 24, 3)))
 
 
 def test_parameters_of_another_network_are_refused():

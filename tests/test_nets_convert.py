@@ -13,6 +13,7 @@ from rainjax.nets import (
     IMAGENETTE_CLASSES,
     MobileNetV2,
     ResNet,
+    ResNet4b,
     from_torch,
     num_params,
     to_torch,
@@ -28,6 +29,7 @@ SMALL_EDSR = EDSR(num_blocks=1, num_features=4, scale=4)
         SMALL_EDSR,
         ResNet(depth=8),
         ResNet(depth=8, norm="group"),
+        ResNet4b(size=9, width=4, hidden=6),
         MobileNetV2(num_classes=3, stages=((1, 4, 2, 1), (2, 6, 1, 2))),
     ],
     ids=repr,
@@ -98,7 +100,7 @@ def test_batch_counters_are_ignored():
 
 
 def test_other_networks_are_refused():
-    with pytest.raises(ValueError, match="EDSR, ResNet and MobileNetV2, got a Linear"):
+    with pytest.raises(ValueError, match="EDSR, ResNet, ResNet4b and MobileNetV2, got a Linear"):
         from_torch(Linear(size=4, num_classes=2), {})
 
 
@@ -111,6 +113,16 @@ def test_published_resnet_classifies_cifar10(shared_data):
     # 91.73 % is published for all 10,000; three standard errors of 1,000 are 2.6 points.
     assert accuracy == pytest.approx(0.9173, abs=0.026)
     assert accuracy >= 0.915
+
+
+def test_published_resnet4b_classifies_cifar10(shared_data):
+    network = ResNet4b()
+    path = shared_data / "weights" / "cifar10_resnet4b_adv2.npz"
+    params = zoo.load_torch(path, network)
+    with np.load(shared_data / "cifar10_test.npz") as data:
+        images, labels = data["images"], data["labels"]
+    right = _predict(network, params, images, batch=569) == labels
+    assert right.sum() == pytest.approx(0.7694 * len(labels), abs=2)  # 76.94 % measured elsewhere
 
 
 def test_published_mobilenet_classifies_photographs(shared_data):

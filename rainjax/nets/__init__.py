@@ -6,6 +6,7 @@ from rainjax.nets.convert import from_torch, to_torch
 from rainjax.nets.edsr import EDSR, EDSR_BASELINE, EDSR_SMALL
 from rainjax.nets.mobilenet import IMAGENETTE_CLASSES, MobileNetV2
 from rainjax.nets.resnet import ResNet
+from rainjax.nets.resnet4b import ResNet4b
 
 __all__ = [
     "EDSR",
@@ -15,6 +16,7 @@ __all__ = [
     "MobileNetV2",
     "Network",
     "ResNet",
+    "ResNet4b",
     "from_torch",
     "num_params",
     "to_torch",

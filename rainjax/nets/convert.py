@@ -10,6 +10,7 @@ from rainjax.nets._network import Network
 from rainjax.nets.edsr import EDSR
 from rainjax.nets.mobilenet import MobileNetV2
 from rainjax.nets.resnet import ResNet
+from rainjax.nets.resnet4b import ResNet4b
 
 
 def from_torch(network: Network, arrays: Mapping[str, np.ndarray]) -> Params:
@@ -18,7 +19,8 @@ def from_torch(network: Network, arrays: Mapping[str, np.ndarray]) -> Params:
     EDSR: the names of the authors' PyTorch code (`head.0.weight`, `body.0.body.2.bias`, ...),
     whose fixed `sub_mean` and `add_mean` may be there and are then compared with `network.mean`.
     ResNet: `conv1.weight`, `layer1.0.bn1.running_mean`, ..., `linear.weight`;
-    `num_batches_tracked` is ignored. MobileNetV2: TensorFlow's names and kernels as they are,
+    `num_batches_tracked` is ignored. ResNet4b: `conv1.weight`, `layer1.0.shortcut.0.bias`, ...,
+    `linear2.weight`. MobileNetV2: TensorFlow's names and kernels as they are,
     batch norm folded in (`expanded_conv_1/depthwise/weights`, ...).
     Raises ValueError that names the first array that is missing, unexpected or mis-shaped.
     """
@@ -59,10 +61,12 @@ def _names(network: Network) -> dict[str, str]:
         return {_edsr_name(network, *path): key for key, path in parts.items()}
     if isinstance(network, ResNet):
         return {_resnet_name(network, *path): key for key, path in parts.items()}
+    if isinstance(network, ResNet4b):
+        return {_resnet4b_name(*path): key for key, path in parts.items()}
     if isinstance(network, MobileNetV2):
         return {_mobilenet_name(*path): key for key, path in parts.items()}
     raise ValueError(
-        "Weights can be converted for EDSR, ResNet and MobileNetV2, "
+        "Weights can be converted for EDSR, ResNet, ResNet4b and MobileNetV2, "
         f"got a {type(network).__name__}."
     )
 
@@ -98,6 +102,15 @@ def _resnet_name(network: ResNet, part: str, *rest: str) -> str:
         group, index = divmod(int(rest[0]), (network.depth - 2) // 6)
         return f"layer{group + 1}.{index}.{rest[1].replace('norm', norm)}.{leaf}"
     return f"{part.replace('norm', norm)}.{leaf}"
+
+
+def _resnet4b_name(part: str, *rest: str) -> str:
+    leaf = {"kernel": "weight", "bias": "bias"}[rest[-1]]
+    if part == "blocks":
+        group, index = divmod(int(rest[0]), 2)
+        layer = {"shortcut": "shortcut.0"}.get(rest[1], rest[1])
+        return f"layer{group + 1}.{index}.{layer}.{leaf}"
+    return f"{part}.{leaf}"
 
 
 def _mobilenet_name(part: str, *rest: str) -> str:

@@ -1,0 +1,268 @@
+"""Auto-PGD: projected gradient ascent that sets its own step size."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rainjax._types import Draw, Image, Label, Logits, LogitsFn, PRNGKey
+from rainjax.attacks import balls, losses
+from rainjax.attacks._base import BallAttack
+from rainjax.attacks.queries import Aim, Ascent, Slope, succeeds
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class APGDState:
+    """Where one image's attack stands: `image` is the point to ask about next.
+
+    `best` is the highest point of the present run, from which a halved step goes on, and
+    `found` the one to hand out, of all runs. Outside of `vmap` it holds a batch.
+    """
+
+    origin: Float[Array, "*n h w c"]
+    image: Float[Array, "*n h w c"]
+    previous: Float[Array, "*n h w c"]
+    value: Float[Array, "*n"]
+    best: Float[Array, "*n h w c"]
+    best_gradient: Float[Array, "*n h w c"]
+    best_value: Float[Array, "*n"]
+    step_size: Float[Array, "*n"]
+    num_rises: Int[Array, "*n"]
+    checked_value: Float[Array, "*n"]
+    halved: Bool[Array, "*n"]
+    found: Float[Array, "*n h w c"]
+    found_value: Float[Array, "*n"]
+    won: Bool[Array, "*n"]
+    label: Int[Array, "*n"]
+    targets: Int[Array, "*n t"]
+    calls: Int[Array, "*n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Towards:
+    """Asks for the targeted DLR loss towards `about.target`, and its gradient.
+
+    With fewer than four classes, where there is none, for the target's logit minus the label's.
+    A success is any wrong class.
+    """
+
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Ascent:
+        """Returns the answer of one draw."""
+
+        def climbed(image):
+            logits = logits_fn(draw, image)
+            if logits.shape[0] >= 4:
+                return losses.targeted_dlr(logits, about.label, about.target), logits
+            # The logit loss is minus a logit, and NaN for a label there is none of.
+            lead = losses.logit(logits, about.label) - losses.logit(logits, about.target)
+            return lead, logits
+
+        (value, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
+        return Ascent(value, gradient, succeeds(logits, about.label, False), logits)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class APGD(BallAttack):
+    """Auto-PGD (Croce and Hein, 2020, algorithm 1), by the rules of the AutoAttack program.
+
+    The step starts at twice the radius and is halved, going on from the best point, where since
+    the last checkpoint at most the share `rho` of the steps raised the loss, or none found a
+    better point and the step had not just been halved. Checkpoints come closer together. A
+    quarter of each step is the one before. On a random pipeline every loss is a mean over draws.
+
+    Handed out is, of all visited points at which every draw was a success, the one with the
+    highest loss; where there are none, the one with the highest loss of all.
+
+    With `num_targets` it is APGD-T: `loss` gives way to the targeted DLR loss (with fewer than
+    four classes, the difference of the two logits), and every restart is run towards each of the
+    wrong classes with the highest mean logits on the image itself, which the first call asks
+    for. With too few classes the same ones come round again, from other starts.
+
+    Raises:
+        ValueError: an option is out of range, or `num_targets` comes with another loss or with
+            a target given as label.
+    """
+
+    loss: Literal["cross_entropy", "margin", "dlr", "logit"] = "cross_entropy"
+    num_steps: int = 100
+    num_restarts: int = 1
+    rho: float = 0.75
+    num_targets: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        losses.by_name(self.loss)
+        if self.norm == "l1":
+            raise ValueError(
+                "norm='l1' needs APGD's rule for sparse steps, which is not here: use 'linf', "
+                "'l2', or PGD."
+            )
+        if not 0 <= self.rho <= 1:
+            raise ValueError(f"rho={self.rho} is a share of the steps and must lie in [0, 1].")
+        if self.num_steps < 1 or self.num_restarts < 1 or self.num_targets < 0:
+            raise ValueError(
+                f"num_steps={self.num_steps} and num_restarts={self.num_restarts} must be at "
+                f"least 1, and num_targets={self.num_targets} at least 0."
+            )
+        if self.num_targets and self.targeted:
+            raise ValueError(
+                f"num_targets={self.num_targets} chooses classes by itself, and with targeted "
+                "the label is one: leave either out."
+            )
+        if self.num_targets and self.loss not in ("cross_entropy", "dlr"):
+            raise ValueError(
+                f"loss={self.loss!r} has no place beside num_targets={self.num_targets}, which "
+                "takes the targeted DLR loss: leave it out."
+            )
+
+    @property
+    def num_calls(self) -> int:
+        """Gradient evaluations per image and draw, with one for the clean image of APGD-T."""
+        num_runs = self.num_restarts * max(self.num_targets, 1)
+        return num_runs * self._calls_per_run + bool(self.num_targets)
+
+    @property
+    def query(self) -> Slope | Towards:
+        """The loss and its gradient."""
+        return Towards() if self.num_targets else Slope(self.loss, self.targeted)
+
+    @property
+    def _calls_per_run(self) -> int:
+        return self.num_steps + 1
+
+    def init(self, key: PRNGKey, image: Image, label: Label) -> APGDState:
+        """Returns the state at the first start, or with `num_targets` at the image itself."""
+        lowest, none = jnp.array(-jnp.inf, image.dtype), jnp.zeros_like(image)
+        start = image if self.num_targets else self._start(key, image)
+        return APGDState(
+            origin=image,
+            image=start,
+            previous=start,
+            value=lowest,
+            best=start,
+            best_gradient=none,
+            best_value=lowest,
+            step_size=jnp.array(2 * self.radius, image.dtype),
+            num_rises=jnp.array(0),
+            checked_value=lowest,
+            halved=jnp.array(True),
+            found=image,
+            found_value=lowest,
+            won=jnp.array(False),
+            label=label,
+            targets=jnp.broadcast_to(label, (max(self.num_targets, 1),)),
+            calls=jnp.array(-1 if self.num_targets else 0),  # the clean call is number -1
+        )
+
+    def ask(self, state: APGDState) -> tuple[Image, Aim]:
+        """Returns the current point, and the class that the present run aims at."""
+        run = jnp.maximum(state.calls, 0) // self._calls_per_run
+        return state.image, Aim(state.label, state.targets[run // self.num_restarts])
+
+    def update(self, key: PRNGKey, state: APGDState, answer: Ascent) -> APGDState:
+        """Returns the state one step further, or at the start of the next run."""
+        state = self._record(state, answer)
+        made = state.calls % self._calls_per_run  # steps of this run; all of them for call -1
+        opens, ends = made == 0, made == self.num_steps
+
+        better = opens | (answer.value > state.best_value)
+        best = jnp.where(better, state.image, state.best)
+        best_gradient = jnp.where(better, answer.gradient, state.best_gradient)
+        best_value = jnp.where(better, answer.value, state.best_value)
+
+        # As in the program, a step is compared with the one before it even where the attack
+        # went back to its best point in between.
+        num_rises = jnp.where(opens, 0, state.num_rises + (answer.value > state.value))
+        limit = jnp.asarray(_limits(self.num_steps, self.rho))[made]
+        checks = limit >= 0
+        stuck = ~state.halved & (best_value <= state.checked_value)
+        halves = checks & ((num_rises <= limit) | stuck)
+
+        step_size = jnp.where(opens, 2 * self.radius, state.step_size)
+        step_size = jnp.where(halves, step_size / 2, step_size)
+        here = jnp.where(halves, best, state.image)
+        gradient = jnp.where(halves, best_gradient, answer.gradient)
+        inside = lambda image: balls.into_box(state.origin, image, self.norm, self.radius)
+        climbed = inside(here + step_size * balls.steepest(gradient, self.norm))
+        pushed = inside(here + 0.75 * (climbed - here) + 0.25 * (here - state.previous))
+        moved = jnp.where(opens, climbed, pushed)
+        return dataclasses.replace(
+            state,
+            image=jnp.where(ends, self._start(key, state.origin), moved),
+            previous=here,
+            value=answer.value,
+            best=best,
+            best_gradient=best_gradient,
+            best_value=best_value,
+            step_size=step_size,
+            num_rises=jnp.where(checks, 0, num_rises),
+            checked_value=jnp.where(opens | checks, best_value, state.checked_value),
+            # The first checkpoint takes the step for one just halved, as the program does.
+            halved=jnp.where(checks, halves, opens | state.halved),
+            calls=state.calls + 1,
+        )
+
+    def result(self, state: APGDState) -> Image:
+        """Returns the strongest visited point."""
+        return state.found
+
+    def _record(self, state: APGDState, answer: Ascent) -> APGDState:
+        """Returns the state with the point just visited as the one to hand out, if it is."""
+        value, targets = answer.value, state.targets
+        if self.num_targets:
+            clean = state.calls < 0  # its loss, towards no class, compares with none
+            value = jnp.where(clean, -jnp.inf, value)
+            targets = jnp.where(clean, self._targets(answer.logits, state.label), targets)
+        won = answer.success >= 1
+        stronger = (won & ~state.won) | ((won == state.won) & (value > state.found_value))
+        found = jnp.where(stronger, state.image, state.found)
+        found_value = jnp.where(stronger, value, state.found_value)
+        # A pipeline that returns NaN must not look robust: NaN is kept, and never beaten.
+        broken = jnp.isnan(answer.value) | jnp.isnan(answer.gradient).any()
+        return dataclasses.replace(
+            state,
+            found=jnp.where(broken, jnp.nan, found),
+            found_value=jnp.where(broken, jnp.inf, found_value),
+            won=state.won | won | broken,
+            targets=targets,
+        )
+
+    def _targets(self, logits: Logits, label: Label) -> Int[Array, "t"]:
+        """Returns the wrong classes with the highest logits, over again where there are few."""
+        count = min(self.num_targets, logits.shape[0] - 1)
+        if count < 1:
+            raise ValueError(
+                f"num_targets={self.num_targets} aims at wrong classes, and there are none among "
+                f"{logits.shape[0]}."
+            )
+        wrong = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
+        highest = jax.lax.top_k(wrong, count)[1].astype(label.dtype)
+        return highest[jnp.arange(self.num_targets) % count]
+
+    def _start(self, key: PRNGKey, image: Image) -> Image:
+        """Returns a random point whose distance is the radius, before clipping to [0, 1]."""
+        if self.norm == "linf":
+            direction = jax.random.uniform(key, image.shape, image.dtype, -1, 1)
+        else:
+            direction = jax.random.normal(key, image.shape, image.dtype)
+        delta = self.radius * direction / balls.length(direction, self.norm)
+        return balls.into_box(image, image + delta, self.norm, self.radius)
+
+
+def _limits(num_steps: int, rho: float) -> tuple[int, ...]:
+    """Returns per number of steps made how many rises are too few there, or -1: no checkpoint.
+
+    The periods between checkpoints are 22 % of the steps, then 3 % less each time, and 6 % at
+    the least, each rounded down.
+    """
+    period, least, less = (max(int(share * num_steps), 1) for share in (0.22, 0.06, 0.03))
+    limits, check = [-1] * (num_steps + 1), period
+    while check <= num_steps:
+        limits[check] = math.floor(rho * period)
+        period = max(period - less, least)
+        check += period
+    return tuple(limits)

@@ -1,0 +1,89 @@
+"""AutoAttack's ensembles (Croce and Hein, 2020), as members for `run_ensemble`."""
+
+import dataclasses
+from typing import Literal
+
+from rainjax.attacks import APGD, EOT, FAB, Square, balls
+from rainjax.ensemble import Member
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoAttack:
+    """An ensemble with the members and budgets of the AutoAttack program.
+
+    - `"standard"`: APGD-CE, APGD-T and FAB-T towards `num_targets` classes, Square;
+    - `"plus"`: APGD-CE, APGD-DLR and FAB-T with five restarts each, Square, APGD-T; FAB stands
+      here in its targeted form, where the program also runs one that looks at all classes;
+    - `"rand"`, for random pipelines: APGD-CE and APGD-DLR, each step averaged over 20 draws.
+
+    `eot` holds for every member, 20 independent draws by default in `"rand"` and one otherwise.
+    Unlike the program's, no member reads its best loss, its step size or its success from a
+    single draw: all are means over the draws of a step. `num_select_draws` decide what still
+    stands. With one draw, members stop at the first success, which on a pipeline without
+    randomness changes no accuracy.
+
+    Raises:
+        ValueError: no version is called so, or an option is out of range.
+    """
+
+    version: Literal["standard", "plus", "rand"] = "standard"
+    norm: balls.Norm = "linf"
+    radius: float = 8 / 255
+    num_steps: int = 100
+    num_queries: int = 5000
+    num_targets: int = 9
+    eot: EOT | None = None
+    num_select_draws: int = 8
+
+    def __post_init__(self):
+        if self.version not in ("standard", "plus", "rand"):
+            raise ValueError(f"version={self.version!r} is none of 'standard', 'plus' and 'rand'.")
+        if self.num_targets < 1 or self.num_select_draws < 1:
+            raise ValueError(
+                f"num_targets={self.num_targets} and num_select_draws={self.num_select_draws} "
+                "must be at least 1."
+            )
+        assert self.members  # each checks the options it takes
+
+    @property
+    def draws(self) -> EOT:
+        """How every member averages."""
+        return self.eot or EOT(20 if self.version == "rand" else 1)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The attacks in the order they are run, cheap and strong ones first."""
+        shared = {
+            "norm": self.norm,
+            "radius": self.radius,
+            "eot": self.draws,
+            "early_stop": self.draws.num_samples == 1,
+        }
+        steps = {"num_steps": self.num_steps, **shared}
+        towards = {"num_targets": self.num_targets, **steps}
+        if self.version == "rand":
+            return (
+                Member("APGD-CE", APGD(**steps)),
+                Member("APGD-DLR", APGD(loss="dlr", **steps)),
+            )
+        del towards["early_stop"]
+        square = Member("Square", Square(num_queries=self.num_queries, **shared))
+        if self.version == "standard":
+            return (
+                Member("APGD-CE", APGD(**steps)),
+                Member("APGD-T", APGD(early_stop=shared["early_stop"], **towards)),
+                Member("FAB-T", FAB(**towards)),
+                square,
+            )
+        return (
+            Member("APGD-CE", APGD(num_restarts=5, **steps)),
+            Member("APGD-DLR", APGD(loss="dlr", num_restarts=5, **steps)),
+            Member("FAB-T", FAB(num_restarts=5, **towards)),
+            square,
+            Member("APGD-T", APGD(early_stop=shared["early_stop"], **towards)),
+        )
+
+    @property
+    def num_gradients(self) -> int:
+        """Draws of the pipeline per image if nothing breaks: an upper bound."""
+        return sum(member.attack.num_gradients for member in self.members)
