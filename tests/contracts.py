@@ -78,6 +78,7 @@ ATTACKS = [
     AttackCase(
         "apgd_l2", APGD(norm="l2", radius=0.1, loss="dlr", num_steps=4, num_restarts=2), "l2", 0.1
     ),
+    AttackCase("apgd_l1", APGD(norm="l1", radius=3.0, loss="margin", num_steps=4), "l1", 3.0),
     AttackCase(
         "apgd_targets", APGD(num_targets=5, num_steps=3, eot=EOT(4, chunk_size=2)), "linf", 8 / 255
     ),

@@ -141,7 +141,7 @@ def test_attack_stays_in_its_ball(attack_run):
         assert attacked.min() >= 0.0
         assert attacked.max() <= 1.0
         delta = (attacked.astype(np.float64) - np.asarray(IMAGES)).reshape(len(IMAGES), -1)
-        order = {"linf": np.inf, "l2": 2}[attack_run.case.norm]
+        order = {"linf": np.inf, "l2": 2, "l1": 1}[attack_run.case.norm]
         reach = np.linalg.norm(delta, ord=order, axis=1)
         assert reach.max() <= attack_run.case.radius + 1e-6
         assert reach.min() > 0.2 * attack_run.case.radius  # it went somewhere

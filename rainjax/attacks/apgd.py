@@ -13,6 +13,8 @@ from rainjax.attacks import balls, losses
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.queries import Aim, Ascent, Slope, succeeds
 
+_DENSITY = 0.2  # the share of the values that the first steps in L1 move
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class APGDState:
     num_rises: Int[Array, "*n"]
     checked_value: Float[Array, "*n"]
     halved: Bool[Array, "*n"]
+    density: Float[Array, "*n"]
+    num_moved: Float[Array, "*n"]
     found: Float[Array, "*n h w c"]
     found_value: Float[Array, "*n"]
     won: Bool[Array, "*n"]
@@ -74,6 +78,10 @@ class APGD(BallAttack):
     better point and the step had not just been halved. Checkpoints come closer together. A
     quarter of each step is the one before. On a random pipeline every loss is a mean over draws.
 
+    In L1 the rules are those of Croce and Hein (2021), with one radius throughout: a step moves
+    only the values with the largest gradients, fewer as the best point gets sparser, and is
+    projected exactly onto the ball within [0, 1]. `rho` has no say there.
+
     Handed out is, of all visited points at which every draw was a success, the one with the
     highest loss; where there are none, the one with the highest loss of all.
 
@@ -96,11 +104,6 @@ class APGD(BallAttack):
     def __post_init__(self):
         super().__post_init__()
         losses.by_name(self.loss)
-        if self.norm == "l1":
-            raise ValueError(
-                "norm='l1' needs APGD's rule for sparse steps, which is not here: use 'linf', "
-                "'l2', or PGD."
-            )
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho={self.rho} is a share of the steps and must lie in [0, 1].")
         if self.num_steps < 1 or self.num_restarts < 1 or self.num_targets < 0:
@@ -134,6 +137,10 @@ class APGD(BallAttack):
     def _calls_per_run(self) -> int:
         return self.num_steps + 1
 
+    @property
+    def _first_step(self) -> float:
+        return self.radius if self.norm == "l1" else 2 * self.radius
+
     def init(self, key: PRNGKey, image: Image, label: Label) -> APGDState:
         """Returns the state at the first start, or with `num_targets` at the image itself."""
         lowest, none = jnp.array(-jnp.inf, image.dtype), jnp.zeros_like(image)
@@ -146,10 +153,12 @@ class APGD(BallAttack):
             best=start,
             best_gradient=none,
             best_value=lowest,
-            step_size=jnp.array(2 * self.radius, image.dtype),
+            step_size=jnp.array(self._first_step, image.dtype),
             num_rises=jnp.array(0),
             checked_value=lowest,
             halved=jnp.array(True),
+            density=jnp.array(_DENSITY, image.dtype),
+            num_moved=jnp.array(image.size, image.dtype),
             found=image,
             found_value=lowest,
             won=jnp.array(False),
@@ -168,41 +177,26 @@ class APGD(BallAttack):
         state = self._record(state, answer)
         made = state.calls % self._calls_per_run  # steps of this run; all of them for call -1
         opens, ends = made == 0, made == self.num_steps
+        fresh = self._fresh(state)
+        state = jax.tree.map(lambda new, old: jnp.where(opens, new, old), fresh, state)
 
         better = opens | (answer.value > state.best_value)
-        best = jnp.where(better, state.image, state.best)
-        best_gradient = jnp.where(better, answer.gradient, state.best_gradient)
-        best_value = jnp.where(better, answer.value, state.best_value)
-
-        # As in the program, a step is compared with the one before it even where the attack
-        # went back to its best point in between.
-        num_rises = jnp.where(opens, 0, state.num_rises + (answer.value > state.value))
-        limit = jnp.asarray(_limits(self.num_steps, self.rho))[made]
-        checks = limit >= 0
-        stuck = ~state.halved & (best_value <= state.checked_value)
-        halves = checks & ((num_rises <= limit) | stuck)
-
-        step_size = jnp.where(opens, 2 * self.radius, state.step_size)
-        step_size = jnp.where(halves, step_size / 2, step_size)
-        here = jnp.where(halves, best, state.image)
-        gradient = jnp.where(halves, best_gradient, answer.gradient)
-        inside = lambda image: balls.into_box(state.origin, image, self.norm, self.radius)
-        climbed = inside(here + step_size * balls.steepest(gradient, self.norm))
-        pushed = inside(here + 0.75 * (climbed - here) + 0.25 * (here - state.previous))
-        moved = jnp.where(opens, climbed, pushed)
+        state = dataclasses.replace(
+            state,
+            best=jnp.where(better, state.image, state.best),
+            best_gradient=jnp.where(better, answer.gradient, state.best_gradient),
+            best_value=jnp.where(better, answer.value, state.best_value),
+        )
+        adapt = self._adapt_sparse if self.norm == "l1" else self._adapt
+        state, back = adapt(state, answer, made)
+        here = jnp.where(back, state.best, state.image)
+        gradient = jnp.where(back, state.best_gradient, answer.gradient)
+        moved = self._move(state, here, gradient, opens)
         return dataclasses.replace(
             state,
             image=jnp.where(ends, self._start(key, state.origin), moved),
             previous=here,
             value=answer.value,
-            best=best,
-            best_gradient=best_gradient,
-            best_value=best_value,
-            step_size=step_size,
-            num_rises=jnp.where(checks, 0, num_rises),
-            checked_value=jnp.where(opens | checks, best_value, state.checked_value),
-            # The first checkpoint takes the step for one just halved, as the program does.
-            halved=jnp.where(checks, halves, opens | state.halved),
             calls=state.calls + 1,
         )
 
@@ -231,6 +225,71 @@ class APGD(BallAttack):
             targets=targets,
         )
 
+    def _fresh(self, state: APGDState) -> APGDState:
+        """Returns the state as a run begins, the step as large as it will ever be."""
+        size = state.origin.size
+        return dataclasses.replace(
+            state,
+            step_size=jnp.full_like(state.step_size, self._first_step),
+            num_rises=jnp.zeros_like(state.num_rises),
+            # The first checkpoint takes the step for one just halved, as the program does.
+            halved=jnp.ones_like(state.halved),
+            density=jnp.full_like(state.density, _DENSITY),
+            num_moved=jnp.full_like(state.num_moved, size),
+        )
+
+    def _adapt(
+        self, state: APGDState, answer: Ascent, made: Int[Array, ""]
+    ) -> tuple[APGDState, Bool[Array, ""]]:
+        """Returns the state with the step that it goes on with, and whether from its best."""
+        # As in the program, a step is compared with the one before it even where the attack
+        # went back to its best point in between.
+        num_rises = state.num_rises + ((made > 0) & (answer.value > state.value))
+        limit = jnp.asarray(_limits(self.num_steps, self.rho))[made]
+        checks = limit >= 0
+        stuck = ~state.halved & (state.best_value <= state.checked_value)
+        halves = checks & ((num_rises <= limit) | stuck)
+        passed = checks | (made == 0)
+        adapted = dataclasses.replace(
+            state,
+            step_size=jnp.where(halves, state.step_size / 2, state.step_size),
+            num_rises=jnp.where(checks, 0, num_rises),
+            checked_value=jnp.where(passed, state.best_value, state.checked_value),
+            halved=jnp.where(checks, halves, state.halved),
+        )
+        return adapted, halves
+
+    def _adapt_sparse(
+        self, state: APGDState, answer: Ascent, made: Int[Array, ""]
+    ) -> tuple[APGDState, Bool[Array, ""]]:
+        """Returns the same for L1, where the step depends on how sparse the best point is."""
+        del answer
+        checks = (made > 0) & (made % max(int(0.04 * self.num_steps), 1) == 0)
+        num_moved = jnp.sum(state.best != state.origin).astype(state.num_moved.dtype)
+        sparser = num_moved < 0.95 * state.num_moved
+        shorter = jnp.maximum(state.step_size / 1.5, self._first_step / 10)
+        step_size = jnp.where(sparser, self._first_step, shorter)
+        keep = lambda new, old: jnp.where(checks, new, old)
+        adapted = dataclasses.replace(
+            state,
+            step_size=keep(step_size, state.step_size),
+            density=keep(num_moved / state.origin.size / 1.5, state.density),
+            num_moved=keep(num_moved, state.num_moved),
+        )
+        return adapted, checks & sparser
+
+    def _move(
+        self, state: APGDState, here: Image, gradient: Image, opens: Bool[Array, ""]
+    ) -> Image:
+        """Returns the next point of the run."""
+        if self.norm == "l1":
+            step = state.step_size * _sparse_sign(gradient, state.density)
+            return state.origin + _into_l1(state.origin, here + step - state.origin, self.radius)
+        inside = lambda image: balls.into_box(state.origin, image, self.norm, self.radius)
+        climbed = inside(here + state.step_size * balls.steepest(gradient, self.norm))
+        pushed = inside(here + 0.75 * (climbed - here) + 0.25 * (here - state.previous))
+        return jnp.where(opens, climbed, pushed)
+
     def _targets(self, logits: Logits, label: Label) -> Int[Array, "t"]:
         """Returns the wrong classes with the highest logits, over again where there are few."""
         count = min(self.num_targets, logits.shape[0] - 1)
@@ -244,13 +303,47 @@ class APGD(BallAttack):
         return highest[jnp.arange(self.num_targets) % count]
 
     def _start(self, key: PRNGKey, image: Image) -> Image:
-        """Returns a random point whose distance is the radius, before clipping to [0, 1]."""
+        """Returns a random point whose distance is the radius, before clipping to [0, 1].
+
+        For L1 it is the point allowed that is nearest to one of Gaussian noise.
+        """
         if self.norm == "linf":
             direction = jax.random.uniform(key, image.shape, image.dtype, -1, 1)
         else:
             direction = jax.random.normal(key, image.shape, image.dtype)
+        if self.norm == "l1":
+            return image + _into_l1(image, direction, self.radius)
         delta = self.radius * direction / balls.length(direction, self.norm)
         return balls.into_box(image, image + delta, self.norm, self.radius)
+
+
+def _sparse_sign(gradient: Image, density: Float[Array, ""]) -> Image:
+    """Returns a step of unit L1 norm, even over the `density` with the largest gradients."""
+    sizes, size = jnp.abs(gradient), gradient.size
+    rank = jnp.clip((1 - density) * size, 0, size - 1).astype(int)
+    signs = jnp.where(sizes >= jnp.sort(sizes.ravel())[rank], jnp.sign(gradient), 0.0)
+    return signs / jnp.maximum(jnp.sum(jnp.abs(signs)), 1)
+
+
+def _into_l1(origin: Image, delta: Image, radius: float) -> Image:
+    """Returns the point nearest to `delta` in the L1 ball and, with `origin`, in [0, 1].
+
+    Every value shrinks by one threshold, to zero at most, and stops at the border (Croce and
+    Hein, 2021).
+    """
+    sizes, room = jnp.abs(delta), jnp.where(delta > 0, 1 - origin, origin)
+    # As the threshold falls, a value starts to grow where it meets its size, and stops growing
+    # where it has room no more: the total is linear in between.
+    turns = jnp.concatenate([sizes.ravel(), (sizes - room).ravel()])
+    order = jnp.argsort(-turns)
+    turns, slope = turns[order], jnp.cumsum(jnp.where(order < delta.size, 1, -1))
+    total = jnp.cumsum(slope[:-1] * (turns[:-1] - turns[1:]))
+    total = jnp.concatenate([jnp.zeros_like(total[:1]), total])
+    last = jnp.sum(total <= radius) - 1  # the turn at or above the threshold
+    threshold = turns[last] - (radius - total[last]) / jnp.maximum(slope[last], 1)
+    kept = jnp.clip(sizes - jnp.maximum(threshold, 0), 0, room)
+    # Sums of thousands of values are rounded.
+    return jnp.sign(delta) * kept * jnp.minimum(1, radius / jnp.maximum(jnp.sum(kept), 1e-30))
 
 
 def _limits(num_steps: int, rho: float) -> tuple[int, ...]:
