@@ -2,6 +2,8 @@
 
 from rainjax.attacks._base import Attack, BallAttack
 from rainjax.attacks.eot import EOT
+from rainjax.attacks.fab import FAB
 from rainjax.attacks.pgd import PGD, fgsm
+from rainjax.attacks.square import Square
 
-__all__ = ["EOT", "PGD", "Attack", "BallAttack", "fgsm"]
+__all__ = ["EOT", "FAB", "PGD", "Attack", "BallAttack", "Square", "fgsm"]
