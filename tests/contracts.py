@@ -6,7 +6,7 @@ it may differ between `jit`, `vmap` and the plain call by the rounding of a conv
 
 import dataclasses
 
-from rainjax.attacks import EOT, PGD, Attack, fgsm
+from rainjax.attacks import EOT, FAB, PGD, Attack, Square, fgsm
 from rainjax.defenses import RAIN, Chain, Defense, Identity, MeanFieldRAIN
 from rainjax.gradients import BPDA
 from tests.tiny import EDSR_TINY, edsr_params
@@ -60,6 +60,20 @@ ATTACKS = [
         PGD(norm="l2", radius=0.7, step_size=0.3, num_steps=2, num_restarts=2, momentum=0.9),
         "l2",
         0.7,
+    ),
+    AttackCase("square", Square(num_queries=8, num_restarts=2), "linf", 8 / 255),
+    AttackCase(
+        "square_l2",
+        Square(norm="l2", radius=0.7, num_queries=12, eot=EOT(2, common=True)),
+        "l2",
+        0.7,
+    ),
+    AttackCase("fab", FAB(radius=0.004, num_steps=3, num_targets=2), "linf", 0.004),
+    AttackCase(
+        "fab_l2",
+        FAB(norm="l2", radius=0.03, num_steps=2, num_targets=3, num_restarts=2, eot=EOT(2)),
+        "l2",
+        0.03,
     ),
 ]
 
