@@ -3,6 +3,7 @@
 from rainjax.attacks._base import Attack, BallAttack
 from rainjax.attacks.apgd import APGD
 from rainjax.attacks.eot import EOT
+from rainjax.attacks.fab import FAB
 from rainjax.attacks.pgd import PGD, fgsm
 from rainjax.attacks.square import Square
 from rainjax.attacks.transfer import InputDiversity, ScaleInvariance, TranslationInvariance
@@ -10,6 +11,7 @@ from rainjax.attacks.transfer import InputDiversity, ScaleInvariance, Translatio
 __all__ = [
     "APGD",
     "EOT",
+    "FAB",
     "PGD",
     "Attack",
     "BallAttack",

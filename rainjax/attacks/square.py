@@ -9,13 +9,51 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rainjax._types import Image, Label, PRNGKey
+from rainjax._types import Draw, Image, Label, LogitsFn, PRNGKey
 from rainjax.attacks import balls, losses
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.queries import Aim, Ascent, Level
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
 _TINY = 1e-12
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rivalry:
+    """What a proposal is told apart by: the label, and the incumbent it is to replace.
+
+    Outside of `vmap` it holds a batch.
+    """
+
+    aim: Aim
+    incumbent: Float[Array, "*n h w c"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """The mean loss of a proposal, the share of draws it beat, and the incumbent's mean loss.
+
+    Outside of `vmap` it holds a batch.
+    """
+
+    value: Float[Array, "*n"]
+    success: Float[Array, "*n"]
+    held: Float[Array, "*n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Duel:
+    """Asks for the loss of a proposal and of the incumbent, both on the same draw."""
+
+    level: Level
+
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Rivalry) -> Contest:
+        """Returns the answer of one draw."""
+        proposed = self.level(logits_fn, draw, image, about.aim)
+        held = self.level(logits_fn, draw, about.incumbent, about.aim)
+        return Contest(proposed.value, proposed.success, held.value)
 
 
 @jax.tree_util.register_dataclass
@@ -29,7 +67,6 @@ class SquareState:
     origin: Float[Array, "*n h w c"]
     image: Float[Array, "*n h w c"]
     value: Float[Array, "*n"]
-    measured: Int[Array, "*n"]
     asked: Float[Array, "*n h w c"]
     best: Float[Array, "*n h w c"]
     best_value: Float[Array, "*n"]
@@ -51,12 +88,15 @@ class Square(BallAttack):
     starts from vertical stripes, L2 from a grid of tiles. `num_restarts` keeps the start that
     ended highest.
 
-    On a deterministic pipeline, or with `eot=EOT(common=True)`, values can be compared, and
-    `remeasure=0` wastes no call. On a random one an incumbent is there because its estimate
-    was the highest of many, so the estimate is too high, and one lucky draw would end the
-    search (the winner's curse). With `remeasure=k` every k-th call, and the last one of each
-    start, asks about the incumbent again: its first new estimate replaces the one that it was
-    chosen for, and later ones are averaged with it, so that the value to beat is unbiased.
+    On a random pipeline values from different draws cannot be compared: an incumbent is there
+    because its estimate was the highest of many, so the estimate is too high, and one lucky
+    draw would end the search (the winner's curse). So with `paired` no value is kept: every
+    call asks about incumbent and proposal on the same fresh draws, two forward passes for each
+    draw, and what a draw does to both cancels. (To measure the incumbent again now and then
+    would end the bias, but not the noise: the search then wanders.) Where every call sees the
+    same draws, `EOT(common=True)`, or all outcomes, `"enumerated"`, values can be compared and
+    no pairs are asked. On a deterministic pipeline `paired=False` finds the same image with
+    half the forward passes.
 
     Raises:
         ValueError: the norm is L1, or an option is out of range.
@@ -66,7 +106,7 @@ class Square(BallAttack):
     num_queries: int = 5000
     p_init: float = 0.8
     num_restarts: int = 1
-    remeasure: int = 0
+    paired: bool = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -80,21 +120,22 @@ class Square(BallAttack):
                 f"num_queries={self.num_queries} and num_restarts={self.num_restarts} must be "
                 "at least 1."
             )
-        if self.remeasure != 0 and self.remeasure < 2:
-            raise ValueError(
-                f"remeasure={self.remeasure} must be 0, for never, or at least 2, which leaves "
-                "calls for proposals."
-            )
 
     @property
     def num_calls(self) -> int:
-        """Forward passes per image and draw."""
+        """Queries per image: each is one forward pass per draw, and two where they are pairs."""
         return self.num_restarts * self.num_queries
 
     @property
-    def query(self) -> Level:
-        """The loss, without its gradient."""
-        return Level(self.loss, self.targeted)
+    def query(self) -> Level | Duel:
+        """The loss, without its gradient, of the proposal alone or of both."""
+        level = Level(self.loss, self.targeted)
+        return Duel(level) if self._pairs else level
+
+    @property
+    def _pairs(self) -> bool:
+        same = self.eot.draws == "enumerated" or (self.eot.common and self.eot.first is None)
+        return self.paired and not same
 
     def init(self, key: PRNGKey, image: Image, label: Label) -> SquareState:
         """Returns the state at the first start."""
@@ -102,7 +143,6 @@ class Square(BallAttack):
             origin=image,
             image=image,
             value=jnp.array(-jnp.inf, image.dtype),
-            measured=jnp.array(0),
             asked=self._start(key, image),
             best=image,
             best_value=jnp.array(-jnp.inf, image.dtype),
@@ -110,41 +150,40 @@ class Square(BallAttack):
             calls=jnp.array(0),
         )
 
-    def ask(self, state: SquareState) -> tuple[Image, Aim]:
-        """Returns the proposal, or the incumbent where it is measured again."""
-        return state.asked, Aim(state.label, state.label)
+    def ask(self, state: SquareState) -> tuple[Image, Aim | Rivalry]:
+        """Returns the proposal, and the incumbent where the two are compared on the same draws."""
+        aim = Aim(state.label, state.label)
+        return state.asked, Rivalry(aim, state.image) if self._pairs else aim
 
-    def update(self, key: PRNGKey, state: SquareState, answer: Ascent) -> SquareState:
+    def update(self, key: PRNGKey, state: SquareState, answer: Ascent | Contest) -> SquareState:
         """Returns the state with the better of incumbent and proposal, and the next proposal."""
-        again = self._remeasures(state.calls)
-        wins = ~again & (answer.value > state.value)
-        measured = jnp.where(again, state.measured + 1, jnp.where(wins, 0, state.measured))
-        mean = state.value + (answer.value - state.value) / jnp.maximum(measured, 1)
+        held = answer.held if isinstance(answer, Contest) else state.value
+        begins = state.calls % self.num_queries == 0
+        wins = begins | (answer.value > held)
         image = jnp.where(wins, state.asked, state.image)
-        value = jnp.where(again, mean, jnp.where(wins, answer.value, state.value))
+        value = jnp.where(wins, answer.value, held)
 
         calls = state.calls + 1
         ends = calls % self.num_queries == 0
         better = ends & (value > state.best_value)
         best = jnp.where(better, image, state.best)
         best_value = jnp.where(better, value, state.best_value)
-        asked = jnp.where(self._remeasures(calls), image, self._propose(key, state, image, calls))
         # A pipeline that returns NaN must not look robust: NaN is kept, and never beaten.
-        broken = jnp.isnan(answer.value)
+        broken = jnp.isnan(answer.value) | jnp.isnan(held)
+        start, proposal = self._start(key, state.origin), self._propose(key, state, image, calls)
         return dataclasses.replace(
             state,
             image=image,
-            value=jnp.where(ends, -jnp.inf, value),
-            measured=measured,
-            asked=jnp.where(ends, self._start(key, state.origin), asked),
+            value=value,
+            asked=jnp.where(ends, start, proposal),
             best=jnp.where(broken, jnp.nan, best),
             best_value=jnp.where(broken, jnp.inf, best_value),
             calls=calls,
         )
 
     def result(self, state: SquareState) -> Image:
-        """Returns the best incumbent of all starts."""
-        return jnp.where(state.value > state.best_value, state.image, state.best)
+        """Returns the incumbent with the highest mean loss among those that starts ended with."""
+        return state.best
 
     def share(self, step: int) -> float:
         """Returns p, the share of the image that the square of call `step` of a start covers."""
@@ -165,13 +204,6 @@ class Square(BallAttack):
             return min(max(side, 1), most)
         odd = max(side, 3) // 2 * 2 + 1
         return min(odd, most - (most % 2 == 0) if most > 2 else most)
-
-    def _remeasures(self, calls: Int[Array, ""]) -> Bool[Array, ""]:
-        if not self.remeasure:
-            return jnp.array(False)
-        step = calls % self.num_queries
-        turn = (step % self.remeasure == self.remeasure - 1) | (step == self.num_queries - 1)
-        return turn & (step > 0)
 
     def _start(self, key: PRNGKey, image: Image) -> Image:
         height, width, channels = image.shape
