@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Robustness:
     """Draws held in memory at once; by default one on CPU, all elsewhere."""
     eight_bit: bool = False
     """Also score the adversarial images rounded to 8 bits, as a file would hold them."""
+    autoattack: Literal["standard", "rand", "plus"] | None = None
+    """Also run this version of AutoAttack's ensemble against every random pipeline."""
     known_key: bool = False
     """Also run the attacker who holds the scoring keys (tells masking from robustness)."""
     num_examples: int = 2000

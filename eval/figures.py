@@ -20,9 +20,17 @@ _DASHES = {
     "white_box": (0, (1, 1.4)),
     "eot": "solid",
     "mean_field": (0, (5, 1.5, 1, 1.5)),
+    "autoattack": (0, (8, 2)),
     "known_key": (0, (3, 1, 1, 1, 1, 1)),
 }
-_MARKS = {"blind": "o", "white_box": "s", "eot": "o", "mean_field": "D", "known_key": "^"}
+_MARKS = {
+    "blind": "o",
+    "white_box": "s",
+    "eot": "o",
+    "mean_field": "D",
+    "autoattack": "v",
+    "known_key": "^",
+}
 
 
 @dataclasses.dataclass(frozen=True)

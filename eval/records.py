@@ -9,7 +9,15 @@ from rainjax.metrics import wilson_interval
 SCHEMA = 1
 
 # From the least informed attacker to the best informed one. Equal ranks are not compared.
-RANK = {"clean": -1, "blind": 0, "white_box": 1, "eot": 2, "mean_field": 2, "known_key": 3}
+RANK = {
+    "clean": -1,
+    "blind": 0,
+    "white_box": 1,
+    "eot": 2,
+    "mean_field": 2,
+    "autoattack": 2,
+    "known_key": 3,
+}
 ROLES = ("table", "radius", "eot")
 
 _NUMBER = (int, float)

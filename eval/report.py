@@ -40,6 +40,9 @@ _THREATS = {
     "aims at what the defense does on average (expectation over transformation).",
     "mean_field": "The same attacker puts the mean pixel in the place of the random pick, "
     "averages over every shift there is, and follows a gradient without noise.",
+    "autoattack": "Several attacks of the first kind that set their own step sizes, each on the "
+    "images that those before it left; which version of an image is worst is decided on draws of "
+    "their own.",
     "known_key": "The attacker even knows the random draws with which the image will be judged; "
     "nobody outside a laboratory does, and the gap to the other columns is what the secrecy of "
     "the draws is worth.",

@@ -18,15 +18,18 @@ from eval.config import Robustness
 from eval.files import read_array, write_arrays, write_json
 from eval.records import read_json
 from rainjax import data, evaluation, transforms
+from rainjax.autoattack import AutoAttack
 from rainjax.data import ImageSet
 from rainjax.defenses import RAIN, Defense, Identity
 from rainjax.devices import data_mesh
+from rainjax.ensemble import run_ensemble
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import radial_frequencies, radial_spectrum, wilson_interval
 from rainjax.pipeline import majority
 from rainjax.provenance import code_digest, provenance
 
 _NUM_PANELS = 6
+_MEMBER = ("num_attacked", "num_broken", "num_best", "num_gradients", "seconds")
 _NUM_SPECTRUM = 64
 
 
@@ -134,6 +137,11 @@ class _Bench:
                 "linf_max": float(linf.max()),
                 "l2_mean": float(l2.mean()),
                 "mean_loss": float(losses.mean()),
+                **(
+                    {"members": self._members(cell, cell.attack)}
+                    if isinstance(cell.attack, AutoAttack)
+                    else {}
+                ),
                 **({"rounded": _share(np.concatenate(rounded).mean(1))} if rounded else {}),
             },
             "run": {
@@ -209,25 +217,60 @@ class _Bench:
         path = self._work_path(cell, rows)
         if path.exists():
             return read_array(path, "attacked")
-        seed, full = self._config.seed, self._full(rows)
-        known = cell.known_key
+        made = self._by_ensemble if isinstance(cell.attack, AutoAttack) else self._by_attack
         try:
-            attacked = evaluation.run_attack(
-                cell.surrogate,
-                cell.attack,
-                cell.row.params,
-                example_keys(seed, Purpose.ATTACK, jnp.asarray(full)),
-                jnp.asarray(images[full - rows[0]]),
-                jnp.asarray(labels[full - rows[0]]),
-                score_keys=example_keys(seed, Purpose.SCORE, jnp.asarray(full)) if known else None,
-                mesh=self._mesh,
-                on_gradient=lambda n: bar.update(n * len(full)),
-            )
+            kept = made(cell, rows, images, labels, bar)
         except ValueError as error:
             raise ValueError(f"{cell.id}, images {rows[0]}..{rows[-1]}: {error}") from error
-        attacked = np.asarray(attacked)[: len(rows)]
-        write_arrays(path, {"attacked": attacked})
-        return attacked
+        write_arrays(path, kept)
+        return kept["attacked"]
+
+    def _by_attack(self, cell, rows, images, labels, bar) -> dict[str, np.ndarray]:
+        seed, full = self._config.seed, self._full(rows)
+        known = cell.known_key
+        attacked = evaluation.run_attack(
+            cell.surrogate,
+            cell.attack,
+            cell.row.params,
+            example_keys(seed, Purpose.ATTACK, jnp.asarray(full)),
+            jnp.asarray(images[full - rows[0]]),
+            jnp.asarray(labels[full - rows[0]]),
+            score_keys=example_keys(seed, Purpose.SCORE, jnp.asarray(full)) if known else None,
+            mesh=self._mesh,
+            on_gradient=lambda n: bar.update(n * len(full)),
+        )
+        return {"attacked": np.asarray(attacked)[: len(rows)]}
+
+    def _by_ensemble(self, cell, rows, images, labels, bar) -> dict[str, np.ndarray]:
+        result = run_ensemble(
+            cell.row.target,
+            cell.attack.members,
+            cell.row.params,
+            self._config.seed,
+            rows,
+            images,
+            labels,
+            batch_size=self._config.batch_size,
+            num_select_draws=cell.attack.num_select_draws,
+            mesh=self._mesh,
+            on_gradient=bar.update,
+        )
+        counts = [[getattr(m, name) for name in _MEMBER] for m in result.members]
+        return {"attacked": np.asarray(result.images), "members": np.array(counts, float)}
+
+    def _members(self, cell: st.Cell, attack: AutoAttack) -> list[dict]:
+        """Adds up what an ensemble's members did over the batches."""
+        counts = np.sum(
+            [
+                read_array(self._work_path(cell, rows), "members")
+                for rows, _, _ in self._batches(cell.num_examples)
+            ],
+            axis=0,
+        )
+        return [
+            {"name": member.name, **dict(zip(_MEMBER, count, strict=True))}
+            for member, count in zip(attack.members, counts.tolist(), strict=True)
+        ]
 
     def _logits(self, row: st.Row, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
         full = self._full(rows)
@@ -348,7 +391,7 @@ def _check(config: Robustness, images: ImageSet, row: st.Row) -> int:
 def _identity(config: Robustness, images: ImageSet, found: list[st.Row]) -> dict:
     # Places, what changes memory alone, and what only adds records or takes them away.
     free = ("out", "data_dir", "classifier", "pretrained", "finetuned", "batch_size", "eot_chunk",
-            "eot_sweep", "radius_sweep", "known_key", "eight_bit")  # fmt: skip
+            "eot_sweep", "radius_sweep", "known_key", "eight_bit", "autoattack")  # fmt: skip
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     sources = {row.key: row.sources for row in found}
     facts = {"data_is": images.fingerprint, "params": sources}

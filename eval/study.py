@@ -7,6 +7,7 @@ from eval.config import Robustness
 from rainjax import zoo
 from rainjax._types import Params
 from rainjax.attacks import EOT, PGD
+from rainjax.autoattack import AutoAttack
 from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
 from rainjax.gradients import Draws
 from rainjax.nets import EDSR
@@ -33,7 +34,7 @@ class Cell:
     title: str
     threat_model: str
     surrogate: Defended | None
-    attack: PGD | None
+    attack: PGD | AutoAttack | None
     num_examples: int
     roles: tuple[str, ...]
 
@@ -42,7 +43,7 @@ class Cell:
         """The name of the cell's record: unique within the study."""
         parts = [self.row.key.replace("_", "-"), self.column.replace("_", "-")]
         if self.attack is not None:
-            parts += [f"r{self.attack.radius * 255:.6g}", f"k{self.attack.eot.num_samples}"]
+            parts += [f"r{self.attack.radius * 255:.6g}", f"k{self.attack.draws.num_samples}"]
         return "--".join([*parts, f"n{self.num_examples}"])
 
     @property
@@ -109,6 +110,8 @@ def _table_cells(config: Robustness, row: Row, height: int) -> list[Cell]:
     few, many = config.num_eot_examples, config.num_examples
     clean = Cell(row, "clean", "clean", "no attack", None, None, many, ("table",))
     columns = [clean, *_attacks(config, row, height, config.radius, many, few, ("table",))]
+    if config.autoattack and _is_random(row):
+        columns.append(_autoattack(config, row, few))
     if config.known_key and _is_random(row):
         columns.append(_known_key(config, row, few))
     return columns
@@ -167,6 +170,16 @@ def _mean_field(config, row, height, radius, num_examples, roles) -> Cell:
     return Cell(row, "mean_field", "mean field", threat, target, attack, num_examples, roles)
 
 
+def _autoattack(config, row, num_examples) -> Cell:
+    version = config.autoattack
+    draws = EOT(config.num_eot, chunk_size=_chunk(config, config.num_eot))
+    attack = AutoAttack(version=version, radius=config.radius, eot=draws)
+    names = ", ".join(member.name for member in attack.members)
+    threat = f"white box: the worst of {names}, gradients averaged over {config.num_eot} draws"
+    title = f"AutoAttack, {version}"
+    return Cell(row, "autoattack", title, threat, row.target, attack, num_examples, ("table",))
+
+
 def _known_key(config, row, num_examples) -> Cell:
     attack = _pgd(config, config.radius, config.num_score_draws, "enumerated")
     threat = f"white box, holding the {config.num_score_draws} keys that will be scored"
@@ -176,13 +189,17 @@ def _known_key(config, row, num_examples) -> Cell:
 
 
 def _pgd(config: Robustness, radius: float, num_eot: int = 1, draws: Draws = "independent") -> PGD:
-    chunk = config.eot_chunk and max(n for n in range(1, config.eot_chunk + 1) if num_eot % n == 0)
     return PGD(
         radius=radius,
         step_size=config.step_size * radius / config.radius,
         num_steps=config.num_steps,
-        eot=EOT(num_eot, chunk_size=chunk, draws=draws),
+        eot=EOT(num_eot, chunk_size=_chunk(config, num_eot), draws=draws),
     )
+
+
+def _chunk(config: Robustness, num_eot: int) -> int | None:
+    most = config.eot_chunk
+    return most and max(n for n in range(1, most + 1) if num_eot % n == 0)
 
 
 def _is_random(row: Row) -> bool:

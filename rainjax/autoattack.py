@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from rainjax.attacks import APGD, EOT, FAB, Square, balls
+from rainjax.attacks import APGD, EOT, FAB, NoisyAPGD, Square, balls
 from rainjax.ensemble import Member
 
 
@@ -14,7 +14,8 @@ class AutoAttack:
     - `"standard"`: APGD-CE, APGD-T and FAB-T towards `num_targets` classes, Square;
     - `"plus"`: APGD-CE, APGD-DLR and FAB-T with five restarts each, Square, APGD-T; FAB stands
       here in its targeted form, where the program also runs one that looks at all classes;
-    - `"rand"`, for random pipelines: APGD-CE and APGD-DLR, each step averaged over 20 draws.
+    - `"rand"`, for random pipelines: APGD-CE and APGD-DLR, each step averaged over 20 draws,
+      here as `NoisyAPGD`, because the published rule mistakes lucky draws for progress.
 
     `eot` holds for every member, 20 independent draws by default in `"rand"` and one otherwise.
     Unlike the program's, no member reads its best loss, its step size or its success from a
@@ -63,8 +64,8 @@ class AutoAttack:
         towards = {"num_targets": self.num_targets, **steps}
         if self.version == "rand":
             return (
-                Member("APGD-CE", APGD(**steps)),
-                Member("APGD-DLR", APGD(loss="dlr", **steps)),
+                Member("APGD-CE", NoisyAPGD(**steps)),
+                Member("APGD-DLR", NoisyAPGD(loss="dlr", **steps)),
             )
         del towards["early_stop"]
         square = Member("Square", Square(num_queries=self.num_queries, **shared))

@@ -9,10 +9,13 @@ import dataclasses
 from rainjax.attacks import (
     APGD,
     EOT,
+    FAB,
     PGD,
     Attack,
     InputDiversity,
+    NoisyAPGD,
     ScaleInvariance,
+    Square,
     TranslationInvariance,
     fgsm,
 )
@@ -73,6 +76,24 @@ ATTACKS = [
         PGD(norm="l2", radius=0.7, step_size=0.3, num_steps=2, num_restarts=2, momentum=0.9),
         "l2",
         0.7,
+    ),
+    AttackCase("noisy_apgd", NoisyAPGD(num_steps=5, eot=EOT(2)), "linf", 8 / 255),
+    AttackCase(
+        "noisy_apgd_l2", NoisyAPGD(norm="l2", radius=0.1, num_steps=4, num_restarts=2), "l2", 0.1
+    ),
+    AttackCase("square", Square(num_queries=8, num_restarts=2), "linf", 8 / 255),
+    AttackCase(
+        "square_l2",
+        Square(norm="l2", radius=0.7, num_queries=12, eot=EOT(2, common=True)),
+        "l2",
+        0.7,
+    ),
+    AttackCase("fab", FAB(radius=0.004, num_steps=3, num_targets=2), "linf", 0.004),
+    AttackCase(
+        "fab_l2",
+        FAB(norm="l2", radius=0.03, num_steps=2, num_targets=3, num_restarts=2, eot=EOT(2)),
+        "l2",
+        0.03,
     ),
     AttackCase("apgd", APGD(num_steps=5), "linf", 8 / 255),
     AttackCase(

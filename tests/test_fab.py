@@ -312,8 +312,6 @@ def test_bad_options_are_refused(options, sentence):
         FAB(**options)
 
 
-def test_more_classes_than_there_are_are_refused():
-    with pytest.raises(ValueError, match="num_targets=5 classes beside the label are more than"):
-        attacked(FAB(num_targets=5))
+def test_a_norm_without_a_projection_is_refused():
     with unchecked(), pytest.raises(ValueError, match="norm='l1' has no projection here"):
         hyperplane.step_onto(GREY, GREY, jnp.array(1.0), "l1")

@@ -32,6 +32,7 @@ ORDER = [
     "runner",
     "evaluation",
     "ensemble",
+    "autoattack",
     "universal",
     "zoo",
     "data",

@@ -4,6 +4,7 @@ from rainjax.attacks._base import Attack, BallAttack
 from rainjax.attacks.apgd import APGD
 from rainjax.attacks.eot import EOT
 from rainjax.attacks.fab import FAB
+from rainjax.attacks.noisy_apgd import NoisyAPGD
 from rainjax.attacks.pgd import PGD, fgsm
 from rainjax.attacks.square import Square
 from rainjax.attacks.transfer import InputDiversity, ScaleInvariance, TranslationInvariance
@@ -16,6 +17,7 @@ __all__ = [
     "Attack",
     "BallAttack",
     "InputDiversity",
+    "NoisyAPGD",
     "ScaleInvariance",
     "Square",
     "TranslationInvariance",

@@ -42,6 +42,11 @@ class Attack(abc.ABC):
     eot: EOT = EOT()
 
     @property
+    def draws(self) -> EOT:
+        """How every answer is averaged."""
+        return self.eot
+
+    @property
     @abc.abstractmethod
     def num_calls(self) -> int:
         """How many times the pipeline is asked."""

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rainjax._types import Draw, Image, Label, Logits, LogitsFn, PRNGKey
+from rainjax._types import Draw, Image, Label, LogitsFn, PRNGKey
 from rainjax.attacks import balls, losses
 from rainjax.attacks._base import BallAttack
-from rainjax.attacks.queries import Aim, Ascent, Slope, succeeds
+from rainjax.attacks.queries import Aim, Ascent, Slope, highest_wrong, succeeds
 
 _DENSITY = 0.2  # the share of the values that the first steps in L1 move
 
@@ -76,7 +76,8 @@ class APGD(BallAttack):
     The step starts at twice the radius and is halved, going on from the best point, where since
     the last checkpoint at most the share `rho` of the steps raised the loss, or none found a
     better point and the step had not just been halved. Checkpoints come closer together. A
-    quarter of each step is the one before. On a random pipeline every loss is a mean over draws.
+    quarter of each step is the one before. On a random pipeline every loss is a mean over draws,
+    and still an estimate: `NoisyAPGD` is the stronger attack there.
 
     In L1 the rules are those of Croce and Hein (2021), with one radius throughout: a step moves
     only the values with the largest gradients, fewer as the best point gets sparser, and is
@@ -210,7 +211,9 @@ class APGD(BallAttack):
         if self.num_targets:
             clean = state.calls < 0  # its loss, towards no class, compares with none
             value = jnp.where(clean, -jnp.inf, value)
-            targets = jnp.where(clean, self._targets(answer.logits, state.label), targets)
+            targets = jnp.where(
+                clean, highest_wrong(self.num_targets, answer.logits, state.label), targets
+            )
         won = answer.success >= 1
         stronger = (won & ~state.won) | ((won == state.won) & (value > state.found_value))
         found = jnp.where(stronger, state.image, state.found)
@@ -290,18 +293,6 @@ class APGD(BallAttack):
         pushed = inside(here + 0.75 * (climbed - here) + 0.25 * (here - state.previous))
         return jnp.where(opens, climbed, pushed)
 
-    def _targets(self, logits: Logits, label: Label) -> Int[Array, "t"]:
-        """Returns the wrong classes with the highest logits, over again where there are few."""
-        count = min(self.num_targets, logits.shape[0] - 1)
-        if count < 1:
-            raise ValueError(
-                f"num_targets={self.num_targets} aims at wrong classes, and there are none among "
-                f"{logits.shape[0]}."
-            )
-        wrong = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
-        highest = jax.lax.top_k(wrong, count)[1].astype(label.dtype)
-        return highest[jnp.arange(self.num_targets) % count]
-
     def _start(self, key: PRNGKey, image: Image) -> Image:
         """Returns a random point whose distance is the radius, before clipping to [0, 1].
 
@@ -344,6 +335,11 @@ def _into_l1(origin: Image, delta: Image, radius: float) -> Image:
     kept = jnp.clip(sizes - jnp.maximum(threshold, 0), 0, room)
     # Sums of thousands of values are rounded.
     return jnp.sign(delta) * kept * jnp.minimum(1, radius / jnp.maximum(jnp.sum(kept), 1e-30))
+
+
+def checkpoints(num_steps: int) -> tuple[bool, ...]:
+    """Returns per number of steps made whether the step size is judged there."""
+    return tuple(limit >= 0 for limit in _limits(num_steps, 0.75))
 
 
 def _limits(num_steps: int, rho: float) -> tuple[int, ...]:

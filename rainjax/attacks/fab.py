@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rainjax._types import Draw, Image, Label, Logits, LogitsFn, PRNGKey
+from rainjax._types import Draw, Image, Label, LogitsFn, PRNGKey
 from rainjax.attacks import balls, hyperplane, losses
 from rainjax.attacks._base import BallAttack
-from rainjax.attacks.queries import succeeds
+from rainjax.attacks.queries import highest_wrong, succeeds
 
 
 @jax.tree_util.register_dataclass
@@ -196,7 +196,9 @@ class FAB(BallAttack):
             distance=jnp.where(nearer, distance, state.distance),
             strongest=jnp.where(broken, jnp.nan, strongest),
             margin=jnp.where(broken, jnp.inf, margin),
-            targets=jnp.where(first, self._ranked(answer.logits, state.label), state.targets),
+            targets=jnp.where(
+                first, highest_wrong(self.num_targets, answer.logits, state.label), state.targets
+            ),
             lost=state.lost | (first & wrong) | broken,
             calls=state.calls + 1,
         )
@@ -209,15 +211,6 @@ class FAB(BallAttack):
         beaten = (state.distance < jnp.inf) & ~state.lost
         image = jnp.where(beaten, state.nearest, state.strongest)
         return balls.into_box(state.origin, image, self.norm, self.radius)
-
-    def _ranked(self, logits: Logits, label: Label) -> Int[Array, "t"]:
-        if logits.shape[0] <= self.num_targets:
-            raise ValueError(
-                f"num_targets={self.num_targets} classes beside the label are more than the "
-                f"{logits.shape[0] - 1} there are."
-            )
-        others = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
-        return jax.lax.top_k(others, self.num_targets)[1].astype(label.dtype)
 
     def _start(self, key: PRNGKey, state: FABState) -> Image:
         """Returns where the run begins whose first call is next."""

@@ -96,3 +96,17 @@ def succeeds(logits: Logits, label: Label, targeted: bool) -> Float[Array, ""]:
     """Returns 1 where the attacker has what he wants, 0 where not, NaN where logits are."""
     reached = (jnp.argmax(logits) == label) == targeted
     return jnp.where(jnp.isnan(logits).any(), jnp.nan, reached.astype(logits.dtype))
+
+
+def highest_wrong(num: int, logits: Logits, label: Label) -> Int[Array, "num"]:
+    """Returns the `num` wrong classes with the highest logits, over again where there are fewer.
+
+    Raises:
+        ValueError: there is no class beside the label.
+    """
+    count = min(num, logits.shape[0] - 1)
+    if count < 1:
+        raise ValueError(f"{num} wrong classes are to be aimed at, and there is only one class.")
+    wrong = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
+    highest = jax.lax.top_k(wrong, count)[1].astype(label.dtype)
+    return highest[jnp.arange(num) % count]
