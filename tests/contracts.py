@@ -12,6 +12,10 @@ from rainjax.attacks import (
     FAB,
     PGD,
     Attack,
+    CarliniWagner,
+    CarliniWagnerLinf,
+    DeepFool,
+    ElasticNet,
     InputDiversity,
     NoisyAPGD,
     ScaleInvariance,
@@ -37,13 +41,18 @@ class DefenseCase:
 
 @dataclasses.dataclass(frozen=True)
 class AttackCase:
-    """An attack, and the norm and the radius that it promises to keep to."""
+    """An attack, and the norm and the radius that it promises to keep to.
+
+    `moves` says whether it moves every image, wherever its key leads it to: one that looks for
+    the nearest success leaves those that are beaten already.
+    """
 
     name: str
     attack: Attack
     norm: str
     radius: float
     random: bool = True
+    moves: bool = True
 
 
 _RAIN = RAIN(EDSR_TINY, shift_fraction=0.25)
@@ -105,6 +114,41 @@ ATTACKS = [
     ),
     AttackCase(
         "apgd_to_class", APGD(targeted=True, early_stop=True, num_steps=4), "linf", 8 / 255
+    ),
+    # Confidences that no image has at the start: all three have to go somewhere.
+    AttackCase(
+        "carlini_wagner",
+        CarliniWagner(
+            radius=0.5, confidence=100.0, num_search_steps=2, num_steps=4, step_size=0.1
+        ),
+        "l2",
+        0.5,
+    ),
+    AttackCase(
+        "carlini_wagner_linf",
+        CarliniWagnerLinf(
+            radius=0.04, confidence=100.0, num_search_steps=3, num_steps=5, eot=EOT(2)
+        ),
+        "linf",
+        0.04,
+    ),
+    AttackCase(
+        "elastic_net",
+        ElasticNet(
+            radius=2.0, confidence=100.0, num_search_steps=2, num_steps=3, initial_const=10.0
+        ),
+        "l1",
+        2.0,
+    ),
+    AttackCase(
+        "deepfool", DeepFool(radius=0.05, num_steps=3, eot=EOT(4)), "l2", 0.05, moves=False
+    ),
+    AttackCase(
+        "deepfool_linf",
+        DeepFool(norm="linf", radius=0.01, num_steps=3, success_share=0.8, eot=EOT(8)),
+        "linf",
+        0.01,
+        moves=False,
     ),
 ]
 

@@ -144,7 +144,8 @@ def test_attack_stays_in_its_ball(attack_run):
         order = {"linf": np.inf, "l2": 2, "l1": 1}[attack_run.case.norm]
         reach = np.linalg.norm(delta, ord=order, axis=1)
         assert reach.max() <= attack_run.case.radius + 1e-6
-        assert reach.min() > 0.2 * attack_run.case.radius  # it went somewhere
+        moved = reach > 0.2 * attack_run.case.radius
+        assert moved.all() if attack_run.case.moves else moved.any()
 
 
 def test_attack_agrees_however_it_is_driven(attack_run):
@@ -156,7 +157,10 @@ def test_attack_agrees_however_it_is_driven(attack_run):
 def test_attack_is_a_function_of_its_key(attack_run):
     np.testing.assert_array_equal(attack_run.again, attack_run.one_by_one)
     differs = (attack_run.other_keys != attack_run.batched).any(axis=(1, 2, 3))
-    assert differs.all() if attack_run.case.random else not differs.any()
+    if attack_run.case.random:
+        assert differs.all() if attack_run.case.moves else differs.any()
+    else:
+        assert not differs.any()
 
 
 @pytest.mark.parametrize("case", [*DEFENSES, *ATTACKS, *DETECTORS], ids=lambda case: case.name)

@@ -2,8 +2,12 @@
 
 from rainjax.attacks._base import Attack, BallAttack
 from rainjax.attacks.apgd import APGD
+from rainjax.attacks.carlini_wagner import CarliniWagner, CarliniWagnerLinf
+from rainjax.attacks.deepfool import DeepFool
+from rainjax.attacks.elastic_net import ElasticNet
 from rainjax.attacks.eot import EOT
 from rainjax.attacks.fab import FAB
+from rainjax.attacks.minimum_norm import MinimumNormAttack
 from rainjax.attacks.noisy_apgd import NoisyAPGD
 from rainjax.attacks.pgd import PGD, fgsm
 from rainjax.attacks.square import Square
@@ -16,7 +20,12 @@ __all__ = [
     "PGD",
     "Attack",
     "BallAttack",
+    "CarliniWagner",
+    "CarliniWagnerLinf",
+    "DeepFool",
+    "ElasticNet",
     "InputDiversity",
+    "MinimumNormAttack",
     "NoisyAPGD",
     "ScaleInvariance",
     "Square",

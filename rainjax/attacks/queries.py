@@ -49,6 +49,33 @@ class Reading:
     logits: Float[Array, "*n classes"]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rivals:
+    """The label of an image, and the classes it is compared with: any without a logit is none.
+
+    Outside of `vmap` it holds a batch.
+    """
+
+    label: Int[Array, "*n"]
+    classes: Int[Array, "*n k"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Boundaries:
+    """The mean logits and margin at a point, and the gradient of each rival's lead.
+
+    `gradients[i]` is that of the logit of `rivals.classes[i]` minus the label's, zero where
+    there is no such class. Outside of `vmap` it holds a batch.
+    """
+
+    value: Float[Array, "*n"]
+    gradients: Float[Array, "*n k h w c"]
+    success: Float[Array, "*n"]
+    logits: Float[Array, "*n classes"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Slope:
     """Asks for the loss and its gradient: what every gradient attack climbs.
@@ -90,6 +117,67 @@ class Level:
             succeeds(logits, about.label, self.targeted),
             logits,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Hinge:
+    """Asks for the margin, and for the gradient of minus what it lacks to `confidence`.
+
+    Each draw has its own hinge (the `f_6` of Carlini and Wagner, 2017), so a mean of them goes
+    on rising until the last draw is beaten, where a hinge on the mean margin would rest at the
+    first half of them. `value` is the mean margin itself, and a draw is a success where its
+    margin exceeds `confidence`. With `targeted` the label is a class to be reached.
+    """
+
+    confidence: float = 0.0
+    targeted: bool = False
+
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Ascent:
+        """Returns the answer of one draw."""
+
+        def climbed(image):
+            logits = logits_fn(draw, image)
+            margin = losses.margin(logits, about.label)
+            margin = -margin if self.targeted else margin
+            return jnp.minimum(margin - self.confidence, 0.0), (margin, logits)
+
+        (_, (margin, logits)), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
+        lead = -self.confidence if self.targeted else self.confidence
+        handicapped = logits.at[about.label].add(lead)
+        success = succeeds(handicapped, about.label, self.targeted)
+        return Ascent(margin, gradient, success, logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitGradients:
+    """Asks for the logits, and how `num_classes` rivals of the label gain on it.
+
+    One forward pass and `num_classes` backward passes side by side: memory grows with the
+    rivals asked about, never with all the classes there are. Which they are the caller says,
+    so that every draw of a mean is asked about the same.
+    """
+
+    num_classes: int
+
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Rivals) -> Boundaries:
+        """Returns the answer of one draw.
+
+        Raises:
+            ValueError: `about` names another number of rivals.
+        """
+        if about.classes.shape != (self.num_classes,):
+            raise ValueError(
+                f"LogitGradients({self.num_classes}) was asked about "
+                f"{about.classes.shape[0]} classes: pad them with -1."
+            )
+        logits, pull = jax.vjp(lambda x: logits_fn(draw, x), image)
+        num = logits.shape[0]
+        exists = (about.classes >= 0) & (about.classes < num)
+        ahead = jax.nn.one_hot(about.classes, num) - jax.nn.one_hot(about.label, num)[None]
+        ahead = jnp.where(exists[:, None], ahead, 0.0).astype(logits.dtype)
+        gradients = jax.vmap(lambda cotangent: pull(cotangent)[0])(ahead)
+        margin = losses.margin(logits, about.label)
+        return Boundaries(margin, gradients, succeeds(logits, about.label, False), logits)
 
 
 def succeeds(logits: Logits, label: Label, targeted: bool) -> Float[Array, ""]:
