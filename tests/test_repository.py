@@ -1,8 +1,6 @@
 """The repository keeps its promises: README's example runs, and imports point one way."""
 
 import ast
-import contextlib
-import io
 import pathlib
 import re
 
@@ -81,37 +79,16 @@ def test_ranks_are_not_promoted():
         jax.jit(jnp.add)(jnp.zeros((2, 3)), jnp.zeros(3))
 
 
-@pytest.fixture(scope="module")
-def readme_names():
-    """What the README's first example prints, and the names that it leaves to the second."""
-    names, printed = {}, io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(_examples()[0], names)
-    return names, printed.getvalue()
-
-
-def _examples() -> list[str]:
+def test_readme_example_runs(capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)  # see test_adapters
+    names = {}
+    exec(example, names)
 
-
-def test_readme_example_runs(readme_names):
-    names, printed = readme_names
-    printed = dict(line.split() for line in printed.splitlines())
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert 0 <= float(printed["attacked"]) < float(printed["original"]) <= 1
     moved = np.abs(np.asarray(names["attacked"]) - names["images"])
     assert 1e-3 < moved.max() <= 8 / 255 + 1e-6
-
-
-def test_readme_example_of_pytorch_runs(readme_names, capsys):
-    pytest.importorskip("torch", reason="needs PyTorch: make test-peers")
-    names, printed = readme_names
-    names = dict(names)
-    exec(_examples()[1], names)
-    before = float(dict(line.split() for line in printed.splitlines())["original"])
-    assert 0 <= float(capsys.readouterr().out.split()[1]) < before
-    moved = (names["attacked"] - names["originals"]).abs().max()
-    assert 1e-3 < moved <= 8 / 255 + 1e-6
 
 
 def test_readme_shows_what_the_records_say():

@@ -107,7 +107,7 @@ def _module_class(torch: Any) -> type:
     class Logits(torch.autograd.Function):
         @staticmethod
         def forward(ctx, images, batched):
-            # JAX gets a copy of its own: what it saves for the gradient would else change with
+            # JAX gets a copy of its own: what it saves for the gradient might else change with
             # an image that the attack changes in place.
             rows = images.detach().permute(0, 2, 3, 1)
             rows = _to_jax(rows.clone(memory_format=torch.contiguous_format), batched.device)
