@@ -8,19 +8,26 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
 DEV := $(VENV)/.installed-dev
+PEERS := $(VENV)/.installed-peers
+
+# The one release of which CI has a CPU build at hand; elsewhere any torch that is there will do.
+TORCH ?= torch==2.13.0
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help eval test lint notebooks clean
+.PHONY: help eval test test-peers lint notebooks clean
 
 help: ## Lists the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 eval: $(RUN) ## Attacks the shipped models and writes a report; ARGS="--help" lists the options.
 	@$(BIN)/python -m eval $(ARGS)
 
 test: $(TEST) ## Runs the whole test suite; ARGS="-k rain" runs a part.
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-peers: $(PEERS) ## Runs the adapters' tests against PyTorch, torchattacks, Foolbox and ART.
+	@$(BIN)/python -m pytest tests/test_adapters.py $(ARGS)
 
 lint: $(TEST) $(DEV) ## Checks formatting, lint and types.
 	@$(BIN)/ruff format --check .
@@ -52,3 +59,12 @@ $(RUN) $(TEST) $(DEV): pyproject.toml | $(BIN)/python
 	@echo "Installing rainjax$(EXTRAS) into $(VENV); the first time takes a few minutes ..."
 	@$(BIN)/python -m pip install --quiet --quiet --editable ".$(EXTRAS)"
 	@touch $(RUN) $@
+
+# torchattacks is installed without its dependencies: it declares torchvision, which it never
+# imports and which would bring another torch, and a release of requests from 2020.
+$(PEERS): $(TEST)
+	@echo "Installing $(TORCH) and the peers into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --quiet "$(TORCH)"
+	@$(BIN)/python -m pip install --quiet --quiet --editable ".[peers]"
+	@$(BIN)/python -m pip install --quiet --quiet --no-deps torchattacks==3.5.1
+	@touch $(RUN) $(TEST) $@

@@ -38,6 +38,7 @@ ORDER = [
     "data",
     "checkpoints",
     "provenance",
+    "adapters",
 ]
 
 
@@ -83,7 +84,7 @@ def test_ranks_are_not_promoted():
 
 def test_readme_example_runs(capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)  # see test_adapters
     names = {}
     exec(example, names)
 

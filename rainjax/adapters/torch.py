@@ -1,0 +1,182 @@
+"""PyTorch: the pipeline as a module, and modules as classifiers."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from rainjax._types import Params
+from rainjax.adapters._batched import Batched
+from rainjax.adapters._foreign import Foreign
+from rainjax.adapters._frameworks import require
+from rainjax.pipeline import Defended
+
+_require = functools.partial(require, "torch", name="PyTorch", extra="torch")
+
+
+def as_torch_module(
+    defended: Defended, params: Params, *, seed: int = 0, fresh: bool = True
+) -> Any:
+    """Returns a `torch.nn.Module` from images `n c h w`, float32 in [0, 1], to logits.
+
+    Every call draws anew for every image, as a function of `seed` and of how many calls there
+    were, and `backward` differentiates the draw of its own forward pass. `module.reseed(seed)`
+    starts again; with `fresh=False`, or while `module.fresh` is that, every call has the same
+    draws. Score with another seed, or with `rainjax.score`: an attack has seen these draws.
+
+    It has no trainable parameters and no second derivative. Arrays pass through DLPack where
+    PyTorch and JAX are on one device, and through the host elsewhere. On a GPU that both use,
+    set `XLA_PYTHON_CLIENT_PREALLOCATE=false`, or JAX takes most of the memory first.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+        ValueError: `seed` is not in 0..2**32-1. The module raises it for images that are not as
+            above, and FloatingPointError for NaN in the logits or in a gradient, which `sign`
+            of PyTorch would turn to zero.
+    """
+    batched = Batched(defended, params, seed=seed, fresh=fresh)
+    return _module_class(_require())(batched)
+
+
+def from_torch(module: Any, num_classes: int) -> Foreign:
+    """Returns a PyTorch classifier as the `classifier` of `Defended`, with parameters `()`.
+
+    `module` maps images `n c h w` in [0, 1] to logits and is in eval mode: a normalisation
+    belongs into it, a softmax does not. It is taken for a function, without randomness.
+    (`rainjax.nets.from_torch` is another thing: it converts arrays to a network of rainjax,
+    which is faster.)
+
+    Raises:
+        ImportError: PyTorch is not installed.
+        TypeError: `module` is no `torch.nn.Module`.
+        ValueError: `module` or a part of it is in training mode, or `num_classes` is below 2.
+    """
+    torch = _require()
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"from_torch takes a torch.nn.Module, not {type(module).__name__}.")
+    _check_eval(module)
+    return TorchClassifier(module, num_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchClassifier(Foreign):
+    """A PyTorch classifier as a network; made by `from_torch`."""
+
+    def host_logits(self, images: np.ndarray) -> np.ndarray:
+        with _require().no_grad():
+            return self._logits(self._tensor(images)).cpu().numpy()
+
+    def host_gradients(self, images: np.ndarray, cotangents: np.ndarray) -> np.ndarray:
+        torch = _require()
+        with torch.enable_grad():
+            inputs = self._tensor(images).requires_grad_()
+            logits = self._logits(inputs)
+            weights = torch.tensor(cotangents, device=logits.device)
+            (gradients,) = torch.autograd.grad(logits, inputs, weights)
+        return np.moveaxis(gradients.cpu().numpy(), 1, -1)
+
+    def _tensor(self, images: np.ndarray) -> Any:
+        first = next(self.model.parameters(), None)
+        device = "cpu" if first is None else first.device
+        copy = np.array(np.moveaxis(images, -1, 1), order="C")  # XLA may reuse the buffer
+        return _require().from_numpy(copy).to(device)
+
+    def _logits(self, inputs: Any) -> Any:
+        _check_eval(self.model)
+        logits = self.model(inputs)
+        self.check_logits(tuple(logits.shape), len(inputs))
+        return logits
+
+
+def _check_eval(module: Any) -> None:
+    training = [name or "module" for name, part in module.named_modules() if part.training]
+    if training:
+        raise ValueError(
+            f"{training[0]} is in training mode, where an image's logits are no function of it: "
+            "call module.eval() first."
+        )
+
+
+@functools.cache
+def _module_class(torch: Any) -> type:
+    """Returns the module's class, which cannot be written before PyTorch is imported."""
+
+    class Logits(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, images, batched):
+            # JAX gets a copy of its own: what it saves for the gradient might else change with
+            # an image that the attack changes in place.
+            rows = images.detach().permute(0, 2, 3, 1)
+            rows = _to_jax(rows.clone(memory_format=torch.contiguous_format), batched.device)
+            if ctx.needs_input_grad[0]:
+                logits, ctx.pullback = batched.logits_and_pullback(rows)
+            else:
+                logits = batched.logits(rows)
+            ctx.places = images.device, batched.device
+            return _to_torch(torch, logits, images.device).clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, cotangents):
+            theirs, ours = ctx.places
+            gradients = ctx.pullback(_to_jax(cotangents.detach().contiguous(), ours))
+            rows = _to_torch(torch, gradients, theirs)
+            return rows.permute(0, 3, 1, 2).contiguous(), None
+
+    class DefendedModule(torch.nn.Module):
+        """A defended pipeline of JAX."""
+
+        def __init__(self, batched: Batched):
+            super().__init__()
+            self.batched = batched
+            # Attacks look at the first parameter for the device to work on.
+            empty = torch.empty(0, device=_torch_device(torch, batched.device))
+            self.place = torch.nn.Parameter(empty, requires_grad=False)
+
+        def forward(self, images):
+            if images.ndim != 4 or images.dtype != torch.float32:
+                raise ValueError(
+                    "The module takes a batch `n c h w` of float32 in [0, 1], got "
+                    f"{images.dtype} of shape {tuple(images.shape)}."
+                )
+            return Logits.apply(images, self.batched)
+
+        def reseed(self, seed: int) -> None:
+            self.batched.reseed(seed)
+
+        @property
+        def fresh(self) -> bool:
+            return self.batched.fresh
+
+        @fresh.setter
+        def fresh(self, value: bool) -> None:
+            self.batched.fresh = value
+
+        def extra_repr(self) -> str:
+            return repr(self.batched.defended)
+
+    return DefendedModule
+
+
+def _to_jax(tensor: Any, device: Any) -> Array:
+    """Returns a contiguous tensor as an array on `device`, without a copy where that can be."""
+    if tensor.device.type == ("cpu" if device.platform == "cpu" else "cuda"):
+        return jax.device_put(jax.dlpack.from_dlpack(tensor), device)
+    return jax.device_put(tensor.cpu().numpy(), device)
+
+
+def _to_torch(torch: Any, array: Array, device: Any) -> Any:
+    """Returns an array as a tensor on `device`, without a copy where that can be."""
+    (source,) = array.devices()
+    if device.type == ("cpu" if source.platform == "cpu" else "cuda"):
+        return torch.from_dlpack(array).to(device)
+    return torch.tensor(np.asarray(array), device=device)
+
+
+def _torch_device(torch: Any, device: Any) -> Any:
+    if device.platform == "gpu" and torch.cuda.is_available():
+        return torch.device("cuda", device.local_hardware_id or 0)
+    return torch.device("cpu")
