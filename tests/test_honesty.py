@@ -103,7 +103,8 @@ def test_no_attack_counts_on_ten_classes(case, num_classes):
         pytest.skip("DLR compares three classes, and says so")
     found = run_attack(target, case.attack, params, KEYS, IMAGES, labels)
     assert np.isfinite(found).all()
-    assert np.abs(np.asarray(found) - IMAGES).max() > 0
+    if case.moves:
+        assert np.abs(np.asarray(found) - IMAGES).max() > 0
 
 
 def test_autoattacks_apgd_on_a_random_defense_is_no_weaker_than_eot_pgd():
