@@ -219,13 +219,16 @@ def test_pairs_find_the_same_image_without_randomness(norm):
 
 def test_restarts_keep_the_best_start():
     attack = Square(radius=0.1, num_queries=30, num_restarts=4)
-    found, runs = history(attack, linear, KEY)
-    ends = [margin(runs.state.image[t]) for t in (29, 59, 89, 119)]
-    assert len({round(float(end), 3) for end in ends}) == 4
-    assert margin(found) >= max(ends) - 1e-3
-    assert margin(found) > ends[-1] or max(ends) == ends[-1]
-    starts = np.asarray(runs.state.asked)[[0, 30, 60, 90]]
-    assert len(np.unique(starts.reshape(4, -1), axis=0)) == 4
+    earlier = 0
+    for key in jax.random.split(KEY, 6):
+        found, runs = history(attack, linear, key)
+        ends = margin(runs.state.image[jnp.array([30, 60, 90])])  # where three starts ended
+        assert len(set(ends)) == 3
+        assert margin(found) >= max(ends) - 1e-4
+        earlier += margin(found) <= max(ends) + 1e-4
+        starts = np.asarray(runs.state.asked)[[0, 30, 60, 90]]
+        assert len(np.unique(starts.reshape(4, -1), axis=0)) == 4
+    assert earlier  # the last start is not always the best
 
 
 def test_stops_at_the_first_point_that_is_misclassified():
