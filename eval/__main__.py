@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from eval import benchmark, report, robustness, sanity
+from eval import benchmark, peers, report, robustness, sanity
 from eval.config import Robustness
 from eval.presets import STUDIES
 from rainjax.devices import use_all_cores
@@ -41,6 +41,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[sanity.Sanity, tyro.conf.subcommand("sanity")]
     | Annotated[benchmark.Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[peers.Peers, tyro.conf.subcommand("peers")]
 )
 
 
@@ -58,6 +59,8 @@ def main() -> None:
             _report(command)
         elif isinstance(command, sanity.Sanity):
             _sanity(command)
+        elif isinstance(command, peers.Peers):
+            peers.run(command)
         else:
             benchmark.run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:
