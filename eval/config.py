@@ -43,7 +43,8 @@ class Robustness:
     eight_bit: bool = False
     """Also score the adversarial images rounded to 8 bits, as a file would hold them."""
     autoattack: Literal["standard", "rand", "plus"] | None = None
-    """Also run this version of AutoAttack's ensemble against every random pipeline."""
+    """Also run this version of AutoAttack's ensemble, with `num_steps` and `num_eot`, against
+    every random pipeline."""
     known_key: bool = False
     """Also run the attacker who holds the scoring keys (tells masking from robustness)."""
     num_examples: int = 2000

@@ -13,6 +13,8 @@ QUICK = Robustness(
     num_eot=8,
     eot_sweep=(1, 4, 8, 16),
     radius_sweep=(4 / 255, 8 / 255),
+    autoattack="rand",
+    eight_bit=True,
     batch_size=64,
 )
 

@@ -173,7 +173,9 @@ def _mean_field(config, row, height, radius, num_examples, roles) -> Cell:
 def _autoattack(config, row, num_examples) -> Cell:
     version = config.autoattack
     draws = EOT(config.num_eot, chunk_size=_chunk(config, config.num_eot))
-    attack = AutoAttack(version=version, radius=config.radius, eot=draws)
+    attack = AutoAttack(
+        version=version, radius=config.radius, num_steps=config.num_steps, eot=draws
+    )
     names = ", ".join(member.name for member in attack.members)
     threat = f"white box: the worst of {names}, gradients averaged over {config.num_eot} draws"
     title = f"AutoAttack, {version}"

@@ -4,12 +4,13 @@ import hashlib
 import os
 import pathlib
 
-from rainjax.nets import IMAGENETTE_CLASSES, MobileNetV2, Network, ResNet
+from rainjax.nets import IMAGENETTE_CLASSES, MobileNetV2, Network, ResNet, ResNet4b
 from rainjax.zoo._store import Entry, load, load_torch
 
 PUBLISHED: dict[str, Network] = {
     "resnet20": ResNet(depth=20, norm="batch"),
     "resnet56": ResNet(depth=56, norm="batch"),
+    "resnet4b": ResNet4b(),
     "mobilenetv2": MobileNetV2(),
     "mobilenetv2_imagenette": MobileNetV2(class_subset=IMAGENETTE_CLASSES),
 }
