@@ -257,7 +257,7 @@ def test_a_pipeline_that_returns_nan_does_not_look_robust(changes):
 
 def test_agrees_with_torchattacks_on_a_published_network(shared_data):
     """As many of the same images stand, within what chance does to two random searches."""
-    network, number = ResNet(depth=20), 48
+    network, number = ResNet(depth=20), 32
     params = zoo.load_torch(shared_data / "weights" / "cifar10_resnet20.npz", network)
     with np.load(GOLDEN) as golden, np.load(shared_data / "cifar10_test.npz") as data:
         rows, theirs = golden["rows"][:number], golden["square_stands"][:number]
