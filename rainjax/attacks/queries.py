@@ -107,16 +107,12 @@ class Level:
     loss: str
     targeted: bool = False
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Ascent:
-        """Returns the answer of one draw, its gradient zero."""
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Reading:
+        """Returns the answer of one draw."""
         logits = logits_fn(draw, image)
         value = losses.evaluate(self.loss, logits, about.label, about.target)
-        return Ascent(
-            -value if self.targeted else value,
-            jnp.zeros_like(image),
-            succeeds(logits, about.label, self.targeted),
-            logits,
-        )
+        value = -value if self.targeted else value
+        return Reading(value, succeeds(logits, about.label, self.targeted), logits)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rainjax._types import Draw, Image, Label, LogitsFn, PRNGKey
 from rainjax.attacks import balls, losses
 from rainjax.attacks._base import BallAttack
-from rainjax.attacks.queries import Aim, Ascent, Level
+from rainjax.attacks.queries import Aim, Level, Reading
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
 _TINY = 1e-12
@@ -155,7 +155,7 @@ class Square(BallAttack):
         aim = Aim(state.label, state.label)
         return state.asked, Rivalry(aim, state.image) if self._pairs else aim
 
-    def update(self, key: PRNGKey, state: SquareState, answer: Ascent | Contest) -> SquareState:
+    def update(self, key: PRNGKey, state: SquareState, answer: Reading | Contest) -> SquareState:
         """Returns the state with the better of incumbent and proposal, and the next proposal."""
         held = answer.held if isinstance(answer, Contest) else state.value
         begins = state.calls % self.num_queries == 0
