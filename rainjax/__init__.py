@@ -4,9 +4,13 @@ A table of contents; the modules hold more.
 
     pipeline     Defended                a classifier behind a defense
     defenses     RAIN, Identity, Chain   purifiers: values with pure functions
-    attacks      PGD, fgsm, EOT          what is mounted against them
+    attacks      PGD, EOT, many more     what is mounted against them
     gradients    expectation, BPDA, straight_through
-    evaluation   run_attack, score, attack_batch
+    evaluation   run_attack, score, attack_batch, round_to_8bit
+    ensemble     run_ensemble, Member    several attacks on the same images
+    autoattack   AutoAttack              the usual ensembles
+    universal    universal_perturbation  one perturbation for many images
+    adapters     PyTorch, TensorFlow, Foolbox and ART, in both directions
     keys         example_keys, Purpose   every random draw has a path from its seed
     transforms, nets, data, zoo, metrics
 """
@@ -15,7 +19,9 @@ __version__ = "0.1.0.dev0"
 
 from rainjax import attacks, data, defenses, evaluation, metrics, nets, transforms, zoo
 from rainjax.attacks import EOT, PGD, Attack, fgsm
+from rainjax.autoattack import AutoAttack
 from rainjax.defenses import RAIN, Chain, Defense, Identity, MeanFieldRAIN
+from rainjax.ensemble import Member, run_ensemble
 from rainjax.evaluation import attack_batch, run_attack, score
 from rainjax.gradients import BPDA, expectation, straight_through
 from rainjax.keys import Purpose, example_keys
@@ -27,11 +33,13 @@ __all__ = [
     "PGD",
     "RAIN",
     "Attack",
+    "AutoAttack",
     "Chain",
     "Defended",
     "Defense",
     "Identity",
     "MeanFieldRAIN",
+    "Member",
     "Purpose",
     "attack_batch",
     "attacks",
@@ -44,6 +52,7 @@ __all__ = [
     "metrics",
     "nets",
     "run_attack",
+    "run_ensemble",
     "score",
     "straight_through",
     "transforms",
