@@ -11,7 +11,7 @@ import pytest
 import rainjax.attacks
 import rainjax.defenses
 from rainjax import evaluation
-from rainjax.attacks import Attack
+from rainjax.attacks import Attack, losses
 from rainjax.defenses import Defense, Identity
 from rainjax.pipeline import Defended
 from tests.contracts import ATTACKS, DEFENSES, DETECTORS
@@ -161,6 +161,28 @@ def test_attack_is_a_function_of_its_key(attack_run):
         assert differs.all() if attack_run.case.moves else differs.any()
     else:
         assert not differs.any()
+
+
+@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+def test_attack_is_never_worse_than_doing_nothing(case, target_params):
+    """Without randomness, where it can be told: what an attack climbs does not fall."""
+    plain = Defended(Identity(), TARGET.classifier)
+    found = evaluation.run_attack(plain, case.attack, target_params, KEYS, IMAGES, LABELS)
+    # Attacks on the nearest image have no loss to climb; the margin is theirs.
+    name = getattr(case.attack, "loss", "margin")
+    name = "dlr" if getattr(case.attack, "num_targets", 0) else name
+    sign = -1 if getattr(case.attack, "targeted", False) else 1
+
+    def value(image, label):
+        logits = plain.logits(target_params, KEYS[0], image)
+        return sign * losses.by_name(name)(logits, label), jnp.argmax(logits) != label
+
+    before, wrong_before = jax.vmap(value)(IMAGES, LABELS)
+    after, wrong_after = jax.vmap(value)(found, LABELS)
+    # One that looks for the nearest success may rest on any image that is one.
+    fine = (after >= before - 1e-5) | (wrong_after & (sign > 0))
+    assert fine.all(), (before, after)
+    assert (wrong_after | ~wrong_before).all() if sign > 0 else True
 
 
 @pytest.mark.parametrize("case", [*DEFENSES, *ATTACKS, *DETECTORS], ids=lambda case: case.name)
