@@ -30,7 +30,7 @@ from rainjax.nets.convert import to_torch
 from rainjax.pipeline import Defended
 from rainjax.provenance import provenance
 
-_PACKAGES = {"art": "adversarial-robustness-toolbox"}
+_PACKAGES: dict[str, str] = {"art": "adversarial-robustness-toolbox"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,8 @@ def _in_a_new_process(name: str, folder: pathlib.Path) -> dict[str, Any]:
     words = [sys.executable, "-m", "eval.peers_worker", name, str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError(f"Measuring {name} failed: {done.stderr.strip()[-300:]}")
+        said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise ValueError(f"Measuring {name} failed: {said[-1]}")
     return json.loads((folder / f"{name}.json").read_text())
 
 
@@ -245,9 +246,8 @@ def _summary(name: str, rounds: list[dict[str, Any]], checked: dict[str, Any]) -
 
     attacks = {}
     for attack in ATTACKS:
-        above = [
-            r["attacks"][attack]["peak_mib"] - r["attacks"]["pgd"]["idle_mib"] for r in rounds
-        ]
+        of_round = [r["attacks"][attack] for r in rounds]
+        above = [r["peak_mib"] - r["compiled_mib"] for r in of_round]
         attacks[attack] = {
             "median_seconds": median(attack, "seconds"),
             "cpu_seconds": median(attack, "cpu_seconds"),
@@ -260,10 +260,10 @@ def _summary(name: str, rounds: list[dict[str, Any]], checked: dict[str, Any]) -
             "accuracy": checked[attack],
             "rounds": of_round,
         }
-    versions = {p: version(p) for p in (_PACKAGES.get(m, m) for m in MODULES[name][1])}
+    packages = [_PACKAGES.get(module, module) for module in MODULES[name][1]]
     return {
         "device": rounds[-1]["device"],
-        "versions": versions,
+        "versions": {package: version(package) for package in packages},
         "max_logit_difference": checked["max_logit_difference"],
         "attacks": attacks,
     }

@@ -1,5 +1,8 @@
 """The JAX side of `eval.peers`: rainjax, and Foolbox on JAX, on one random pipeline."""
 
+# Foolbox is no requirement of rainjax's: it is here to be compared with.
+# pyright: reportMissingImports=false
+
 import dataclasses
 import functools
 import statistics
@@ -107,7 +110,7 @@ class FoolboxJAX(_OnJAX):
     def __init__(self, case: Case):
         super().__init__(case)
         import eagerpy
-        import foolbox  # pyright: ignore[reportMissingImports]  # optional: it is only compared
+        import foolbox
 
         num_eot, self._key = self._options["num_eot"], jax.random.key(0)
         target, params = self._target, self._params

@@ -17,7 +17,8 @@ import numpy as np
 from eval.files import write_arrays
 
 ATTACKS = ("pgd", "eot_pgd")
-MODULES = {  # where each library's side is written, and what has to be installed for it
+# Where each library's side is written, and what has to be installed for it.
+MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
     "rainjax": ("eval.peers_jax", ()),
     "foolbox_jax": ("eval.peers_jax", ("foolbox",)),
     "foolbox_torch": ("eval.peers_torch", ("torch", "foolbox")),
