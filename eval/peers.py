@@ -135,7 +135,7 @@ def table(record: dict[str, Any]) -> str:
         f"{options['num_eot']} draws a step; medians of {options['num_rounds']} processes x "
         f"{options['num_repeats']} runs, and over those of rainjax:",
         f"  {'':14}{'PGD':>9}{'over':>7}{'EOT-PGD':>10}{'over':>7}{'first':>9}"
-        f"{'peak MiB':>10}{'above idle':>12}{'accuracy':>10}{'logits off':>12}",
+        f"{'peak MiB':>10}{'of runs':>9}{'accuracy':>10}{'logits off':>12}",
     ]
     for name, row in libraries.items():
         pgd, eot = (row["attacks"][attack] for attack in ATTACKS)
@@ -156,7 +156,8 @@ def table(record: dict[str, Any]) -> str:
             lines.append(
                 f"  radius {255 * row['radius']:5.2f}/255   {row['broken']:4.0%} broken   "
                 f"{row['time_over_whole']:.2f} of the time without early stopping "
-                f"({row['stopped_seconds']:.2f} s of {row['whole_seconds']:.2f} s)"
+                f"({row['stopped_seconds']:.2f} s of {row['whole_seconds']:.2f} s), "
+                f"{row['cpu_over_whole']:.2f} of its processor time"
             )
     return "\n".join(lines)
 

@@ -5,7 +5,6 @@
 
 import dataclasses
 import functools
-import statistics
 import time
 from typing import Any
 
@@ -169,25 +168,26 @@ def early_stopping(
         full = PGD(radius=radius, step_size=radius / 4, num_steps=num_steps)
         sides = [dataclasses.replace(full, early_stop=True), full]
         run = functools.partial(evaluation.run_attack, target)
-        seconds, attacked = [[], []], images
+        times, attacked = [[], []], images
         for repeat in range(num_repeats + 1):
-            for of_side, side in zip(seconds, sides, strict=True):
-                start = time.perf_counter()
+            for of_side, side in zip(times, sides, strict=True):
+                start = np.array([time.perf_counter(), time.process_time()])
                 found = jax.block_until_ready(run(side, params, keys, images, labels, mesh=mesh))
                 if repeat:
-                    of_side.append(time.perf_counter() - start)
+                    of_side.append([time.perf_counter(), time.process_time()] - start)
                 attacked = found if side.early_stop else attacked
         logits = evaluation.score(target, params, keys, attacked, num_draws=1, mesh=mesh)
         broken = np.argmax(np.asarray(logits[:, 0]), axis=1) != np.asarray(labels)
-        stopped, whole = (statistics.median(of_side) for of_side in seconds)
-        ratios = [s / w for s, w in zip(*seconds, strict=True)]
+        stopped, whole = np.array(times)
+        ratios = np.median(stopped / whole, axis=0).tolist()
         rows.append(
             {
                 "radius": radius,
                 "broken": float(broken.mean()),
-                "time_over_whole": statistics.median(ratios),
-                "stopped_seconds": stopped,
-                "whole_seconds": whole,
+                "time_over_whole": ratios[0],
+                "cpu_over_whole": ratios[1],
+                "stopped_seconds": float(np.median(stopped[:, 0])),
+                "whole_seconds": float(np.median(whole[:, 0])),
             }
         )
     return rows

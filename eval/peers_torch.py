@@ -98,8 +98,7 @@ class _OnTorch:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         classifier = ResNet(**case.network)
         weights = {  # this module calls its norms alike, whichever they are
-            name.replace("gn", "bn"): torch.from_numpy(array)
-            for name, array in case.weights.items()
+            name.replace("gn", "bn"): torch.tensor(array) for name, array in case.weights.items()
         }
         missing, unexpected = classifier.load_state_dict(weights, strict=False)
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]

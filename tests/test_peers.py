@@ -11,24 +11,25 @@ import pytest
 from eval import peers, peers_jax
 from eval.peers import Peers
 from eval.peers_worker import ATTACKS, MODULES, Case, measure
-from rainjax import data, zoo
+from rainjax import zoo
 from rainjax.nets.convert import to_torch
-from tests.tiny import EDSR_TINY, RESNET_TINY, edsr_params, resnet_params
+from tests.tiny import EDSR_TINY, RESNET_TINY, Linear, edsr_params
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CARD = {"data": {"name": "builtin"}, "command": "none", "seed": 0, "metrics": {}}
 TINY = {
     "num_images": 2, "num_steps": 2, "num_eot": 2, "num_repeats": 2, "num_rounds": 1,
-    "num_score_draws": 2, "early_images": 4, "early_steps": 3, "early_radii": (1e-5, 0.5),
+    "num_score_draws": 2, "early_images": 0,
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """The path of a classifier that is sometimes right."""
-    images, labels = data.load("builtin", "train").get(np.arange(200))
-    params = resnet_params(images.astype(np.float32) / 255, labels)
+    """The path of a classifier with random numbers."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: rng.normal(0.2, 0.3, a.shape), RESNET_TINY.shapes())
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
     folder = tmp_path_factory.mktemp("classifier")
     return str(zoo.save(folder, "classifier", RESNET_TINY, params, CARD))
 
@@ -93,13 +94,12 @@ def test_the_record_holds_rainjax_alone_where_nothing_else_is_installed(
         assert 0 <= of_attack["accuracy"] <= 1
     printed = capsys.readouterr().out
     assert "art was left out: torch, art is not installed." in printed
-    assert "time falls as images break" in printed
-    few, all_ = record["early_stopping"]
-    assert (few["radius"], all_["radius"]) == TINY["early_radii"]
-    assert 0 <= few["broken"] <= all_["broken"] == 1
-    for of_radius in (few, all_):
-        assert of_radius["stopped_seconds"] > 0
-        assert of_radius["time_over_whole"] > 0
+    assert record["early_stopping"] == []
+    record["early_stopping"] = [
+        dict.fromkeys(("radius", "broken", "time_over_whole", "cpu_over_whole"), 0.5)
+        | {"stopped_seconds": 1.0, "whole_seconds": 2.0}
+    ]
+    assert "50% broken   0.50 of the time" in peers.table(record)
 
 
 def test_images_outside_the_ball_or_of_another_network_are_refused(classifier):
@@ -139,6 +139,25 @@ def test_the_random_pipeline_keeps_pixels_of_the_image():
     for defense in (peers_jax.PickAndShift(), peers_jax.PickAndShift(random=False)):
         purified = jax.jit(defense.apply)((), jax.random.key(3), image)
         np.testing.assert_allclose(purified, image, atol=1e-6)
+
+
+def test_early_stopping_tells_the_share_that_breaks():
+    """A linear classifier breaks at its margin over the L1 norm of its slope."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0.4, 0.6, (8, 4, 4, 3)).astype(np.float32)
+    kernel = rng.normal(size=(48, 2)).astype(np.float32)
+    logits = images.reshape(8, 48) @ kernel
+    labels = logits.argmax(1)
+    slope = kernel[:, 0] - kernel[:, 1]
+    reach = np.sort(abs(logits[:, 0] - logits[:, 1]) / abs(slope).sum())
+    radii = (float(reach[3] + reach[4]) / 2, 0.3)
+    assert reach[-1] < 0.3
+    params = {"defense": (), "classifier": {"kernel": jnp.asarray(kernel)}}
+    rows = peers_jax.early_stopping(
+        Linear(48, 2), params, images, labels, num_steps=10, radii=radii, num_repeats=1
+    )
+    assert [row["broken"] for row in rows] == [0.5, 1]
+    assert all(row["stopped_seconds"] > 0 and row["whole_seconds"] > 0 for row in rows)
 
 
 def test_torch_runs_the_same_network_and_the_same_bicubic_kernel():
