@@ -55,6 +55,8 @@ class Options:
 
     def __post_init__(self):
         balls.check("linf", self.radius)
+        if not self.radius:
+            raise ValueError("radius=0.0 leaves an attack nothing to do: give a positive one.")
         for field in ("num_steps", "num_eot", "num_queries", "num_score_draws", "batch_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
@@ -226,7 +228,7 @@ def _gradients(bench: _Bench) -> Check:
     """A gradient that is zero says nothing, whatever the attack does with it."""
     slopes = bench.slopes(bench.num_eot).reshape(len(bench.images), -1)
     one = bench.slopes(1).reshape(len(bench.images), -1)
-    silent = float((~slopes.any(1)).mean())
+    silent = float((~slopes.any(1) | np.isnan(slopes).any(1)).mean())
     zeros, zeros_one = float((slopes == 0).mean()), float((one == 0).mean())
     found = f"{silent:.1%} of the images have no gradient at all; {zeros:.1%} of its entries are 0"
     if bench.random:

@@ -83,6 +83,11 @@ def write_report(folder: pathlib.Path | str) -> list[pathlib.Path]:
             f"{folder}/sanity.json is of the study {checked['study']!r}, the records are of "
             f"{records[0]['study']!r}: keep each study in a folder of its own."
         )
+    if checked is not None and (why := sanity.stale(checked, records)):
+        raise ValueError(
+            f"{folder}/sanity.json was made of {why}: run `python -m eval sanity` again, or "
+            "delete it."
+        )
     sections = _sections(folder, records, checked)
     drawings = [drawing for section in sections for drawing in section["drawings"]]
 

@@ -268,7 +268,8 @@ class _Bench:
             axis=0,
         )
         return [
-            {"name": member.name, **dict(zip(_MEMBER, count, strict=True))}
+            {"name": member.name}
+            | {k: n if k == "seconds" else int(n) for k, n in zip(_MEMBER, count, strict=True)}
             for member, count in zip(attack.members, counts.tolist(), strict=True)
         ]
 

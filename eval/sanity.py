@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from eval import checks
 from eval import study as st
+from eval.config import Robustness
 from eval.files import write_json
 from eval.presets import STUDIES
 from eval.records import read_json
@@ -26,6 +27,8 @@ from rainjax.provenance import provenance
 @dataclasses.dataclass(frozen=True)
 class Sanity:
     """Checks that the attacks on a study's pipelines were strong enough to be believed.
+
+    What the options leave as it is, radius, steps, draws and seed, is the study's own.
 
     Looks for what makes a defense only seem robust: gradients that are not there, attacks that
     do not gain from more steps, more draws or a larger radius, black-box attacks that beat
@@ -61,6 +64,8 @@ def run(command: Sanity) -> pathlib.Path:
     """
     if command.study not in STUDIES:
         raise ValueError(f"No study is called {command.study!r}; there are {', '.join(STUDIES)}.")
+    if not command.rows:
+        raise ValueError("rows is empty: name the pipelines to check.")
     if command.num_examples < 2:
         raise ValueError(
             f"num_examples={command.num_examples} must be at least 2: changes are judged against "
@@ -73,7 +78,7 @@ def run(command: Sanity) -> pathlib.Path:
     images_of = data.load(config.data, config.split, data_dir=config.data_dir)
     images, labels = images_of.get(np.arange(command.num_examples))
     images = images.astype(np.float32) / 255
-    options, found = command.options, []
+    options, found = _as_in(command.options, config), []
     for row in st.rows(config):
         if row.key not in command.rows:
             continue
@@ -121,6 +126,29 @@ def run(command: Sanity) -> pathlib.Path:
     return path
 
 
+def _as_in(options: checks.Options, config: Robustness) -> checks.Options:
+    """Returns the options, those that were left alone replaced by the study's."""
+    default = checks.Options()
+    names = ("radius", "step_size", "num_steps", "num_eot", "seed", "num_score_draws")
+    alone = [name for name in names if getattr(options, name) == getattr(default, name)]
+    return dataclasses.replace(options, **{name: getattr(config, name) for name in alone})
+
+
+def stale(record: dict, records: list[dict]) -> str | None:
+    """Says what in a study's records the checks were not made of, or None."""
+    for row in record["rows"]:
+        for other in records:
+            if other["row"]["key"] != row["key"]:
+                continue
+            if other["row"]["params"] != row["params"]:
+                return f"other parameters of {row['title']!r}"
+            if other["data"]["fingerprint"] != record["data"]["fingerprint"]:
+                return "other images"
+    radii = {r["column"]["attack"]["radius"] for r in records if r["column"]["attack"]}
+    radius = record["options"]["radius"]
+    return None if radius in radii else f"radius {radius:.4g}, which no attack of the study has"
+
+
 def line(check: dict, width: int = 99) -> str:
     """Returns a check as a terminal shows it: its verdict, its name, and what was found."""
     mark = {True: "ok  ", False: "FAIL", None: "    "}[check["passed"]]
@@ -139,7 +167,7 @@ def load(folder: pathlib.Path | str) -> dict | None:
         return None
     record = read_json(path)
     rows = record.get("rows")
-    fields = {"key", "title", "checks", "surfaces"}
+    fields = {"key", "title", "checks", "surfaces", "params"}
     whole = isinstance(rows, list) and all(fields <= set(row) for row in rows)
     if record.get("kind") != "sanity" or record.get("schema") != 1 or not whole:
         raise ValueError(
@@ -156,7 +184,8 @@ def findings(record: dict | None) -> list[Finding]:
     failed = [(row, c) for row in record["rows"] for c in row["checks"] if c["passed"] is False]
     judged = sum(c["passed"] is not None for row in record["rows"] for c in row["checks"])
     if not failed:
-        return [Finding(f"All {judged} sanity checks of the attacks passed.")]
+        names = ", ".join(row["title"] for row in record["rows"])
+        return [Finding(f"All {judged} sanity checks of the attacks passed ({names}).")]
     return [
         Finding(
             f'**{row["title"]}**: the sanity check "{check["name"]}" failed. '

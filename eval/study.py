@@ -177,7 +177,7 @@ def _autoattack(config, row, num_examples) -> Cell:
         version=version, radius=config.radius, num_steps=config.num_steps, eot=draws
     )
     names = ", ".join(member.name for member in attack.members)
-    threat = f"white box: the worst of {names}, gradients averaged over {config.num_eot} draws"
+    threat = f"white box: the worst of {names}, answers averaged over {config.num_eot} draws"
     title = f"AutoAttack, {version}"
     return Cell(row, "autoattack", title, threat, row.target, attack, num_examples, ("table",))
 

@@ -19,9 +19,10 @@ class AutoAttack:
 
     `eot` holds for every member, 20 independent draws by default in `"rand"` and one otherwise.
     Unlike the program's, no member reads its best loss, its step size or its success from a
-    single draw: all are means over the draws of a step. `num_select_draws` decide what still
-    stands. With one draw, members stop at the first success, which on a pipeline without
-    randomness changes no accuracy.
+    single draw: all are means over the draws of a step. Give `num_select_draws` to
+    `run_ensemble`, where they decide what still stands. With `early_stop` members stop at the
+    first success: faster, and exact on a pipeline without randomness; on one with it, weaker.
+    The DLR losses need three classes.
 
     Raises:
         ValueError: no version is called so, or an option is out of range.
@@ -35,6 +36,7 @@ class AutoAttack:
     num_targets: int = 9
     eot: EOT | None = None
     num_select_draws: int = 8
+    early_stop: bool = False
 
     def __post_init__(self):
         if self.version not in ("standard", "plus", "rand"):
@@ -44,7 +46,7 @@ class AutoAttack:
                 f"num_targets={self.num_targets} and num_select_draws={self.num_select_draws} "
                 "must be at least 1."
             )
-        assert self.members  # each checks the options it takes
+        _ = self.members  # each checks the options it takes
 
     @property
     def draws(self) -> EOT:
@@ -58,7 +60,7 @@ class AutoAttack:
             "norm": self.norm,
             "radius": self.radius,
             "eot": self.draws,
-            "early_stop": self.draws.num_samples == 1,
+            "early_stop": self.early_stop,
         }
         steps = {"num_steps": self.num_steps, **shared}
         towards = {"num_targets": self.num_targets, **steps}

@@ -21,7 +21,7 @@ from rainjax.attacks import Attack
 from rainjax.evaluation import score
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
-from rainjax.runner import Given, Labels, run_attack
+from rainjax.runner import Given, Labels, check_batch, run_attack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class MemberRecord:
     num_best: int
     """Images whose final version is this member's."""
     num_gradients: int
-    """Draws of the pipeline evaluated, over all its images."""
+    """Draws of the pipeline evaluated over all its images, at most: some may have stopped."""
     seconds: float
 
 
@@ -73,8 +73,8 @@ def run_ensemble(
     images: Given,
     labels: Labels,
     *,
+    num_select_draws: int,
     batch_size: int = 64,
-    num_select_draws: int = 1,
     mesh: Mesh | None = None,
     on_gradient: Callable[[int], object] | None = None,
     on_member: Callable[[MemberRecord], object] | None = None,
@@ -82,7 +82,8 @@ def run_ensemble(
     """Attacks every image with one member after the other, as long as it stands.
 
     An image stands while its worst version so far is classified right under any of
-    `num_select_draws` draws; on a pipeline without randomness one draw is enough. Of several
+    `num_select_draws` draws. On a pipeline without randomness one is enough; on one with it, one
+    draw would take every image that it happens to get wrong for broken. Of several
     versions the one that is right under the fewest draws is kept, and among equals the one
     with the highest mean margin; the original is among them, so the result is never worse than
     doing nothing. What stands is packed into full batches of `batch_size`, so members that
@@ -93,17 +94,21 @@ def run_ensemble(
     image gradients, `on_member` after every member.
 
     Raises:
-        ValueError: the arguments do not belong together, or a member met a NaN; says which.
+        ValueError: the arguments do not belong together, the members are not of one ball, or a
+            member or the target met a NaN; says which.
     """
     images, labels, indices = np.asarray(images), np.asarray(labels), np.asarray(indices)
-    if not members:
-        raise ValueError("An ensemble needs at least one member.")
+    _check_members(members)
+    if batch_size < 1 or not len(images):
+        raise ValueError(f"{len(images)} images in batches of {batch_size=}: give at least one.")
     if not len(images) == len(labels) == len(indices):
         raise ValueError(
             f"{len(images)} images came with {len(labels)} labels and {len(indices)} indices: "
             "each image needs one of its own."
         )
-    size = min(batch_size, len(images))
+    check_batch(target, params, example_keys(seed, Purpose.SELECT, indices), images, labels)
+    devices = 1 if mesh is None else mesh.size
+    size = -(-min(batch_size, len(images)) // devices) * devices  # the last batch is padded
     judge = functools.partial(
         _judge, target, params, seed, num_draws=num_select_draws, size=size, mesh=mesh
     )
@@ -139,6 +144,17 @@ def run_ensemble(
     return EnsembleResult(jnp.asarray(worst), best, right > 0, counted)
 
 
+def _check_members(members: tuple[Member, ...]) -> None:
+    if not members:
+        raise ValueError("An ensemble needs at least one member.")
+    found = {m.name: (getattr(m.attack, "norm", None), m.attack.radius) for m in members}
+    if len(set(found.values())) > 1 or None in next(iter(found.values())):
+        raise ValueError(
+            f"The members are not of one ball, and the largest would win: {found}. Give all the "
+            "same norm and radius."
+        )
+
+
 def _batches(rows: np.ndarray, size: int):
     """Yields rows, and the same padded with the first to a full batch: one shape to compile."""
     for start in range(0, len(rows), size):
@@ -148,7 +164,9 @@ def _batches(rows: np.ndarray, size: int):
 
 def _attack(target, member, place, params, seed, indices, images, labels, mesh, tick):
     keys = example_keys(seed, Purpose.ATTACK, indices)
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)  # members draw apart
+    # Members draw apart from each other, and from a lone attack, which splits the key in two:
+    # to fold in 0 or 1 would be the same.
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2 + place)
     surrogate = member.surrogate or target
     try:
         found = run_attack(

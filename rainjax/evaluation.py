@@ -57,7 +57,8 @@ def attack_batch(
 
     attacked = jax.vmap(one)(attack_keys, secrets, images, labels)
     logits = _score_draws(target, params, score_keys, attacked, 0, num_score_draws)
-    return attacked, jnp.argmax(logits, axis=-1) == labels[:, None]
+    broken = jnp.isnan(logits).any(-1)  # NaN is first in argmax: class 0 would look right
+    return attacked, (jnp.argmax(logits, axis=-1) == labels[:, None]) & ~broken
 
 
 def score(
@@ -72,8 +73,8 @@ def score(
     """Returns the target's logits under `num_draws` draws of each image's scoring key.
 
     Raises:
-        ValueError: `num_draws` is below 1, or images and keys do not belong together or are out
-            of range.
+        ValueError: `num_draws` is below 1, images and keys do not belong together or are out
+            of range, or a logit is NaN, which no score should take for an answer.
     """
     if num_draws < 1:
         raise ValueError(f"{num_draws=} must be at least 1.")
@@ -82,35 +83,47 @@ def score(
     place, params = placement(mesh, params)
     score_keys, images = place(score_keys), place(images)
     logits = [_score_draw(target, params, score_keys, images, i) for i in range(num_draws)]
-    return jnp.concatenate(logits, axis=1)
+    logits = jnp.concatenate(logits, axis=1)
+    broken = np.isnan(np.asarray(logits)).any(axis=(1, 2))
+    if broken.any():
+        raise ValueError(
+            f"The target's logits are NaN for {broken.sum()} of {len(images)} images, the first of "
+            f"them number {broken.argmax()} of the batch: mend the pipeline."
+        )
+    return logits
 
 
 def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: float) -> Images:
     """Returns adversarial images as a file can hold them: every value a multiple of 1/255.
 
     Each value goes to the nearest level that keeps the perturbation in its ball around the
-    original; in L2 and L1 to the nearest one towards the original, which never adds to the norm.
-    An attack that lives on differences finer than a grey level does not survive this.
+    original; in L2 and L1 to the nearest one towards the original, which adds nothing to the
+    norm (all up to float32 rounding). An attack that lives on differences finer than a grey level does not survive this.
 
     Raises:
-        ValueError: the originals are not multiples of 1/255 themselves, or the shapes differ.
+        ValueError: the originals are not multiples of 1/255 themselves, the shapes differ, or
+            an array is not floating, finite and in [0, 1].
     """
     attacked, images = np.asarray(attacked), np.asarray(images)
     if attacked.shape != images.shape:
         raise ValueError(f"{attacked.shape} adversarial images for originals of {images.shape}.")
     balls.check(norm, radius)
-    levels = np.round(images * 255)
-    if np.abs(levels - images * 255).max() > 1e-3:
+    for name, values in (("adversarial images", attacked), ("originals", images)):
+        floating = np.issubdtype(values.dtype, np.floating)
+        if not (floating and values.min() >= 0 and values.max() <= 1):  # NaN compares false
+            raise ValueError(f"The {name} must be floating and in [0, 1]: divide by 255.")
+    levels = np.round(images * 255.0)
+    if np.abs(levels - images * 255.0).max() > 1e-3:
         raise ValueError(
             "The originals are no 8-bit images (values between the multiples of 1/255), so the "
             "ball around them cannot be kept by rounding: round them first."
         )
     steps = attacked.astype(np.float64) * 255 - levels
     if norm == "linf":
-        most = np.floor(radius * 255 + 1e-3)
+        most = np.floor(radius * 255 + 1e-4)
         steps = np.clip(np.round(steps), -most, most)
     else:
-        steps = np.trunc(steps + 1e-3 * np.sign(steps))
+        steps = np.trunc(steps + 1e-4 * np.sign(steps))
     return jnp.asarray(np.clip(levels + steps, 0, 255) / 255, jnp.float32)
 
 

@@ -24,6 +24,7 @@ class Purpose(enum.IntEnum):
     TRAIN = 3
     DATA = 4
     SELECT = 5
+    ORDER = 6
 
 
 def purpose_key(seed: int, purpose: Purpose) -> PRNGKey:

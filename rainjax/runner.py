@@ -61,7 +61,7 @@ def run_attack(
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     check_batch(surrogate, params, attack_keys, images, labels)
     if score_keys is None:
-        _check_outcomes(surrogate, attack, images.shape[1])
+        check_outcomes(surrogate, attack.eot, images.shape[1])
     else:
         check_known_key(attack, attack.eot.num_samples, True)
     place, params = placement(mesh, params)
@@ -148,9 +148,11 @@ def _fewer(standing: int, size: int, mesh: Mesh | None) -> int:
     devices = 1 if mesh is None else mesh.size
     if not standing:
         return 0
-    while size % 2 == 0 and size // 2 >= standing and (size // 2) % devices == 0:
-        size //= 2
-    return size
+    while True:
+        half = -(-size // (2 * devices)) * devices  # halved, and up to whole rows per device
+        if half < standing or half >= size:
+            return size
+        size = half
 
 
 def _take(batch: _Batch, keep: np.ndarray, mesh: Mesh | None) -> _Batch:
@@ -193,6 +195,8 @@ def check_batch(
         ValueError: saying which.
     """
     count = len(images)
+    if not count:
+        raise ValueError("There are no images: give at least one.")
     if len(keys) != count or (labels is not None and len(labels) != count):
         others = f"{len(keys)} keys" + ("" if labels is None else f" and {len(labels)} labels")
         raise ValueError(f"{count} images came with {others}: each image needs one of its own.")
@@ -212,8 +216,13 @@ def check_batch(
         )
 
 
-def _check_outcomes(surrogate: Defended, attack: Attack, height: int) -> None:
-    eot, defense = attack.eot, surrogate.defense
+def check_outcomes(surrogate: Defended, eot: EOT, height: int) -> None:
+    """Refuses draws that the surrogate's defense does not offer.
+
+    Raises:
+        ValueError: saying which.
+    """
+    defense = surrogate.defense
     if eot.draws == "stratified" and not defense.stratifies:
         raise ValueError(
             f"draws='stratified' needs a defense that can spread its draws evenly, and "

@@ -12,7 +12,7 @@ from rainjax.attacks import EOT, balls, losses
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.pipeline import Defended
-from rainjax.runner import Given, Labels, ask, check_batch
+from rainjax.runner import Given, Labels, ask, check_batch, check_outcomes
 
 
 def universal_perturbation(
@@ -39,7 +39,8 @@ def universal_perturbation(
     that those already lost do not drown the others (Shafahi et al., 2020, algorithm 2; log 100
     for 100 classes by default). Add it with `jnp.clip(images + delta, 0, 1)`; learn it on
     other images than it is scored on. Every draw is a function of `seed`, of the image's
-    position in the data set and of the epoch.
+    position in the data set and of the epoch; of `eot`, growing and common draws have no
+    meaning here.
 
     Raises:
         ValueError: the options or the images do not fit, or a loss or gradient is NaN.
@@ -49,11 +50,17 @@ def universal_perturbation(
     if num_epochs < 1 or batch_size < 1:
         raise ValueError(f"{num_epochs=} and {batch_size=} must be at least 1.")
     eot = eot or EOT()
+    if eot.first is not None or eot.common:
+        raise ValueError(
+            f"first={eot.first} and common={eot.common} are about the calls of one attack; here "
+            "every batch has draws of its own."
+        )
     images, labels, indices = np.asarray(images), np.asarray(labels), np.asarray(indices)
     all_keys = example_keys(seed, Purpose.ATTACK, indices)
     check_batch(surrogate, params, all_keys, images, labels)
+    check_outcomes(surrogate, eot, images.shape[1])
     size = min(batch_size, len(images))
-    order_key = purpose_key(seed, Purpose.ATTACK)
+    order_key = purpose_key(seed, Purpose.ORDER)
     delta = jnp.zeros(images.shape[1:], jnp.float32)
     for epoch in range(num_epochs):
         order = np.asarray(

@@ -10,6 +10,7 @@ import pytest
 
 from eval import checks, report, sanity
 from eval.checks import Options, num_gradients, run_checks
+from eval.presets import STUDIES
 from eval.sanity import Sanity
 from rainjax.defenses import RAIN, Defense, Identity
 from rainjax.pipeline import Defended
@@ -121,6 +122,7 @@ def test_a_rise_counts_when_it_exceeds_chance():
     ("options", "sentence"),
     [
         ({"radius": -1.0}, "radius=-1.0 must be finite"),
+        ({"radius": 0.0}, "radius=0.0 leaves an attack nothing to do"),
         ({"num_steps": 0}, "num_steps=0 must be at least 1"),
         ({"more": 1}, "more=1 must be at least 2"),
         ({"surface_points": 1}, "surface_points=1 at least 3"),
@@ -143,9 +145,15 @@ def made_record(passed, key="rain_finetuned"):
     }  # fmt: skip
     reach = [-8.0, 0.0, 8.0]
     surface = {"image": 0, "reach": reach, "loss": [[0, 1, 2], [1, 2, 3], [2, 3, 5.0]]}
-    row = {"key": key, "title": "RAIN, fine-tuned", "checks": [check], "surfaces": [surface]}
-    data = {"name": "builtin", "split": "test", "fingerprint": "x", "num_examples": 16}
-    return {"schema": 1, "kind": "sanity", "study": "quick", "data": data, "rows": [row]}
+    study = next(record for record in full_study() if record["row"]["key"] == key)
+    row = {
+        "key": key, "title": "RAIN, fine-tuned", "checks": [check], "surfaces": [surface],
+        "params": study["row"]["params"],
+    }  # fmt: skip
+    return {
+        "schema": 1, "kind": "sanity", "study": "quick", "rows": [row],
+        "options": {"radius": 8 / 255}, "data": study["data"] | {"num_examples": 16},
+    }  # fmt: skip
 
 
 def test_a_failed_check_stands_beside_the_accuracy_it_doubts(tmp_path):
@@ -177,7 +185,7 @@ def test_checks_that_pass_are_told(tmp_path):
     (tmp_path / "sanity.json").write_text(json.dumps(made_record(True)))
     report.write_report(tmp_path)
     markdown = (tmp_path / "report.md").read_text()
-    assert "All 1 sanity checks of the attacks passed." in markdown
+    assert "All 1 sanity checks of the attacks passed (RAIN, fine-tuned)." in markdown
     assert "†" not in markdown
 
 
@@ -188,6 +196,11 @@ def test_unusable_sanity_records_are_refused(tmp_path):
         ("{", "is damaged"),
         ('{"kind": "sanity", "schema": 1}', "is no usable record of sanity checks"),
         (json.dumps(made_record(True) | {"study": "other"}), "is of the study 'other'"),
+        (json.dumps(made_record(True) | {"options": {"radius": 0.5}}), "was made of radius 0.5"),
+        (
+            json.dumps(made_record(True) | {"data": {"fingerprint": "x", "num_examples": 2}}),
+            "was made of other images",
+        ),
     ):
         (tmp_path / "sanity.json").write_text(text)
         with pytest.raises(ValueError, match=sentence):
@@ -199,4 +212,8 @@ def test_the_command_names_what_does_not_fit():
         sanity.run(Sanity("slow"))
     with pytest.raises(ValueError, match="num_examples=1 must be at least 2"):
         sanity.run(Sanity(num_examples=1))
+    with pytest.raises(ValueError, match="rows is empty"):
+        sanity.run(Sanity(rows=()))
+    given = sanity._as_in(Options(num_steps=7), STUDIES["cifar10"][0])
+    assert (given.num_steps, given.num_eot, given.radius) == (7, 16, 8 / 255)
     assert jax.tree.leaves(dataclasses.asdict(Sanity()))

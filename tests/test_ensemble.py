@@ -25,7 +25,13 @@ IMAGES = RNG.uniform(size=(11, 12, 12, 3)).astype(np.float32)
 LABELS = np.arange(11, dtype=np.int32) % 10
 WEAK = Member("weak", fgsm(0.5 / 255))
 STRONG = Member("strong", PGD(radius=4 / 255, step_size=1 / 255, num_steps=6))
-LAST = Member("last", PGD(radius=8 / 255, step_size=2 / 255, num_steps=6))
+# Of one ball, and each stronger than the one before.
+BALL = {"radius": 6 / 255, "random_start": False}
+MEMBERS = (
+    Member("first", PGD(step_size=0.5 / 255, num_steps=1, **BALL)),
+    Member("second", PGD(step_size=1.5 / 255, num_steps=2, **BALL)),
+    Member("third", PGD(step_size=2 / 255, num_steps=8, **BALL)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ TARGET = Defended(Identity(), RESNET_TINY)
 @pytest.fixture(scope="module")
 def result(params):
     return run_ensemble(
-        TARGET, (WEAK, STRONG, LAST), params, 3, INDICES, IMAGES, LABELS, batch_size=4
+        TARGET, MEMBERS, params, 3, INDICES, IMAGES, LABELS, num_select_draws=1, batch_size=4
     )
 
 
@@ -57,11 +63,9 @@ def test_every_member_attacks_what_the_others_left(params, result):
     """The oracle: each member alone on everything, and minima over members."""
     standing = _right(params, IMAGES)
     assert standing.sum() > 6
-    for place, (member, record) in enumerate(
-        zip((WEAK, STRONG, LAST), result.members, strict=True)
-    ):
+    for place, (member, record) in enumerate(zip(MEMBERS, result.members, strict=True)):
         keys = example_keys(3, Purpose.ATTACK, INDICES)
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2 + place)
         alone = run_attack(TARGET, member.attack, params, keys, IMAGES, LABELS)
         falls = standing & ~_right(params, alone)
         assert (record.name, record.num_attacked) == (member.name, standing.sum())
@@ -80,10 +84,15 @@ def test_every_member_attacks_what_the_others_left(params, result):
 
 
 def test_batches_and_devices_change_nothing(params, result):
-    for options in ({"batch_size": 11}, {"batch_size": 2, "mesh": data_mesh(2)}):
+    # A batch of 3 on two devices is padded to 4, and 11 images leave one over.
+    for options in (
+        {"batch_size": 11},
+        {"batch_size": 2, "mesh": data_mesh(2)},
+        {"batch_size": 3, "mesh": data_mesh(2)},
+    ):
         ticks, seen = [], []
         again = run_ensemble(
-            TARGET, (WEAK, STRONG, LAST), params, 3, INDICES, IMAGES, LABELS,
+            TARGET, MEMBERS, params, 3, INDICES, IMAGES, LABELS, num_select_draws=1,
             on_gradient=ticks.append, on_member=seen.append, **options,
         )  # fmt: skip
         np.testing.assert_allclose(again.images, result.images, atol=1e-5)
@@ -94,8 +103,9 @@ def test_batches_and_devices_change_nothing(params, result):
 
 def test_an_unbeaten_image_is_handed_out_at_its_strongest_attempt(params):
     """Never clean, and never at a version with a lower margin than the original."""
-    members = (WEAK, Member("weaker", fgsm(0.2 / 255)))
-    result = run_ensemble(TARGET, members, params, 3, INDICES, IMAGES, LABELS)
+    weaker = PGD(radius=0.5 / 255, step_size=0.2 / 255, num_steps=1, random_start=False)
+    members = (WEAK, Member("weaker", weaker))
+    result = run_ensemble(TARGET, members, params, 3, INDICES, IMAGES, LABELS, num_select_draws=1)
     stands = result.standing
     assert stands.sum() > 3
     moved = np.abs(np.asarray(result.images) - IMAGES).max(axis=(1, 2, 3))
@@ -116,7 +126,9 @@ def test_nothing_is_made_worse_than_the_original():
     logits = np.asarray(IMAGES).reshape(11, -1) @ np.asarray(kernel)
     labels = logits.argmax(1).astype(np.int32)
     backwards = Member("backwards", fgsm(1 / 255, targeted=True))  # towards the label
-    result = run_ensemble(target, (backwards,), params, 0, INDICES, IMAGES, labels)
+    result = run_ensemble(
+        target, (backwards,), params, 0, INDICES, IMAGES, labels, num_select_draws=1
+    )
     np.testing.assert_array_equal(result.images, IMAGES)
     assert (result.best == -1).all()
     assert result.members[0].num_broken == 0
@@ -138,7 +150,7 @@ def test_on_a_random_pipeline_draws_of_selection_decide(monkeypatch):
     monkeypatch.setattr(ensemble, "score", spy)
     members = tuple(
         dataclasses.replace(m, attack=dataclasses.replace(m.attack, eot=EOT(2)))
-        for m in (WEAK, STRONG)
+        for m in MEMBERS[:2]
     )
     result = run_ensemble(target, members, params, 7, INDICES, IMAGES, labels, num_select_draws=8)
     expected = jax.random.key_data(example_keys(7, Purpose.SELECT, INDICES))
@@ -153,10 +165,18 @@ def test_on_a_random_pipeline_draws_of_selection_decide(monkeypatch):
 
 def test_what_does_not_fit_is_refused(params):
     with pytest.raises(ValueError, match="at least one member"):
-        run_ensemble(TARGET, (), params, 0, INDICES, IMAGES, LABELS)
+        run_ensemble(TARGET, (), params, 0, INDICES, IMAGES, LABELS, num_select_draws=1)
+    with pytest.raises(ValueError, match="The members are not of one ball"):
+        run_ensemble(
+            TARGET, (WEAK, STRONG), params, 0, INDICES, IMAGES, LABELS, num_select_draws=1
+        )
+    with pytest.raises(ValueError, match="Labels lie in -1..-1"):
+        run_ensemble(
+            TARGET, (WEAK,), params, 0, INDICES, IMAGES, 0 * LABELS - 1, num_select_draws=1
+        )
     sentence = "11 images came with 11 labels and 3 indices"
     with unchecked(), pytest.raises(ValueError, match=sentence):
-        run_ensemble(TARGET, (WEAK,), params, 0, INDICES[:3], IMAGES, LABELS)
+        run_ensemble(TARGET, (WEAK,), params, 0, INDICES[:3], IMAGES, LABELS, num_select_draws=1)
     outcomes = Member("listed", fgsm(eot=EOT(draws="enumerated")))
     with pytest.raises(ValueError, match="The member 'listed': draws='enumerated' takes every"):
-        run_ensemble(TARGET, (outcomes,), params, 0, INDICES, IMAGES, LABELS)
+        run_ensemble(TARGET, (outcomes,), params, 0, INDICES, IMAGES, LABELS, num_select_draws=1)

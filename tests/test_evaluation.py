@@ -46,7 +46,7 @@ def test_a_key_depends_on_seed_purpose_and_index_alone():
 
 def test_purposes_keep_their_numbers():
     """Records name seeds; renumbering would silently change what they mean."""
-    expected = {"INIT": 0, "ATTACK": 1, "SCORE": 2, "TRAIN": 3, "DATA": 4, "SELECT": 5}
+    expected = {"INIT": 0, "ATTACK": 1, "SCORE": 2, "TRAIN": 3, "DATA": 4, "SELECT": 5, "ORDER": 6}
     assert {purpose.name: int(purpose) for purpose in Purpose} == expected
 
 

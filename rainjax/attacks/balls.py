@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from rainjax._types import Image, PRNGKey
 
 Norm = Literal["linf", "l2", "l1"]
-_TINY = 1e-12  # keeps 0 / 0 from being NaN; far below any gradient of a float32 network
+_TINY = 1e-12  # keeps 0 / 0 from being NaN
 _L1_SHARE = 0.01  # of the values move in an L1 step (SLIDE: Tramer and Boneh, 2019)
 
 
@@ -77,6 +77,9 @@ def steepest(gradient: Image, norm: Norm) -> Image:
     if norm == "linf":
         return jnp.sign(gradient)
     if norm == "l2":
+        # A saturated loss has gradients whose squares are no float32 any more.
+        tiny = jnp.finfo(gradient.dtype).tiny
+        gradient = gradient / jnp.maximum(jnp.max(jnp.abs(gradient)), tiny)
         return gradient / jnp.maximum(jnp.linalg.norm(gradient), _TINY)
     sizes = jnp.abs(gradient)
     least = jax.lax.top_k(sizes.ravel(), max(1, round(_L1_SHARE * gradient.size)))[0][-1]

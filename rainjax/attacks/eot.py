@@ -29,9 +29,10 @@ class EOT:
     spread its draws evenly (RAIN: each pixel of a cell once in four draws, no shift twice
     before all were taken), which has the same mean and less variance.
     With `first` the number of draws grows evenly from it, at the first call, to
-    `num_samples`, at the last. With `common` every call sees the same draws. `average="logits"`
+    `num_samples`, at the last; within one program they are then held one by one. With `common` every call sees the same draws. `average="logits"`
     differentiates the loss of the mean logits, another objective than the mean loss: that of an
-    attacker of a classifier that averages its logits. It holds its draws' inputs, not one chunk.
+    attacker of a classifier that averages its logits, and a success is one of the mean logits.
+    It holds its draws' inputs, not one chunk.
 
     Raises:
         ValueError: `chunk_size` does not divide the draws, or the options exclude each other.
@@ -63,9 +64,9 @@ class EOT:
 
     def count(self, call: int, num_calls: int) -> int:
         """Returns the number of draws at call `call` of `num_calls`."""
-        if self.first is None:
+        if self.first is None or num_calls == 1:
             return self.num_samples
-        return self.first + (self.num_samples - self.first) * call // max(num_calls - 1, 1)
+        return self.first + (self.num_samples - self.first) * call // (num_calls - 1)
 
     def total(self, num_calls: int, made: int | None = None) -> int:
         """Returns the number of draws of an attack, or of the first `made` of its calls."""

@@ -111,8 +111,7 @@ class FAB(BallAttack):
     on within the ball, is stronger there.
 
     Raises:
-        ValueError: the norm is L1, an option is out of range, or there are no more than
-            `num_targets` classes.
+        ValueError: the norm is L1, or an option is out of range.
     """
 
     num_steps: int = 100

@@ -43,7 +43,7 @@ class NoisyAPGD(BallAttack):
     On a random pipeline APGD mistakes luck for height: the highest of many noisy losses is a
     lucky one, to which it keeps returning, and steps are halved on comparisons of single
     estimates. This attack keeps APGD's plan, a step of twice the radius halved at the same
-    checkpoints, but (1) climbs the accumulated gradient, in which the noise of the draws averages
+    checkpoints up to the last fifth, but (1) climbs the accumulated gradient, in which the noise of the draws averages
     out over steps as well; (2) halves where the mean loss of a whole period is not above that of
     the period before; (3) never goes back; and (4) hands out the last point, of the restart
     whose last period was the highest. Our own; `APGD` is the published rule.
@@ -75,6 +75,13 @@ class NoisyAPGD(BallAttack):
         """The loss and its gradient."""
         return Slope(self.loss, self.targeted)
 
+    @property
+    def _checkpoints(self) -> tuple[bool, ...]:
+        """APGD's, but for those of the last fifth: its mean compares the restarts."""
+        least = self.num_steps // 5
+        found = enumerate(checkpoints(self.num_steps))
+        return tuple(checks and self.num_steps - made >= least for made, checks in found)
+
     def init(self, key: PRNGKey, image: Image, label: Label) -> NoisyAPGDState:
         """Returns the state at the first start."""
         lowest = jnp.array(-jnp.inf, image.dtype)
@@ -104,7 +111,7 @@ class NoisyAPGD(BallAttack):
         momentum = self.momentum * state.momentum + answer.gradient / scale
         total, count = state.total + answer.value, state.count + 1
         mean = total / count
-        checks = jnp.asarray(checkpoints(self.num_steps))[made]
+        checks = jnp.asarray(self._checkpoints)[made]
         step_size = jnp.where(checks & (mean <= state.before), 0.5, 1.0) * state.step_size
         uphill = momentum
         if self.norm == "l1":
