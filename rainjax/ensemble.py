@@ -147,7 +147,8 @@ def run_ensemble(
 def _check_members(members: tuple[Member, ...]) -> None:
     if not members:
         raise ValueError("An ensemble needs at least one member.")
-    found = {m.name: (getattr(m.attack, "norm", None), m.attack.radius) for m in members}
+    ball = lambda attack: (getattr(attack, "norm", None), getattr(attack, "radius", None))
+    found = {member.name: ball(member.attack) for member in members}
     if len(set(found.values())) > 1 or None in next(iter(found.values())):
         raise ValueError(
             f"The members are not of one ball, and the largest would win: {found}. Give all the "

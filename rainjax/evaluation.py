@@ -87,8 +87,8 @@ def score(
     broken = np.isnan(np.asarray(logits)).any(axis=(1, 2))
     if broken.any():
         raise ValueError(
-            f"The target's logits are NaN for {broken.sum()} of {len(images)} images, the first of "
-            f"them number {broken.argmax()} of the batch: mend the pipeline."
+            f"The target's logits are NaN for {broken.sum()} of {len(images)} images, the first "
+            f"of them number {broken.argmax()} of the batch: mend the pipeline."
         )
     return logits
 
@@ -98,7 +98,8 @@ def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: floa
 
     Each value goes to the nearest level that keeps the perturbation in its ball around the
     original; in L2 and L1 to the nearest one towards the original, which adds nothing to the
-    norm (all up to float32 rounding). An attack that lives on differences finer than a grey level does not survive this.
+    norm (all up to float32 rounding). An attack that lives on differences finer than a grey
+    level does not survive this.
 
     Raises:
         ValueError: the originals are not multiples of 1/255 themselves, the shapes differ, or

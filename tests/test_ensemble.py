@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_refused(params):
         run_ensemble(
             TARGET, (WEAK, STRONG), params, 0, INDICES, IMAGES, LABELS, num_select_draws=1
         )
-    with pytest.raises(ValueError, match="Labels lie in -1..-1"):
+    with pytest.raises(ValueError, match=r"Labels lie in -1\.\.-1"):
         run_ensemble(
             TARGET, (WEAK,), params, 0, INDICES, IMAGES, 0 * LABELS - 1, num_select_draws=1
         )

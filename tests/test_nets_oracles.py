@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rainjax.nets import EDSR, EDSR_BASELINE, ResNet, from_torch, num_params
-from rainjax.nets._layers import pixel_shuffle
+from rainjax.nets._layers import GroupNorm, pixel_shuffle
 from rainjax.nets.mobilenet import depthwise
 from tests.golden import seeded
 
@@ -113,3 +114,23 @@ def test_depthwise_is_a_grouped_convolution_and_so_are_its_gradients(size, strid
     theirs = jax.jit(run, static_argnums=0)(grouped)
     for actual, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("features", "groups"), [(16, 8), (12, 4), (6, 1), (6, 6)])
+def test_group_norm_is_flaxs_and_so_is_its_gradient(features, groups):
+    rng = np.random.default_rng(features)
+    x = jnp.asarray(rng.normal(0.3, 2.0, size=(3, 5, 4, features)), jnp.float32)
+    weight = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    scale, bias = (jnp.asarray(rng.normal(size=features), jnp.float32) for _ in range(2))
+    ours = lambda: GroupNorm(features, num_groups=groups)
+    theirs = lambda: nnx.GroupNorm(features, num_groups=groups, epsilon=1e-5, rngs=nnx.Rngs(0))
+
+    def run(make, x, scale, bias):
+        norm = make()
+        norm.scale[...], norm.bias[...] = scale, bias
+        return jnp.sum(norm(x) * weight), norm(x)
+
+    slopes = jax.value_and_grad(run, argnums=(1, 2, 3), has_aux=True)
+    found = [slopes(make, x, scale, bias) for make in (ours, theirs)]
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-5)

@@ -29,10 +29,11 @@ class EOT:
     spread its draws evenly (RAIN: each pixel of a cell once in four draws, no shift twice
     before all were taken), which has the same mean and less variance.
     With `first` the number of draws grows evenly from it, at the first call, to
-    `num_samples`, at the last; within one program they are then held one by one. With `common` every call sees the same draws. `average="logits"`
-    differentiates the loss of the mean logits, another objective than the mean loss: that of an
-    attacker of a classifier that averages its logits, and a success is one of the mean logits.
-    It holds its draws' inputs, not one chunk.
+    `num_samples`, at the last; within one program they are then held one by one. With `common`
+    every call sees the same draws. `average="logits"` differentiates the loss of the mean
+    logits, another objective than the mean loss: that of an attacker of a classifier that
+    averages its logits, and a success is one of the mean logits. It holds its draws' inputs,
+    not one chunk.
 
     Raises:
         ValueError: `chunk_size` does not divide the draws, or the options exclude each other.

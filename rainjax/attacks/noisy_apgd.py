@@ -43,10 +43,11 @@ class NoisyAPGD(BallAttack):
     On a random pipeline APGD mistakes luck for height: the highest of many noisy losses is a
     lucky one, to which it keeps returning, and steps are halved on comparisons of single
     estimates. This attack keeps APGD's plan, a step of twice the radius halved at the same
-    checkpoints up to the last fifth, but (1) climbs the accumulated gradient, in which the noise of the draws averages
-    out over steps as well; (2) halves where the mean loss of a whole period is not above that of
-    the period before; (3) never goes back; and (4) hands out the last point, of the restart
-    whose last period was the highest. Our own; `APGD` is the published rule.
+    checkpoints up to the last fifth, but (1) climbs the accumulated gradient, in which the noise
+    of the draws averages out over steps as well; (2) halves where the mean loss of a whole
+    period is not above that of the period before; (3) never goes back; and (4) hands out the
+    last point, of the restart whose last period was the highest. Our own; `APGD` is the
+    published rule.
     """
 
     loss: Literal["cross_entropy", "margin", "dlr", "logit"] = "cross_entropy"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rainjax.nets._layers import conv3x3, standardize, uniform_fan_in
+from rainjax.nets._layers import GroupNorm, conv3x3, standardize, uniform_fan_in
 from rainjax.nets._network import Network
 
 
@@ -120,4 +120,4 @@ def _conv(features_in: int, features_out: int, stride: int, rngs: nnx.Rngs) -> n
 def _norm(config: ResNet, features: int, rngs: nnx.Rngs) -> nnx.Module:
     if config.norm == "batch":
         return nnx.BatchNorm(features, use_running_average=True, epsilon=1e-5, rngs=rngs)
-    return nnx.GroupNorm(features, num_groups=config.num_groups, epsilon=1e-5, rngs=rngs)
+    return GroupNorm(features, num_groups=config.num_groups)
