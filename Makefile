@@ -24,7 +24,7 @@ eval: $(RUN) ## Attacks the shipped models and writes a report; ARGS="--help" li
 	@$(BIN)/python -m eval $(ARGS)
 
 test: $(TEST) ## Runs the whole test suite; ARGS="-k rain" runs a part.
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-peers: $(PEERS) ## Runs the adapters' tests against PyTorch, torchattacks, Foolbox and ART.
 	@$(BIN)/python -m pytest tests/test_adapters.py $(ARGS)

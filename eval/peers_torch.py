@@ -3,6 +3,8 @@
 # PyTorch is no requirement of rainjax's: it is here to be compared with.
 # pyright: reportMissingImports=false
 
+import abc
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -92,7 +94,7 @@ def make(name: str, case: Case) -> Library:
     return {"torchattacks": TorchAttacks, "foolbox_torch": FoolboxTorch, "art": ART}[name](case)
 
 
-class _OnTorch:
+class _OnTorch(abc.ABC):
     def __init__(self, case: Case):
         self._options = case.options
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -117,8 +119,8 @@ class _OnTorch:
         attacked = self.run(name)
         return np.ascontiguousarray(attacked.cpu().numpy().transpose(0, 2, 3, 1))
 
-    def run(self, name: str) -> torch.Tensor:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def run(self, name: str) -> torch.Tensor: ...
 
     def plain_logits(self) -> np.ndarray:
         with torch.no_grad():

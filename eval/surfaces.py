@@ -5,6 +5,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eval.style import INK, STYLE, Drawing, png_bytes
 
@@ -33,7 +34,7 @@ def loss_surfaces(row: dict) -> Drawing | None:
             middle = len(reach) // 2
             gains.append((loss[-1, middle] - loss[middle, middle], np.ptp(loss[middle])))
         grid[0].set_ylabel("along random signs, 255ths")
-        bar = figure.colorbar(filled, ax=list(grid), label="mean loss")
+        bar = figure.colorbar(filled, ax=list(grid), label="mean loss", ticks=MaxNLocator(6))
         bar.outline.set_visible(False)  # type: ignore[operator]
         png = png_bytes(figure)
     told = "; ".join(

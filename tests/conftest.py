@@ -39,3 +39,10 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _free_compiled_programs():
+    """Forgets a file's compiled programs: thousands of them exhaust a process's memory maps."""
+    yield
+    jax.clear_caches()

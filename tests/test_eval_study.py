@@ -228,7 +228,7 @@ def test_another_run_does_nothing_and_the_report_is_written(folder, config, caps
             words.append(name if value else f"--no-{name[2:]}")
         elif isinstance(value, tuple):
             words += [name, *map(str, value)]
-        elif value is not None:
+        else:
             words += [name, str(value)]
     monkeypatch.setattr(sys, "argv", ["eval", *words])
     program.main()
