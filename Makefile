@@ -27,7 +27,7 @@ test: $(TEST) ## Runs the whole test suite; ARGS="-k rain" runs a part.
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-peers: $(PEERS) ## Runs the adapters' tests against PyTorch, torchattacks, Foolbox and ART.
-	@$(BIN)/python -m pytest tests/test_adapters.py $(ARGS)
+	@$(BIN)/python -m pytest tests/adapters $(ARGS)
 
 lint: $(TEST) $(DEV) ## Checks formatting, lint and types.
 	@$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from eval import benchmark, peers, report, robustness, sanity
+from eval import benchmark, peers, peers_report, report, robustness, sanity
 from eval.config import Robustness
 from eval.presets import STUDIES
 from rainjax.devices import use_all_cores
@@ -23,7 +23,7 @@ class Report:
     """Writes the report of a folder of records again, and the tables of a README."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The study's folder: the one that holds records/."""
+    """The study's folder: the one that holds records/. Or peers.json, for the README alone."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
@@ -74,9 +74,12 @@ def _study(config: Robustness) -> None:
 
 
 def _report(options: Report) -> None:
-    _show(options.folder)
+    if options.folder.is_file():
+        print(peers_report.text(peers_report.load(options.folder)))
+    else:
+        _show(options.folder)
     if options.readme is not None:
-        name = options.name or options.folder.name
+        name = options.name or options.folder.stem
         report.update_readme(options.readme, {name: options.folder})
         print(f"Wrote the table {name} into {options.readme}.")
 

@@ -19,6 +19,7 @@ from rainjax._types import Params
 from rainjax.attacks import EOT, PGD, Attack, Square, balls
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.defenses import Identity
+from rainjax.devices import full_batches
 from rainjax.evaluation import run_attack, score
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import wilson_interval
@@ -124,7 +125,8 @@ def num_gradients(target: Defended, options: Options, num_images: int, *, random
         attacks += steps * (1 + k * more)
     if not isinstance(target.defense, Identity):
         attacks += steps
-    return num_images * (attacks + options.num_queries * min(k, 4))
+    queries = options.num_queries * (2 * min(k, 4) if random else 1)  # of pairs, or one by one
+    return num_images * (attacks + queries)
 
 
 class _Bench:
@@ -169,10 +171,10 @@ class _Bench:
         seen: Defended = self.target if surrogate is None else surrogate
         found = [
             run_attack(
-                seen, attack, self.params, keys, images, labels,
+                seen, attack, self.params, keys, self.images[full], self.labels[full],
                 mesh=self._mesh, on_gradient=self._tick(len(rows)),
             )[: len(rows)]
-            for rows, keys, images, labels in self._batches(Purpose.ATTACK)
+            for rows, full, keys in self._batches(Purpose.ATTACK)
         ]  # fmt: skip
         return np.concatenate([np.asarray(images) for images in found])
 
@@ -186,17 +188,16 @@ class _Bench:
         draws = self.options.num_score_draws if self.random else 1
         found = [
             score(self.target, self.params, keys, images[full], num_draws=draws, mesh=self._mesh)
-            for full, keys in self._padded(Purpose.SCORE)
+            for _, full, keys in self._batches(Purpose.SCORE)
         ]
         return np.concatenate([np.asarray(logits) for logits in found])[: len(images)]
 
     def slopes(self, num_eot: int) -> np.ndarray:
         """Returns the mean gradient of the loss at the images themselves."""
         found = []
-        for rows, keys, images, labels in self._batches(Purpose.ATTACK):
-            about = Aim(jnp.asarray(labels), jnp.asarray(labels))
-            eot = EOT(num_eot, chunk_size=1)
-            points = jnp.asarray(images)
+        for rows, full, keys in self._batches(Purpose.ATTACK):
+            labels, points = jnp.asarray(self.labels[full]), jnp.asarray(self.images[full])
+            about, eot = Aim(labels, labels), EOT(num_eot, chunk_size=1)
             answer = ask(
                 self.target, Slope("cross_entropy"), eot, self.params, keys, points, about,
                 count=num_eot,
@@ -204,17 +205,10 @@ class _Bench:
             found.append(np.asarray(answer.gradient)[: len(rows)])
         return np.concatenate(found)
 
-    def _padded(self, purpose: Purpose):
-        size = min(self.options.batch_size, len(self.images))
-        for start in range(0, len(self.images), size):
-            rows = np.arange(start, min(start + size, len(self.images)))
-            full = np.pad(rows, (0, size - len(rows)), constant_values=rows[0])
-            yield full, example_keys(self.options.seed, purpose, full)
-
     def _batches(self, purpose: Purpose):
-        for full, keys in self._padded(purpose):
-            rows = full[: 1 + int(full.max() - full[0])]
-            yield rows, keys, self.images[full], self.labels[full]
+        count = len(self.images)
+        for rows, full in full_batches(np.arange(count), min(self.options.batch_size, count)):
+            yield rows, full, example_keys(self.options.seed, purpose, full)
 
     def _tick(self, count: int) -> Callable[[int], object] | None:
         on_gradient = self._on_gradient
@@ -295,7 +289,9 @@ def _unbounded(bench: _Bench) -> Check:
 def _black_box(bench: _Bench) -> Check:
     eot = EOT(min(bench.num_eot, 4), chunk_size=1)
     options = bench.options
-    attack = Square(radius=options.radius, num_queries=options.num_queries, eot=eot)
+    attack = Square(
+        radius=options.radius, num_queries=options.num_queries, eot=eot, paired=bench.random
+    )
     left = bench.right(bench.attacked(attack))
     return _not_stronger(
         "black box against white box",

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from eval import peers_jax
+from eval import peers_jax, peers_report
 from eval.files import write_json
 from eval.peers_worker import ATTACKS, MODULES, Case
 from rainjax import data, evaluation, zoo
@@ -124,42 +124,7 @@ def run(options: Peers) -> None:
     }
     path = options.out / "peers.json"
     write_json(path, record)
-    print(f"\n{table(record)}\nWrote {path}.")
-
-
-def table(record: dict[str, Any]) -> str:
-    """Returns a record as the lines that are printed."""
-    options, libraries = record["options"], record["libraries"]
-    lines = [
-        f"{options['num_images']} images, {options['num_steps']} steps, EOT-PGD with "
-        f"{options['num_eot']} draws a step; medians of {options['num_rounds']} processes x "
-        f"{options['num_repeats']} runs, and over those of rainjax:",
-        f"  {'':14}{'PGD':>9}{'over':>7}{'EOT-PGD':>10}{'over':>7}{'first':>9}"
-        f"{'peak MiB':>10}{'of runs':>9}{'accuracy':>10}{'logits off':>12}",
-    ]
-    for name, row in libraries.items():
-        pgd, eot = (row["attacks"][attack] for attack in ATTACKS)
-        lines.append(
-            f"  {name:14}{pgd['median_seconds']:8.2f}s{pgd['over_rainjax']:7.2f}"
-            f"{eot['median_seconds']:9.2f}s{eot['over_rainjax']:7.2f}{pgd['first_seconds']:8.1f}s"
-            f"{eot['peak_mib']:10.0f}{eot['above_compiled_mib']:9.0f}{eot['accuracy']:10.2f}"
-            f"{row['max_logit_difference']:12.1e}"
-        )
-    for name, what in record["not_installed"].items():
-        lines.append(f"  {name} was left out: {', '.join(what)} is not installed.")
-    if record["early_stopping"]:
-        lines.append(
-            f"PGD with {options['early_steps']} steps on the bare classifier, "
-            f"{options['early_images']} images: time falls as images break"
-        )
-        for row in record["early_stopping"]:
-            lines.append(
-                f"  radius {255 * row['radius']:5.2f}/255   {row['broken']:4.0%} broken   "
-                f"{row['time_over_whole']:.2f} of the time without early stopping "
-                f"({row['stopped_seconds']:.2f} s of {row['whole_seconds']:.2f} s), "
-                f"{row['cpu_over_whole']:.2f} of its processor time"
-            )
-    return "\n".join(lines)
+    print(f"\n{peers_report.text(record)}\n\nWrote {path}.")
 
 
 def _case(options: Peers):

@@ -4,7 +4,9 @@ It imports nothing but that library and what the library needs, so that a proces
 user's would. The folder holds the case that `eval.peers` wrote; the answer is left beside it.
 """
 
+import ctypes
 import dataclasses
+import gc
 import importlib
 import json
 import pathlib
@@ -83,8 +85,9 @@ def measure(library: Library, num_repeats: int) -> tuple[dict[str, Any], dict[st
     """Returns times and memory of every attack as plain JSON, and the images they made.
 
     A first run compiles; its time and its peak are kept apart. Memory is `idle` before it,
-    `compiled` after it, and at its `peak` during the others. `cpu_seconds` are those of all
-    cores together, which a busy machine lengthens less.
+    `compiled` after it, and at its `peak` during the others. What malloc keeps after a first run
+    for later is handed back before either is read: a compiler's scraps are nobody's need.
+    `cpu_seconds` are those of all cores together, which a busy machine lengthens less.
     """
     numbers, images = {}, {"plain_logits": library.plain_logits()}
     for name in ATTACKS:
@@ -92,7 +95,9 @@ def measure(library: Library, num_repeats: int) -> tuple[dict[str, Any], dict[st
         start = time.perf_counter()
         library.attack(name, 0)
         first = time.perf_counter() - start
-        compiled, first_peak = _memory(library)
+        first_peak = _memory(library)[1]
+        _hand_back()
+        compiled, _ = _memory(library)
         apart, seconds, cpu_seconds = _forget_peak(), [], []
         for seed in range(1, num_repeats + 1):
             start, cpu_start = time.perf_counter(), time.process_time()
@@ -123,6 +128,14 @@ def _memory(library: Library) -> tuple[float, float]:
     lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
     now, peak = (float(lines[name].split()[0]) / 2**10 for name in ("VmRSS", "VmHWM"))
     return now, peak
+
+
+def _hand_back() -> None:
+    """Has the C library return unused memory to the system, where it is one that can."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _forget_peak() -> bool:

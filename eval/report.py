@@ -13,7 +13,7 @@ import textwrap
 import jinja2
 import markupsafe
 
-from eval import figures, panels, sanity, tables
+from eval import figures, panels, peers_report, sanity, tables
 from eval import records as rec
 from eval.records import load_records
 from eval.surfaces import loss_surfaces
@@ -127,7 +127,8 @@ def update_readme(
 ) -> pathlib.Path:
     """Rewrites the README's tables from committed records; returns the README's path.
 
-    The table of study NAME goes between `<!-- results:NAME -->` and `<!-- /results:NAME -->`.
+    The tables of NAME go between `<!-- results:NAME -->` and `<!-- /results:NAME -->`; its
+    records are a study's folder, or a file that `python -m eval peers` wrote.
     Raises `ValueError` where a marker is missing, repeated or out of order.
     """
     readme = pathlib.Path(readme)
@@ -170,10 +171,18 @@ def _with_tables(readme: pathlib.Path, text: str, studies: dict) -> str:
             raise ValueError(f"{readme} needs {start} once and, below it, {end} once.")
         before, rest = text.split(start)
         _, after = rest.split(end)
-        doubts = sanity.doubts(sanity.load(folder))
-        table = results_table(load_records(folder), style="markdown", doubts=doubts)
-        text = f"{before}{start}\n{table}\n{end}{after}"
+        text = f"{before}{start}\n{_block(pathlib.Path(folder))}\n{end}{after}"
     return text
+
+
+def _block(place: pathlib.Path) -> str:
+    """Returns the tables of a study's folder, or of a record of `python -m eval peers`."""
+    if place.is_file():
+        return peers_report.text(peers_report.load(place), "markdown")
+    checked = sanity.load(place)
+    doubts = sanity.doubts(checked)
+    table = results_table(load_records(place), style="markdown", doubts=doubts)
+    return "\n".join([table, *(f"- {finding.text}" for finding in sanity.findings(checked))])
 
 
 def _sections(folder: pathlib.Path, records: list[dict], checked: dict | None) -> list[dict]:

@@ -21,7 +21,7 @@ from rainjax import data, evaluation, transforms
 from rainjax.autoattack import AutoAttack
 from rainjax.data import ImageSet
 from rainjax.defenses import RAIN, Defense, Identity
-from rainjax.devices import data_mesh
+from rainjax.devices import data_mesh, padded
 from rainjax.ensemble import run_ensemble
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import radial_frequencies, radial_spectrum, wilson_interval
@@ -226,7 +226,7 @@ class _Bench:
         return kept["attacked"]
 
     def _by_attack(self, cell, rows, images, labels, bar) -> dict[str, np.ndarray]:
-        seed, full = self._config.seed, self._full(rows)
+        seed, full = self._config.seed, padded(rows, self._config.batch_size)
         known = cell.known_key
         attacked = evaluation.run_attack(
             cell.surrogate,
@@ -274,7 +274,7 @@ class _Bench:
         ]
 
     def _logits(self, row: st.Row, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
-        full = self._full(rows)
+        full = padded(rows, self._config.batch_size)
         draws = self._config.num_score_draws if isinstance(row.target.defense, RAIN) else 1
         logits = evaluation.score(
             row.target,
@@ -291,10 +291,6 @@ class _Bench:
                 "look at the parameters of its networks."
             )
         return logits
-
-    def _full(self, rows: np.ndarray) -> np.ndarray:
-        """Repeats the first position until the batch is full: one shape, compiled once."""
-        return np.pad(rows, (0, self._config.batch_size - len(rows)), constant_values=rows[0])
 
     def _work_path(self, cell: st.Cell, rows: np.ndarray) -> pathlib.Path:
         """Names a batch after all that decides its adversarial images, and nothing else."""

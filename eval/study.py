@@ -43,7 +43,7 @@ class Cell:
         """The name of the cell's record: unique within the study."""
         parts = [self.row.key.replace("_", "-"), self.column.replace("_", "-")]
         if self.attack is not None:
-            parts += [f"r{self.attack.radius * 255:.6g}", f"k{self.attack.draws.num_samples}"]
+            parts += [f"r{self.attack.radius * 255:.6g}", f"k{self.attack.num_draws}"]
         return "--".join([*parts, f"n{self.num_examples}"])
 
     @property

@@ -49,8 +49,12 @@ class AutoAttack:
         _ = self.members  # each checks the options it takes
 
     @property
-    def draws(self) -> EOT:
-        """How every member averages."""
+    def num_draws(self) -> int:
+        """How many draws of the pipeline every member averages over."""
+        return self._eot.num_samples
+
+    @property
+    def _eot(self) -> EOT:
         return self.eot or EOT(20 if self.version == "rand" else 1)
 
     @property
@@ -59,7 +63,7 @@ class AutoAttack:
         shared = {
             "norm": self.norm,
             "radius": self.radius,
-            "eot": self.draws,
+            "eot": self._eot,
             "early_stop": self.early_stop,
         }
         steps = {"num_steps": self.num_steps, **shared}

@@ -1,9 +1,12 @@
 """Which devices a program runs on, and how a batch is spread over them."""
 
 import os
+from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 
 def use_all_cores() -> None:
@@ -44,6 +47,20 @@ def data_mesh(num_devices: int | None = None, *, batch_size: int = 0) -> Mesh:
     return jax.make_mesh(
         (num_devices,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:num_devices]
     )
+
+
+def full_batches(
+    rows: Int[np.ndarray, "n"], batch_size: int
+) -> Iterator[tuple[Int[np.ndarray, "m"], Int[np.ndarray, "batch_size"]]]:
+    """Yields `rows` batch by batch, and each batch as `padded` returns it."""
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        yield batch, padded(batch, batch_size)
+
+
+def padded(rows: Int[np.ndarray, "m"], batch_size: int) -> Int[np.ndarray, "batch_size"]:
+    """Returns `rows` and copies of the first one, `batch_size` in all: one size to compile."""
+    return np.pad(rows, (0, batch_size - len(rows)), constant_values=rows[0])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rainjax._types import Images, Params
 from rainjax.attacks import Attack
+from rainjax.devices import full_batches
 from rainjax.evaluation import score
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
@@ -46,7 +47,7 @@ class MemberRecord:
     num_best: int
     """Images whose final version is this member's."""
     num_gradients: int
-    """Draws of the pipeline evaluated over all its images, at most: some may have stopped."""
+    """Gradients over all its images, or logits, at most: some images may have stopped early."""
     seconds: float
 
 
@@ -119,7 +120,7 @@ def run_ensemble(
         began, spent = time.perf_counter(), 0
         standing = np.flatnonzero(right > 0)
         before = len(standing)
-        for chosen, rows in _batches(standing, size):
+        for chosen, rows in full_batches(standing, size):
             found = _attack(
                 target, member, place, params, seed, indices[rows], images[rows], labels[rows],
                 mesh, (lambda n: on_gradient(n * size)) if on_gradient else None,
@@ -156,13 +157,6 @@ def _check_members(members: tuple[Member, ...]) -> None:
         )
 
 
-def _batches(rows: np.ndarray, size: int):
-    """Yields rows, and the same padded with the first to a full batch: one shape to compile."""
-    for start in range(0, len(rows), size):
-        chosen = rows[start : start + size]
-        yield chosen, np.pad(chosen, (0, size - len(chosen)), constant_values=chosen[0])
-
-
 def _attack(target, member, place, params, seed, indices, images, labels, mesh, tick):
     keys = example_keys(seed, Purpose.ATTACK, indices)
     # Members draw apart from each other, and from a lone attack, which splits the key in two:
@@ -183,7 +177,7 @@ def _judge(
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
     """Returns the share of selection draws that are right, and the mean margin over them."""
     shares, margins = [], []
-    for chosen, rows in _batches(np.arange(len(images)), size):
+    for chosen, rows in full_batches(np.arange(len(images)), size):
         keys = example_keys(seed, Purpose.SELECT, indices[rows])
         logits = score(target, params, keys, images[rows], num_draws=num_draws, mesh=mesh)
         logits = np.asarray(logits, np.float64)[: len(chosen)]

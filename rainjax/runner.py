@@ -50,7 +50,7 @@ def run_attack(
     the batch is spread over its devices, whose number must divide it. `score_keys` are given
     to an attacker who knows them, and only then. `on_gradient(n)` is called after every `n`
     gradients per image, to show progress. Where an attack stops early, the images it has done
-    with leave the batch, which shrinks by halves, so that few sizes are compiled.
+    with leave the batch, which shrinks by quarters and halves, so that few sizes are compiled.
 
     Raises:
         ValueError: images, labels and keys do not belong together or are out of range, the
@@ -67,7 +67,7 @@ def run_attack(
     place, params = placement(mesh, params)
     attack_keys, images, labels = place(attack_keys), place(images), place(labels)
     secrets = None if score_keys is None else place(score_keys)
-    tick = on_gradient or (lambda n: None)
+    tick = lambda n: on_gradient(n * attack.passes_per_draw) if on_gradient else None
     with _memory_advice(attack, images):
         init_keys, loop_keys = _split(attack_keys)
         run = _start(attack, init_keys, images, labels)
@@ -90,17 +90,20 @@ class _Batch:
 def _drive(surrogate: Defended, attack: Attack, params, batch: _Batch, mesh, tick) -> Images:
     """Runs an attack call by call, without the images that have nothing left to do."""
     rows, attacked = np.arange(len(batch.loop_keys)), None
+    sizes = _sizes(len(rows), mesh)
     for call in range(attack.num_calls):
         batch = _call(surrogate, attack, params, batch, call, tick)
         if not attack.stops_early or call == attack.num_calls - 1:
             continue
         done = np.asarray(batch.run.done)
-        fewer = _fewer(int((~done).sum()), len(done), mesh)
+        standing = int((~done).sum())
+        fewer = next(size for size in sizes if size >= standing)
         if fewer == len(done):
             continue
         attacked = _put(attacked, rows, _finish(attack, batch.run))
         if not fewer:
-            tick(attack.num_gradients - attack.eot.total(attack.num_calls, call + 1))
+            total = functools.partial(attack.eot.total, attack.num_calls)
+            tick(total() - total(call + 1))
             return jnp.asarray(attacked)
         keep = np.argsort(done, kind="stable")[:fewer]  # what still stands comes first
         rows, batch = rows[keep], _take(batch, keep, mesh)
@@ -143,16 +146,14 @@ def ask(
     return _over(total, num)
 
 
-def _fewer(standing: int, size: int, mesh: Mesh | None) -> int:
-    """Returns the size to go on with: halves of the batch, so that few sizes are compiled."""
+def _sizes(size: int, mesh: Mesh | None) -> list[int]:
+    """Returns the sizes that a batch may shrink to: few, because each is compiled.
+
+    It is halved again and again, with three quarters on the way, in whole rows per device.
+    """
     devices = 1 if mesh is None else mesh.size
-    if not standing:
-        return 0
-    while True:
-        half = -(-size // (2 * devices)) * devices  # halved, and up to whole rows per device
-        if half < standing or half >= size:
-            return size
-        size = half
+    shares = [share / 2**halving for halving in range(size.bit_length()) for share in (1, 3 / 4)]
+    return [0, *sorted({math.ceil(size * share / devices) * devices for share in shares})]
 
 
 def _take(batch: _Batch, keep: np.ndarray, mesh: Mesh | None) -> _Batch:

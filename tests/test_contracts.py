@@ -1,6 +1,7 @@
 """What every public defense and attack promises, checked over the lists in contracts.py."""
 
 import dataclasses
+import functools
 import inspect
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 import rainjax.attacks
 import rainjax.defenses
 from rainjax import evaluation
-from rainjax.attacks import Attack, losses
+from rainjax.attacks import Attack, Square, losses
 from rainjax.defenses import Defense, Identity
 from rainjax.pipeline import Defended
 from tests.contracts import ATTACKS, DEFENSES, DETECTORS
@@ -183,6 +184,32 @@ def test_attack_is_never_worse_than_doing_nothing(case, target_params):
     fine = (after >= before - 1e-5) | (wrong_after & (sign > 0))
     assert fine.all(), (before, after)
     assert (wrong_after | ~wrong_before).all() if sign > 0 else True
+
+
+@jax.custom_jvp
+def _torn(image):
+    """Returns the image, with a gradient of NaN."""
+    return image
+
+
+_torn.defjvp(lambda primals, tangents: (primals[0], jnp.nan * tangents[0]))
+
+
+@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+def test_a_pipeline_that_returns_nan_does_not_look_robust(case, target_params):
+    """NaN at every point but the image itself, or in the gradient alone, ends in NaN."""
+    image, whole = (
+        IMAGES[2],
+        functools.partial(TARGET.classifier.apply, target_params["classifier"]),
+    )
+    label = whole(image).argmax()
+    cracked = lambda draw, x: jnp.where((x == image).all(), whole(x), jnp.nan)
+    torn = lambda draw, x: whole(_torn(x))
+    run = jax.jit(case.attack, static_argnums=1)
+    found = run(KEYS[0], cracked, image, label)
+    assert np.isnan(found).any() == (case.name != "fgsm")  # which asks about the image alone
+    found = run(KEYS[0], torn, image, label)
+    assert np.isnan(found).any() == (not isinstance(case.attack, Square))  # asks for no gradient
 
 
 @pytest.mark.parametrize("case", [*DEFENSES, *ATTACKS, *DETECTORS], ids=lambda case: case.name)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval import peers, peers_jax
+from eval import peers, peers_jax, peers_report
 from eval.peers import Peers
 from eval.peers_worker import ATTACKS, MODULES, Case, measure
 from rainjax import zoo
@@ -96,10 +96,17 @@ def test_the_record_holds_rainjax_alone_where_nothing_else_is_installed(
     assert "art was left out: torch, art is not installed." in printed
     assert record["early_stopping"] == []
     record["early_stopping"] = [
-        dict.fromkeys(("radius", "broken", "time_over_whole", "cpu_over_whole"), 0.5)
-        | {"stopped_seconds": 1.0, "whole_seconds": 2.0}
+        {"radius": 0.5 / 255, "broken": 0.5, "time_over_whole": 0.25, "cpu_over_whole": 0.5}
     ]
-    assert "50% broken   0.50 of the time" in peers.table(record)
+    printed = peers_report.text(peers_report.load(_written(tmp_path / "early.json", record)))
+    assert ["0.5/255", "50%", "0.25", "0.50"] in [line.split() for line in printed.splitlines()]
+    with pytest.raises(ValueError, match="is no record of `python -m eval peers`"):
+        peers_report.load(_written(tmp_path / "other.json", record | {"kind": "study"}))
+
+
+def _written(path, record):
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return path
 
 
 def test_images_outside_the_ball_or_of_another_network_are_refused(classifier):

@@ -84,7 +84,7 @@ def test_ranks_are_not_promoted():
 
 def test_readme_example_runs(capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    # For the third see test_adapters.
+    # For the third see tests/adapters.
     example, attacks, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     exec(attacks, {})
     names = {}
@@ -99,6 +99,7 @@ def test_readme_example_runs(capsys):
 def test_readme_shows_what_the_records_say():
     folders = [path for path in (ROOT / "eval" / "records").iterdir() if path.is_dir()]
     studies = {folder.name: folder for folder in folders}
+    studies["peers"] = ROOT / "eval" / "records" / "peers.json"
     assert check_readme(ROOT / "README.md", studies) == []
 
 

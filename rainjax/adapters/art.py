@@ -95,17 +95,15 @@ def _classifier_class(base: Any, utils: Any) -> type:
             return self._apply_preprocessing_gradient(x, gradients)
 
         def fit(self, x, y, batch_size: int = 128, nb_epochs: int = 20, **kwargs):
-            raise NotImplementedError(
+            raise TypeError(
                 "A defended pipeline is not trained through ART: train its parts in JAX."
             )
 
         def get_activations(self, x, layer, batch_size: int = 128, framework: bool = False):
-            raise NotImplementedError(
-                "A defended pipeline shows its logits, no layer before them."
-            )
+            raise TypeError("A defended pipeline shows its logits, no layer before them.")
 
         def save(self, filename: str, path: str | None = None):
-            raise NotImplementedError("Save the pipeline's parameters, from JAX.")
+            raise TypeError("Save the pipeline's parameters, from JAX.")
 
         def _rows(self, x):
             x, _ = self._apply_preprocessing(np.asarray(x), y=None, fit=False)

@@ -42,9 +42,9 @@ class Attack(abc.ABC):
     eot: EOT = EOT()
 
     @property
-    def draws(self) -> EOT:
-        """How every answer is averaged."""
-        return self.eot
+    def num_draws(self) -> int:
+        """How many draws of the pipeline every answer is averaged over."""
+        return self.eot.num_samples
 
     @property
     @abc.abstractmethod
@@ -62,9 +62,14 @@ class Attack(abc.ABC):
         return False
 
     @property
+    def passes_per_draw(self) -> int:
+        """How many gradients one draw of the query takes, or logits where it asks for none."""
+        return 1
+
+    @property
     def num_gradients(self) -> int:
-        """How many draws of the pipeline the whole attack evaluates, per image."""
-        return self.eot.total(self.num_calls)
+        """What the whole attack costs per image: gradients, or logits where it asks for none."""
+        return self.passes_per_draw * self.eot.total(self.num_calls)
 
     @abc.abstractmethod
     def init(self, key: PRNGKey, image: Image, label: Label) -> State:

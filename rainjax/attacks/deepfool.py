@@ -70,6 +70,11 @@ class DeepFool(MinimumNormAttack):
         return LogitGradients(self.num_candidates - 1)
 
     @property
+    def passes_per_draw(self) -> int:
+        """A gradient for each rival."""
+        return self.num_candidates - 1
+
+    @property
     def stops_early(self) -> bool:
         """Whether a success is one of every draw, which `run_attack` can act on."""
         return self.success_share == 1
@@ -90,7 +95,7 @@ class DeepFool(MinimumNormAttack):
     def update(self, key: PRNGKey, state: DeepFoolState, answer: Boundaries) -> DeepFoolState:
         """Returns the state after one more step, or at rest after a success."""
         point, rivals = self.ask(state)
-        best, _ = self.judge(state.best, point, answer, answer.gradients)
+        best, _ = self.judge(state.best, point, answer)
         calls = state.calls + 1
         if answer.logits.shape[0] > self.num_candidates:
             learns, last = state.calls == 0, self.num_steps + 1

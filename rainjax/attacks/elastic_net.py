@@ -88,7 +88,7 @@ class ElasticNet(PenaltyAttack):
     def update(self, key: PRNGKey, state: ElasticNetState, answer: Ascent) -> ElasticNetState:
         """Returns the state after half a step, at the image itself where a round ends."""
         point, _ = self.ask(state)
-        best, success = self.judge(state.best, point, answer, answer.gradient)
+        best, success = self.judge(state.best, point, answer)
         moves, step = state.calls % 2 == 0, state.calls // 2 % self.num_steps
         ends = ~moves & (step == self.num_steps - 1)
         image, ahead = self._step(state, step, answer.gradient)

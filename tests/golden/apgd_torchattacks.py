@@ -27,7 +27,8 @@ CASES = {
     "adv2-linf8-dlr": ("resnet4b_adv2", "Linf", 8 / 255, "dlr", 256),
     "adv2-l2-ce": ("resnet4b_adv2", "L2", 0.25, "ce", 256),
     "adv2-l2-dlr": ("resnet4b_adv2", "L2", 0.25, "dlr", 256),
-    "resnet20-linf1-ce": ("resnet20", "Linf", 1 / 255, "ce", 128),
+    "resnet20-linf1-ce": ("resnet20", "Linf", 1 / 255, "ce", 256),
+    "resnet20-linf1-dlr": ("resnet20", "Linf", 1 / 255, "dlr", 256),
 }
 
 

@@ -1,0 +1,148 @@
+"""Our attacks on classifiers of PyTorch and TensorFlow."""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rainjax import adapters
+from rainjax.attacks import EOT, PGD
+from rainjax.defenses import Identity
+from rainjax.evaluation import run_attack
+from rainjax.pipeline import Defended
+from tests.adapters.common import CONV, IMAGES, LABELS, MARKS, RNG, Conv, peer
+from tests.tiny import Mask, unchecked
+
+pytestmark = MARKS
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _torch_conv(torch):
+    conv, head = torch.nn.Conv2d(3, 6, 2, stride=2), torch.nn.Linear(96, 10, bias=False)
+    model = torch.nn.Sequential(conv, torch.nn.Tanh(), torch.nn.Flatten(), head)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor(CONV["kernel"].transpose(3, 2, 0, 1)))
+        conv.bias.copy_(torch.tensor(CONV["bias"]))
+        rows = CONV["head"].reshape(4, 4, 6, 10).transpose(2, 0, 1, 3)  # flattened c h w there
+        head.weight.copy_(torch.tensor(rows.reshape(96, 10).T))
+    return model.eval()
+
+
+def _tensorflow_conv(tf):
+    model = tf.keras.Sequential(
+        [
+            tf.keras.Input((8, 8, 3)),
+            tf.keras.layers.Conv2D(6, 2, strides=2, activation="tanh"),
+            tf.keras.layers.Flatten(),
+            tf.keras.layers.Dense(10, use_bias=False),
+        ]
+    )
+    model.set_weights([CONV["kernel"], CONV["bias"], CONV["head"]])
+    return model
+
+
+@pytest.fixture(scope="module", params=["torch", "tensorflow"])
+def foreign(request):
+    """The classifier `Conv` in another framework, and a list of the batches it was asked for."""
+    framework = peer(request.param)
+    made = {"torch": _torch_conv, "tensorflow": _tensorflow_conv}[request.param](framework)
+    make = {"torch": adapters.from_torch, "tensorflow": adapters.from_tensorflow}[request.param]
+    return make(made, 10)
+
+
+def test_foreign_logits_and_gradients_are_those_of_jax(foreign):
+    images = jnp.asarray(IMAGES[:5])
+    weights = jnp.asarray(RNG.normal(size=(5, 10)), jnp.float32)
+
+    def both(network, params):
+        run = jax.vmap(lambda x: network.apply(params, x))
+        logits, vjp = jax.vjp(run, images)
+        return logits, vjp(weights)[0], jax.vmap(vjp)(jnp.stack([weights, 2 * weights]))[0]
+
+    for found, expected in zip(both(foreign, ()), both(Conv(), CONV), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for found, expected in zip(
+        jax.jit(lambda: both(foreign, ()))(), both(Conv(), CONV), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(
+        foreign.apply((), images[0]), Conv().apply(CONV, images[0]), atol=1e-5
+    )
+    assert foreign.init(jax.random.key(0)) == ()
+    assert hash(foreign) == hash(dataclasses.replace(foreign))
+    assert foreign == dataclasses.replace(foreign)
+
+
+@pytest.mark.parametrize("eot", [EOT(), EOT(4, chunk_size=2)])
+def test_our_attack_finds_the_same_image_through_a_foreign_classifier(foreign, eot):
+    attack = PGD(radius=0.1, step_size=0.03, num_steps=4, eot=eot)
+    keys, labels = jax.random.split(jax.random.key(1), 6), jnp.asarray(LABELS[:6])
+    defense = Mask() if eot.num_samples > 1 else Identity()
+    run = lambda network, params: run_attack(
+        Defended(defense, network), attack, {"defense": (), "classifier": params},
+        keys, jnp.asarray(IMAGES[:6]), labels,
+    )  # fmt: skip
+    found, expected = run(foreign, ()), run(Conv(), jax.tree.map(jnp.asarray, CONV))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(expected - IMAGES[:6]).max() > 0.09
+
+
+def test_a_batch_is_one_call_of_the_foreign_classifier(torch):
+    sizes = []
+    model = _torch_conv(torch)
+    model.register_forward_hook(lambda module, inputs, out: sizes.append(len(inputs[0])))
+    network = adapters.from_torch(model, 10)
+    loss = lambda image: network.apply((), image).sum()
+    every = jax.jit(jax.vmap(jax.vmap(jax.grad(loss))))
+    every(jnp.asarray(IMAGES).reshape(3, 4, 8, 8, 3)).block_until_ready()
+    assert sizes == [12]  # the loss itself was not asked for
+
+
+ONE_CORE = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+import jax, jax.numpy as jnp, torch
+from rainjax.adapters import from_torch
+model = torch.nn.Sequential(torch.nn.AvgPool2d(64), torch.nn.Flatten()).eval()
+network = from_torch(model, 3)
+run = jax.jit(jax.vmap(lambda x: network.apply((), x)))
+images = jnp.full((16, 64, 64, 3), 0.5)
+for i in range(4):
+    total = sum(run(images + 0.01 * i).sum() for _ in range(2))
+print(float(total))
+"""
+
+
+def test_large_batches_do_not_hang_on_one_core(torch):
+    """With jax.pure_callback it would: see `_call`."""
+    command = [sys.executable, "-c", ONE_CORE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert float(done.stdout) == pytest.approx(2 * 16 * 3 * 0.53, rel=1e-4), done.stderr
+
+
+def test_from_torch_is_told_what_is_wrong(torch):
+    model = _torch_conv(torch)
+    with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, not function"):
+        adapters.from_torch(lambda x: x, 10)
+    with pytest.raises(ValueError, match="num_classes=1 must be at least 2"):
+        adapters.from_torch(model, 1)
+    model[1].train()
+    with pytest.raises(ValueError, match=r"^1 is in training mode.*call module.eval"):
+        adapters.from_torch(model, 10)
+    network = adapters.from_torch(model.eval(), 9)
+    image = jnp.asarray(IMAGES[0])
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"shape \(1, 10\), not \(1, 9\)"):
+        network.apply((), image).block_until_ready()
+    with pytest.raises(ValueError, match="takes one image `h w c`"), unchecked():
+        network.apply((), jnp.asarray(IMAGES[:2]))
+    with pytest.raises(ValueError, match=r"its params are \(\)"):
+        network.apply({"kernel": image}, image)
+    with pytest.raises(TypeError, match="has no Flax module"):
+        network.build(None)
