@@ -26,8 +26,8 @@ eval: $(RUN) ## Attacks the shipped models and writes a report; ARGS="--help" li
 test: $(TEST) ## Runs the whole test suite; ARGS="-k rain" runs a part.
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-test-peers: $(PEERS) ## Runs the adapters' tests against PyTorch, torchattacks, Foolbox and ART.
-	@$(BIN)/python -m pytest tests/adapters $(ARGS)
+test-peers: $(PEERS) ## Runs the tests that need PyTorch, torchattacks, Foolbox or ART.
+	@$(BIN)/python -m pytest tests/adapters tests/test_peers.py $(ARGS)
 
 lint: $(TEST) $(DEV) ## Checks formatting, lint and types.
 	@$(BIN)/ruff format --check .

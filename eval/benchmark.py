@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from eval.files import write_json
+from eval.memory import resident_mib
 from rainjax import data, evaluation, zoo
 from rainjax._types import Params
 from rainjax.attacks import EOT, PGD
@@ -239,13 +240,7 @@ def _memory_mib() -> tuple[float, float]:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["bytes_in_use"] / 2**20, stats["peak_bytes_in_use"] / 2**20
-    status = pathlib.Path("/proc/self/status")
-    if not status.exists():
-        raise ValueError("Peak memory is measured on Linux or on an accelerator only.")
-    # Not getrusage: its peak is inherited from the process that started this one.
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    now, peak = (float(lines[name].split()[0]) / 2**10 for name in ("VmRSS", "VmHWM"))
-    return now, peak
+    return resident_mib()
 
 
 def _seconds(fn: Callable[[], object]) -> float:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.peers_worker import Case, Library
+from eval.peers_worker import Case, Library, foolbox_pgd
 from rainjax import evaluation, transforms
 from rainjax._types import Draw, Image, Params
 from rainjax.attacks import EOT, PGD
@@ -108,10 +108,9 @@ class FoolboxJAX(_OnJAX):
 
     def __init__(self, case: Case):
         super().__init__(case)
-        import eagerpy
         import foolbox
 
-        num_eot, self._key = self._options["num_eot"], jax.random.key(0)
+        self._key = jax.random.key(0)
         target, params = self._target, self._params
 
         @jax.jit
@@ -123,19 +122,8 @@ class FoolboxJAX(_OnJAX):
             self._key, key = jax.random.split(self._key)
             return logits(params, key, images)
 
-        class Averaged(foolbox.attacks.LinfPGD):
-            """Foolbox has no EOT: its documented hook for gradients averages several draws'."""
-
-            def value_and_grad(self, loss_fn, x):
-                value, gradient = eagerpy.value_and_grad(loss_fn, x)
-                for _ in range(num_eot - 1):
-                    more, another = eagerpy.value_and_grad(loss_fn, x)
-                    value, gradient = value + more, gradient + another
-                return value / num_eot, gradient / num_eot
-
-        given = {"steps": self._options["num_steps"], "abs_stepsize": self._options["step_size"]}
         self._model = foolbox.JAXModel(model, bounds=(0, 1))
-        self._attacks = {"pgd": foolbox.attacks.LinfPGD(**given), "eot_pgd": Averaged(**given)}
+        self._attacks = foolbox_pgd(self._options)
 
     def attack(self, name: str, seed: int) -> np.ndarray:
         self._key = jax.random.key(seed)

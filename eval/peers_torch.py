@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from eval.peers_worker import Case, Library
+from eval.peers_worker import Case, Library, foolbox_pgd
 
 
 class PickAndShift(nn.Module):
@@ -155,26 +155,14 @@ class TorchAttacks(_OnTorch):
 
 
 class FoolboxTorch(_OnTorch):
-    """Foolbox's LinfPGD; its hook for gradients averages several draws', as it has no EOT."""
+    """Foolbox's LinfPGD on its PyTorch model."""
 
     def __init__(self, case: Case):
         super().__init__(case)
-        import eagerpy
         import foolbox
 
-        num_eot = self._options["num_eot"]
-
-        class Averaged(foolbox.attacks.LinfPGD):
-            def value_and_grad(self, loss_fn, x):
-                value, gradient = eagerpy.value_and_grad(loss_fn, x)
-                for _ in range(num_eot - 1):
-                    more, another = eagerpy.value_and_grad(loss_fn, x)
-                    value, gradient = value + more, gradient + another
-                return value / num_eot, gradient / num_eot
-
-        given = {"steps": self._options["num_steps"], "abs_stepsize": self._options["step_size"]}
         self._bounded = foolbox.PyTorchModel(self._model, bounds=(0, 1), device=self.device)
-        self._attacks = {"pgd": foolbox.attacks.LinfPGD(**given), "eot_pgd": Averaged(**given)}
+        self._attacks = foolbox_pgd(self._options)
 
     def run(self, name: str) -> torch.Tensor:
         radius = self._options["radius"]

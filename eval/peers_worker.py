@@ -4,9 +4,10 @@ It imports nothing but that library and what the library needs, so that a proces
 user's would. The folder holds the case that `eval.peers` wrote; the answer is left beside it.
 """
 
-import ctypes
+# Optional packages, absent where this is checked.
+# pyright: reportMissingImports=false
+
 import dataclasses
-import gc
 import importlib
 import json
 import pathlib
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from eval.files import write_arrays
+from eval.memory import forget_peak, hand_back, resident_mib
 
 ATTACKS = ("pgd", "eot_pgd")
 # Where each library's side is written, and what has to be installed for it.
@@ -96,9 +98,9 @@ def measure(library: Library, num_repeats: int) -> tuple[dict[str, Any], dict[st
         library.attack(name, 0)
         first = time.perf_counter() - start
         first_peak = _memory(library)[1]
-        _hand_back()
+        hand_back()
         compiled, _ = _memory(library)
-        apart, seconds, cpu_seconds = _forget_peak(), [], []
+        apart, seconds, cpu_seconds = forget_peak(), [], []
         for seed in range(1, num_repeats + 1):
             start, cpu_start = time.perf_counter(), time.process_time()
             images[name] = library.attack(name, seed)
@@ -119,32 +121,29 @@ def measure(library: Library, num_repeats: int) -> tuple[dict[str, Any], dict[st
 
 def _memory(library: Library) -> tuple[float, float]:
     """Returns what is held now and the peak: of the device where it counts, else the process."""
-    of_device = library.device_memory()
-    if of_device is not None:
-        return of_device
-    status = pathlib.Path("/proc/self/status")
-    if not status.exists():
-        raise ValueError("Peak memory is measured on Linux or on an accelerator only.")
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    now, peak = (float(lines[name].split()[0]) / 2**10 for name in ("VmRSS", "VmHWM"))
-    return now, peak
+    return library.device_memory() or resident_mib()
 
 
-def _hand_back() -> None:
-    """Has the C library return unused memory to the system, where it is one that can."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+def foolbox_pgd(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns Foolbox's attacks by the names in `ATTACKS`, whatever framework they run on.
 
+    It has no EOT: its documented hook for gradients averages those of several draws.
+    """
+    import eagerpy
+    import foolbox
 
-def _forget_peak() -> bool:
-    """Has Linux start its peak anew; returns whether it did."""
-    try:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not every container allows it
-        return False
-    return True
+    num_eot = options["num_eot"]
+
+    class Averaged(foolbox.attacks.LinfPGD):
+        def value_and_grad(self, loss_fn, x):
+            value, gradient = eagerpy.value_and_grad(loss_fn, x)
+            for _ in range(num_eot - 1):
+                more, another = eagerpy.value_and_grad(loss_fn, x)
+                value, gradient = value + more, gradient + another
+            return value / num_eot, gradient / num_eot
+
+    given = {"steps": options["num_steps"], "abs_stepsize": options["step_size"]}
+    return {"pgd": foolbox.attacks.LinfPGD(**given), "eot_pgd": Averaged(**given)}
 
 
 def main() -> None:

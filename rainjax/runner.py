@@ -70,7 +70,7 @@ def run_attack(
     tick = lambda n: on_gradient(n * attack.passes_per_draw) if on_gradient else None
     with _memory_advice(attack, images):
         init_keys, loop_keys = _split(attack_keys)
-        run = _start(attack, init_keys, images, labels)
+        run = place(_start(attack, init_keys, images, labels))
         batch = _Batch(loop_keys, secrets, run)
         attacked = _drive(surrogate, attack, params, batch, mesh, tick)
     _check_attacked(attacked)
@@ -136,6 +136,8 @@ def ask(
     num = count if outer is eot else 1
     chunk = math.gcd(num, outer.chunk_size or 1)
     total = _zeros(query, surrogate, outer.draws, params, draw_keys, secrets, points, about)
+    # Placed as the sums will be: otherwise the second chunk would compile everything again.
+    total = jax.device_put(total, draw_keys.sharding)
     for start in range(0, num, chunk):
         total = _add_chunk(
             query, surrogate, chunk, outer.draws,

@@ -32,7 +32,7 @@ def test_deepfool(shared_data, network, norm, radii):
 
 @pytest.mark.parametrize(
     ("network", "radii"),
-    [(PLAIN, (0.03, 0.06, 0.1, 0.15, 0.2, 0.3)), (ADV, (0.1, 0.2, 0.4, 0.6, 0.9))],
+    [(PLAIN, (0.05, 0.1, 0.2, 0.3, 0.5)), (ADV, (0.1, 0.2, 0.4, 0.6, 0.9))],
 )
 def test_carlini_wagner(shared_data, network, radii):
     attack = CarliniWagner(**SEARCH)

@@ -1,0 +1,37 @@
+"""What a process holds in memory, now and at its peak, as Linux tells."""
+
+import ctypes
+import gc
+import pathlib
+
+
+def resident_mib() -> tuple[float, float]:
+    """Returns what this process holds now, and the most it has held.
+
+    Raises:
+        ValueError: this is no Linux.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if not status.exists():
+        raise ValueError("Peak memory is measured on Linux or on an accelerator only.")
+    # Not getrusage: its peak is inherited from the process that started this one.
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    now, peak = (float(lines[name].split()[0]) / 2**10 for name in ("VmRSS", "VmHWM"))
+    return now, peak
+
+
+def hand_back() -> None:
+    """Has the C library return unused memory to the system, where it is one that can."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def forget_peak() -> bool:
+    """Has Linux start its peak anew; returns whether it did."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not every container allows it
+        return False
+    return True
