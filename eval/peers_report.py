@@ -38,7 +38,7 @@ def _costs(record: dict[str, Any]) -> Table:
             for of in (pgd, eot)
         ]
         first, peak, above = (
-            f"{eot['first_seconds']:.1f} s",
+            f"{pgd['first_seconds']:.1f} s",
             f"{eot['peak_mib']:.0f} MiB",
             f"{eot['above_compiled_mib']:.0f} MiB",
         )
@@ -51,8 +51,9 @@ def _costs(record: dict[str, Any]) -> Table:
         f"draws a step. Medians of {options['num_rounds']} processes with "
         f"{options['num_repeats']} runs each, the libraries in turn, on "
         f"{record['libraries']['rainjax']['device']}; **×**: over rainjax's.",
-        "**first run**: EOT-PGD with everything that a new process compiles; **peak**: resident "
-        "memory of the whole process in the runs after it; **of runs**: what they added; "
+        "**first run**: PGD's in a new process, with all that it compiles; **peak**: resident "
+        "memory of the whole process in EOT-PGD's runs after its first; **of runs**: what they "
+        "added to what the first one left; "
         f"**left**: accuracy that EOT-PGD leaves, mean over {options['num_score_draws']} draws "
         "and 95 % interval: a fast attack must also be one.",
         *(
@@ -69,7 +70,7 @@ def _saved(record: dict[str, Any]) -> Table:
     rows = tuple(
         (
             Cell(f"{255 * row['radius']:.3g}/255"),
-            Cell(f"{row['broken']:.0%}"),
+            Cell(f"{100 * row['broken']:.0f} %"),
             Cell(f"{row['time_over_whole']:.2f}"),
             Cell(f"{row['cpu_over_whole']:.2f}"),
         )

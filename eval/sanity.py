@@ -184,7 +184,7 @@ def findings(record: dict | None) -> list[Finding]:
     failed = [(row, c) for row in record["rows"] for c in row["checks"] if c["passed"] is False]
     judged = sum(c["passed"] is not None for row in record["rows"] for c in row["checks"])
     if not failed:
-        names = ", ".join(row["title"] for row in record["rows"])
+        names = "; ".join(row["title"] for row in record["rows"])
         return [Finding(f"All {judged} sanity checks of the attacks passed ({names}).")]
     return [
         Finding(

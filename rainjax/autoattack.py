@@ -12,8 +12,7 @@ class AutoAttack:
     """An ensemble with the members and budgets of the AutoAttack program.
 
     - `"standard"`: APGD-CE, APGD-T and FAB-T towards `num_targets` classes, Square;
-    - `"plus"`: APGD-CE, APGD-DLR and FAB-T with five restarts each, Square, APGD-T; FAB stands
-      here in its targeted form, where the program also runs one that looks at all classes;
+    - `"plus"`: APGD-CE, APGD-DLR and FAB with five restarts each, Square, APGD-T and FAB-T;
     - `"rand"`, for random pipelines: APGD-CE and APGD-DLR, each step averaged over 20 draws,
       here as `NoisyAPGD`, because the published rule mistakes lucky draws for progress.
 
@@ -85,9 +84,10 @@ class AutoAttack:
         return (
             Member("APGD-CE", APGD(num_restarts=5, **steps)),
             Member("APGD-DLR", APGD(loss="dlr", num_restarts=5, **steps)),
-            Member("FAB-T", FAB(num_restarts=5, **towards)),
+            Member("FAB", FAB(num_restarts=5, together=True, **towards)),
             square,
             Member("APGD-T", APGD(early_stop=shared["early_stop"], **towards)),
+            Member("FAB-T", FAB(**towards)),
         )
 
     @property

@@ -99,6 +99,12 @@ ATTACKS = [
     ),
     AttackCase("fab", FAB(radius=0.004, num_steps=3, num_targets=2), "linf", 0.004),
     AttackCase(
+        "fab_together",
+        FAB(radius=0.004, num_steps=3, num_targets=3, num_restarts=2, together=True, eot=EOT(2)),
+        "linf",
+        0.004,
+    ),
+    AttackCase(
         "fab_l2",
         FAB(norm="l2", radius=0.03, num_steps=2, num_targets=3, num_restarts=2, eot=EOT(2)),
         "l2",

@@ -128,13 +128,15 @@ def test_projection_at_its_limits(problems, norm):
         assert np.sum(np.asarray(heavy, float) * step) == pytest.approx(rise, rel=1e-5)
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_finds_the_nearest_boundary_of_a_linear_classifier(norm):
+def test_finds_the_nearest_boundary_of_a_linear_classifier(norm, together):
     """The nearest of four hyperplanes, at its lead over the dual norm of its normal."""
     normals = [(WEIGHTS[..., k] - WEIGHTS[..., 0]).ravel() for k in range(1, 5)]
     nearest = min(1 / np.linalg.norm(normal, DUAL[norm]) for normal in normals)
-    attack = FAB(norm=norm, radius=1.0, num_steps=10, num_targets=4)
-    assert attack.num_calls == 1 + 4 * 11
+    attack = FAB(norm=norm, radius=1.0, num_steps=10, num_targets=4, together=together)
+    assert attack.num_calls == 1 + (1 if together else 4) * 11
+    assert attack.num_gradients == (4 * 12 if together else 45)
     found = attacked(attack)
     assert linear(None, jnp.asarray(found)).argmax() != 0
     assert nearest < length(found, norm) < 1.02 * nearest
@@ -143,6 +145,23 @@ def test_finds_the_nearest_boundary_of_a_linear_classifier(norm):
     found = attacked(dataclasses.replace(attack, num_targets=1), tilted)
     expected = 0.9 / np.linalg.norm(normals[2], DUAL[norm])
     assert expected * 0.999 < length(found, norm) < 1.02 * expected
+
+
+def test_together_every_step_takes_the_boundary_that_is_nearest_there():
+    """The class with the lowest logit gains fastest: a ranking by logits would put it last."""
+    bias, gains = np.array([1.0, 0.5, 0.0, -0.5]), np.array([0.0, 0.02, 0.1, 2.0])
+
+    def logits_fn(key, image):
+        rise = jnp.sum(image - 0.5)
+        return jnp.asarray(bias) + jnp.asarray(gains) * rise
+
+    attack = FAB(radius=1.0, num_steps=6, num_targets=3, together=True)
+    found = attacked(attack, logits_fn)
+    assert logits_fn(None, jnp.asarray(found)).argmax() == 3
+    assert length(found, "linf") == pytest.approx(1.5 / 2 / GREY.size, rel=0.02)
+    one = dataclasses.replace(attack, together=False, num_targets=1)
+    alone = attacked(one, logits_fn)  # FAB-T towards the highest logit needs more
+    assert length(alone, "linf") > 5 * length(found, "linf")
 
 
 def test_the_box_is_respected_on_the_way():

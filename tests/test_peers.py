@@ -99,7 +99,9 @@ def test_the_record_holds_rainjax_alone_where_nothing_else_is_installed(
         {"radius": 0.5 / 255, "broken": 0.5, "time_over_whole": 0.25, "cpu_over_whole": 0.5}
     ]
     printed = peers_report.text(peers_report.load(_written(tmp_path / "early.json", record)))
-    assert ["0.5/255", "50%", "0.25", "0.50"] in [line.split() for line in printed.splitlines()]
+    assert ["0.5/255", "50", "%", "0.25", "0.50"] in [
+        line.split() for line in printed.splitlines()
+    ]
     with pytest.raises(ValueError, match="is no record of `python -m eval peers`"):
         peers_report.load(_written(tmp_path / "other.json", record | {"kind": "study"}))
 

@@ -1,4 +1,4 @@
-"""FAB-T: the nearest point beyond a decision boundary, by projections onto its linear model."""
+"""FAB: the nearest point beyond a decision boundary, by projections onto its linear model."""
 
 import dataclasses
 
@@ -15,27 +15,27 @@ from rainjax.attacks.queries import highest_wrong, succeeds
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Boundary:
-    """The label of an image, the class beyond its boundary, and whether a find ends the search.
+    """The label of an image, the classes beyond its boundary, and whether a find ends the search.
 
     Outside of `vmap` it holds a batch.
     """
 
     label: Int[Array, "*n"]
-    target: Int[Array, "*n"]
+    targets: Int[Array, "*n k"]
     inside: Bool[Array, "*n"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """On which side of a boundary a point lies: the mean lead of the target, and its gradient.
+    """On which side of boundaries a point lies: the targets' mean leads, and their gradients.
 
     `wrong` is the share of draws that were misclassified; `success` the same where the point
     lies in the ball, and zero elsewhere. Outside of `vmap` it holds a batch.
     """
 
-    lead: Float[Array, "*n"]
-    gradient: Float[Array, "*n h w c"]
+    leads: Float[Array, "*n k"]
+    gradients: Float[Array, "*n k h w c"]
     margin: Float[Array, "*n"]
     wrong: Float[Array, "*n"]
     success: Float[Array, "*n"]
@@ -43,22 +43,29 @@ class Side:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lead:
-    """Asks for the target's logit minus the label's, and for its gradient."""
+class Leads:
+    """Asks for the logits of `num_targets` classes minus the label's, and for their gradients.
+
+    Equal for attacks that ask about as many, whichever they are.
+    """
+
+    num_targets: int
 
     def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Boundary) -> Side:
         """Returns the answer of one draw."""
 
-        def lead(image):
+        def leads(image):
             logits = logits_fn(draw, image)
-            difference = losses.logit(logits, about.label) - losses.logit(logits, about.target)
-            return difference, logits
+            own = losses.logit(logits, about.label)
+            others = [losses.logit(logits, about.targets[i]) for i in range(self.num_targets)]
+            return jnp.stack([own - other for other in others]), logits
 
-        (value, logits), gradient = jax.value_and_grad(lead, has_aux=True)(image)
+        values, pull, logits = jax.vjp(leads, image, has_aux=True)
+        gradients = jax.vmap(lambda cotangent: pull(cotangent)[0])(jnp.eye(self.num_targets))
         wrong = succeeds(logits, about.label, targeted=False)
         return Side(
-            lead=value,
-            gradient=gradient,
+            leads=values,
+            gradients=gradients,
             margin=losses.margin(logits, about.label),
             wrong=wrong,
             success=jnp.where(about.inside, wrong, 0.0),
@@ -89,26 +96,29 @@ class FABState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FAB(BallAttack):
-    """The targeted fast adaptive boundary attack, FAB-T (Croce and Hein, 2020, section 3).
+    """The fast adaptive boundary attack, FAB and FAB-T (Croce and Hein, 2020, section 3).
 
-    For each of the `num_targets` classes with the highest mean logits after the label, it
-    takes the linear model of the boundary between label and class, projects both iterate and
-    image onto it within [0, 1], goes `eta` times as far, and mixes the two with a share of at
-    most `alpha_max` for the image's. Where most draws are misclassified it has crossed, and
-    goes on from `beta` times the perturbation. So it seeks the nearest boundary, and uses the
-    ball last: what it hands out is the misclassified point closest to the image, brought into
-    the ball. An image that no visited point beats is handed out at its strongest attempt, the
-    largest mean margin, and so is one that is wrong from the start: no boundary is between.
+    For each of the `num_targets` classes with the highest mean logits after the label, one
+    after the other, it takes the linear model of the boundary between label and class, projects
+    both iterate and image onto it within [0, 1], goes `eta` times as far, and mixes the two with
+    a share of at most `alpha_max` for the image's: that is FAB-T. With `together` one run looks
+    at the boundaries to all these classes and takes, at every step, the nearest: FAB, of which
+    a step takes `num_targets` backward passes. Where most draws are misclassified it has
+    crossed, and goes on from `beta` times the perturbation. So it seeks the nearest boundary,
+    and uses the ball last: what it hands out is the misclassified point closest to the image,
+    brought into the ball. An image that no visited point beats is handed out at its strongest
+    attempt, the largest mean margin, and so is one that is wrong from the start: no boundary is
+    between.
 
     It differs from the authors' code in one thing: having crossed, it takes the linear model
     at the point that crossed, which is nearer to the boundary than the point moved back to,
     and needs no second call there.
 
-    Runs after the first towards a class start at a random point, in a ball of half the radius
-    or of half the distance reached. Where the gradient is zero, so does every step. With
-    `early_stop` only a find within the ball counts. On a random pipeline the nearest point is
-    one where about half of the draws fail, and with few draws a lucky one: APGD, which climbs
-    on within the ball, is stronger there.
+    With restarts, all but the first runs towards a class start at a random point, in a ball of
+    half the radius or of half the distance reached. Where the gradient is zero, so does every
+    step. With `early_stop` only a find within the ball counts. On a random pipeline the nearest
+    point is one where about half of the draws fail, and with few draws a lucky one: APGD, which
+    climbs on within the ball, is stronger there.
 
     Raises:
         ValueError: the norm is L1, or an option is out of range.
@@ -117,6 +127,7 @@ class FAB(BallAttack):
     num_steps: int = 100
     num_restarts: int = 1
     num_targets: int = 9
+    together: bool = False
     alpha_max: float = 0.1
     eta: float = 1.05
     beta: float = 0.9
@@ -144,17 +155,26 @@ class FAB(BallAttack):
 
     @property
     def num_calls(self) -> int:
-        """Gradient evaluations per image and draw: one ranks the classes."""
-        return 1 + self.num_restarts * self.num_targets * self._calls_per_run
+        """Questions per image: one ranks the classes."""
+        return 1 + self.num_restarts * self._num_runs * self._calls_per_run
 
     @property
-    def query(self) -> Lead:
-        """The lead of the target over the label, and its gradient."""
-        return Lead()
+    def query(self) -> Leads:
+        """The leads of targets over the label, and their gradients."""
+        return Leads(self.passes_per_draw)
+
+    @property
+    def passes_per_draw(self) -> int:
+        """A gradient for each class that is looked at together."""
+        return self.num_targets if self.together else 1
 
     @property
     def _calls_per_run(self) -> int:
         return self.num_steps + 1  # the last call says where the last step led
+
+    @property
+    def _num_runs(self) -> int:
+        return 1 if self.together else self.num_targets
 
     def init(self, key: PRNGKey, image: Image, label: Label) -> FABState:
         """Returns the state before the classes are ranked."""
@@ -175,8 +195,10 @@ class FAB(BallAttack):
         """Returns the iterate, and between which two classes the boundary is sought."""
         run = jnp.maximum(state.calls - 1, 0) // self._calls_per_run
         inside = balls.length(state.image - state.origin, self.norm) <= self.radius
-        target = state.targets[run % self.num_targets]
-        return state.image, Boundary(state.label, target, inside)
+        targets = state.targets
+        if not self.together:
+            targets = targets[run % self.num_targets][None]
+        return state.image, Boundary(state.label, targets, inside)
 
     def update(self, key: PRNGKey, state: FABState, answer: Side) -> FABState:
         """Returns the state one step on, or at the start towards the next class."""
@@ -212,17 +234,19 @@ class FAB(BallAttack):
         if self.num_restarts == 1:
             return state.origin
         reach = 0.5 * jnp.minimum(self.radius, state.distance)
-        again = (state.calls - 1) // self._calls_per_run >= self.num_targets
+        again = (state.calls - 1) // self._calls_per_run >= self._num_runs
         return jnp.where(again, self._near(key, state.origin, reach), state.origin)
 
     def _step(self, key: PRNGKey, state: FABState, answer: Side) -> Image:
         """Returns a point about on the boundary, drawn a little towards the image."""
-        origin, gradient, delta = state.origin, answer.gradient, state.image - state.origin
+        origin, delta = state.origin, state.image - state.origin
         crossed = answer.wrong > 0.5
+        nearest = self._nearest(answer)
+        lead_here, gradient = answer.leads[nearest], answer.gradients[nearest]
         iterate = jnp.where(crossed, origin + self.beta * delta, state.image)
 
         def onto(point):
-            lead = answer.lead + jnp.sum(gradient * (point - state.image))
+            lead = lead_here + jnp.sum(gradient * (point - state.image))
             step = hyperplane.step_onto(point, gradient, -lead, self.norm)
             return point + self.eta * step, balls.length(step, self.norm)
 
@@ -231,10 +255,17 @@ class FAB(BallAttack):
         ahead = jnp.clip((1 - share) * near + share * direct, 0.0, 1.0)
         # From an image that is wrong already no boundary is sought, but a larger margin.
         uphill = origin + self.radius * balls.steepest(gradient, self.norm)
-        climbs = (delta == 0).all() & crossed & (answer.lead > 0)
+        climbs = (delta == 0).all() & crossed & (lead_here > 0)
         ahead = jnp.where(climbs, jnp.clip(uphill, 0.0, 1.0), ahead)
         flat = (gradient == 0).all()
         return jnp.where(flat, self._near(key, origin, 0.5 * self.radius), ahead)
+
+    def _nearest(self, answer: Side) -> Int[Array, ""]:
+        """Returns which boundary is nearest, the box left out of account."""
+        slopes = answer.gradients.reshape(len(answer.leads), -1)
+        speeds = jnp.linalg.norm(slopes, ord=2 if self.norm == "l2" else 1, axis=1)
+        distances = jnp.where(speeds > 0, jnp.abs(answer.leads) / speeds, jnp.inf)
+        return jnp.argmin(distances)
 
     def _near(self, key: PRNGKey, origin: Image, reach: Float[Array, ""] | float) -> Image:
         """Returns a random point within `reach` of the image."""

@@ -57,12 +57,16 @@ def _agree(stands, theirs):
     assert abs(stands.mean() - theirs.mean()) <= 0.01
 
 
+@pytest.mark.parametrize("name", ["fab", "fab_together"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_fab(shared_data, norm):
+def test_fab(shared_data, norm, name):
     """As near to the same images as theirs with as many steps, give or take a few percent."""
     stored, number = np.load(GOLDEN / "square_fab_torchattacks.npz"), 16
-    rows, theirs = stored["rows"][:number], stored[f"fab_{norm}"][:number]
-    attack = FAB(norm=norm, radius=10.0, num_steps=10, num_targets=2)  # as in the golden script
+    rows, theirs = stored["rows"][:number], stored[f"{name}_{norm}"][:number]
+    together = name == "fab_together"  # they look at all nine, and else, as told, at two
+    attack = FAB(
+        norm=norm, radius=10.0, num_steps=10, num_targets=9 if together else 2, together=together
+    )
     ours = attack_cifar10(shared_data, PLAIN, attack, rows).norms(norm)
     assert np.isfinite(ours).all()
     ratio = ours / theirs

@@ -57,6 +57,11 @@ def main(folder: pathlib.Path):
             nearest = torch.minimum(nearest, lengths)
         arrays[f"fab_{norm.lower()}"] = nearest.numpy()
         print(norm, np.quantile(nearest, [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]))
+        attack = torchattacks.FAB(model, norm, steps=STEPS, multi_targeted=False)
+        found = attack.attack_single_run(x, y)
+        lengths = torch.linalg.vector_norm((found - x).flatten(1), ord=order, dim=1)
+        lengths[predicted(model, found) == y] = torch.inf
+        arrays[f"fab_together_{norm.lower()}"] = lengths.numpy()
     np.savez_compressed(pathlib.Path(__file__).with_suffix(".npz"), **arrays)
 
 
