@@ -74,6 +74,10 @@ def _study(config: Robustness) -> None:
 
 
 def _report(options: Report) -> None:
+    if not options.folder.exists():
+        raise FileNotFoundError(f"{options.folder} does not exist: name a study's folder.")
+    if options.folder.is_file() and options.name is not None:
+        raise ValueError(f"name={options.name!r} is for a study: {options.folder} names itself.")
     if options.folder.is_file():
         print(peers_report.text(peers_report.load(options.folder)))
     else:

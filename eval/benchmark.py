@@ -62,6 +62,17 @@ class Benchmark:
     peak_of: int | None = None
     """Only measure how far one step with this many draws raises the peak memory, in MiB."""
 
+    def __post_init__(self):
+        for field in ("batch_size", "num_steps", "num_eot", "eot_chunk", "num_repeats"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+        if self.num_eot % self.eot_chunk:
+            raise ValueError(f"eot_chunk={self.eot_chunk} does not divide num_eot={self.num_eot}.")
+        if min(*self.memory_eot, self.peak_of or 1) < 1:
+            raise ValueError(
+                f"memory_eot={self.memory_eot} and peak_of={self.peak_of} count draws: at least 1."
+            )
+
 
 def run(options: Benchmark) -> None:
     """Runs the benchmark, prints its ratios and writes the record."""

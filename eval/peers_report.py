@@ -23,8 +23,16 @@ def load(path: pathlib.Path | str) -> dict[str, Any]:
         ValueError: it is damaged, or another kind of record.
     """
     record = read_json(pathlib.Path(path))
-    if record.get("kind") != "peers" or record.get("schema") != 1:
-        raise ValueError(f"{path} is no record of `python -m eval peers`: make it again.")
+    problem = "" if record.get("kind") == "peers" and record.get("schema") == 1 else "another kind"
+    if not problem:
+        try:
+            text(record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+    if problem:
+        raise ValueError(
+            f"{path} is no usable record of `python -m eval peers` ({problem}): make it again."
+        )
     return record
 
 

@@ -86,7 +86,8 @@ def read_json(path: pathlib.Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} is damaged ({error}); delete it and run the evaluation again."
+            f"{path} is damaged or no record ({error}): name the right file; delete this one, "
+            "if the evaluation wrote it, and run it again."
         ) from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds {type(value).__name__} where an object belongs.")

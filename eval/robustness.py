@@ -239,7 +239,25 @@ class _Bench:
             mesh=self._mesh,
             on_gradient=lambda n: bar.update(n * len(full)),
         )
+        if not known:  # who knows the scoring keys needs no other draws to choose by
+            attacked = evaluation.keep_worse(
+                cell.surrogate,
+                cell.row.params,
+                example_keys(seed, Purpose.SELECT, jnp.asarray(full)),
+                jnp.asarray(images[full - rows[0]]),
+                attacked,
+                labels[full - rows[0]],
+                num_draws=self._select_draws(cell),
+                mesh=self._mesh,
+            )
         return {"attacked": np.asarray(attacked)[: len(rows)]}
+
+    def _select_draws(self, cell: st.Cell) -> int:
+        """Returns under how many draws of its own an attacker chooses what to hand out."""
+        if isinstance(cell.attack, AutoAttack):
+            return cell.attack.num_select_draws
+        assert cell.surrogate is not None
+        return 1 if isinstance(cell.surrogate.defense, Identity) else 8
 
     def _by_ensemble(self, cell, rows, images, labels, bar) -> dict[str, np.ndarray]:
         result = run_ensemble(
@@ -251,7 +269,7 @@ class _Bench:
             images,
             labels,
             batch_size=self._config.batch_size,
-            num_select_draws=cell.attack.num_select_draws,
+            num_select_draws=self._select_draws(cell),
             mesh=self._mesh,
             on_gradient=bar.update,
         )
@@ -303,6 +321,7 @@ class _Bench:
             "params": cell.row.sources["classifier"] if blind else cell.row.sources,
             "attack": attack,
             "known_draws": self._config.num_score_draws if cell.known_key else 0,
+            "select_draws": self._select_draws(cell),
         }
         return self._config.folder / "work" / f"{self._digest(decides, rows)}.npz"
 
@@ -316,6 +335,7 @@ class _Bench:
             "params": cell.row.sources,
             "attack": attack,
             "known_key": cell.known_key,
+            "select_draws": self._select_draws(cell) if cell.attack else 0,
             "draws": self._config.num_score_draws,
             "eight_bit": self._config.eight_bit,
             "roles": cell.roles,

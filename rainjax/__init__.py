@@ -6,7 +6,7 @@ A table of contents; the modules hold more.
     defenses     RAIN, Identity, Chain   purifiers: values with pure functions
     attacks      PGD, EOT, many more     what is mounted against them
     gradients    expectation, BPDA, straight_through
-    evaluation   run_attack, score, attack_batch, round_to_8bit
+    evaluation   run_attack, keep_worse, score, attack_batch, round_to_8bit
     ensemble     run_ensemble, Member    several attacks on the same images
     autoattack   AutoAttack              the usual ensembles
     universal    universal_perturbation  one perturbation for many images
@@ -22,7 +22,7 @@ from rainjax.attacks import EOT, PGD, Attack, fgsm
 from rainjax.autoattack import AutoAttack
 from rainjax.defenses import RAIN, Chain, Defense, Identity, MeanFieldRAIN
 from rainjax.ensemble import Member, run_ensemble
-from rainjax.evaluation import attack_batch, run_attack, score
+from rainjax.evaluation import attack_batch, keep_worse, run_attack, score
 from rainjax.gradients import BPDA, expectation, straight_through
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
@@ -49,6 +49,7 @@ __all__ = [
     "example_keys",
     "expectation",
     "fgsm",
+    "keep_worse",
     "metrics",
     "nets",
     "run_attack",

@@ -12,7 +12,8 @@ class AutoAttack:
     """An ensemble with the members and budgets of the AutoAttack program.
 
     - `"standard"`: APGD-CE, APGD-T and FAB-T towards `num_targets` classes, Square;
-    - `"plus"`: APGD-CE, APGD-DLR and FAB with five restarts each, Square, APGD-T and FAB-T;
+    - `"plus"`: APGD-CE, APGD-DLR and FAB with five restarts each, Square, APGD-T and FAB-T; FAB
+      looks at `num_targets` classes together, which are all of ten, but not of a thousand;
     - `"rand"`, for random pipelines: APGD-CE and APGD-DLR, each step averaged over 20 draws,
       here as `NoisyAPGD`, because the published rule mistakes lucky draws for progress.
 
@@ -73,7 +74,9 @@ class AutoAttack:
                 Member("APGD-DLR", NoisyAPGD(loss="dlr", **steps)),
             )
         del towards["early_stop"]
-        square = Member("Square", Square(num_queries=self.num_queries, **shared))
+        # One draw is for pipelines without randomness, where pairs would be equal.
+        paired = self._eot.num_samples > 1
+        square = Member("Square", Square(num_queries=self.num_queries, paired=paired, **shared))
         if self.version == "standard":
             return (
                 Member("APGD-CE", APGD(**steps)),
@@ -92,5 +95,5 @@ class AutoAttack:
 
     @property
     def num_gradients(self) -> int:
-        """Draws of the pipeline per image if nothing breaks: an upper bound."""
+        """What the members cost per image if nothing breaks, an upper bound: see `Attack`."""
         return sum(member.attack.num_gradients for member in self.members)

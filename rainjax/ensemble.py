@@ -99,6 +99,7 @@ def run_ensemble(
             member or the target met a NaN; says which.
     """
     images, labels, indices = np.asarray(images), np.asarray(labels), np.asarray(indices)
+    images = images.astype(np.float32) if images.dtype == np.float64 else images  # as JAX would
     _check_members(members)
     if batch_size < 1 or not len(images):
         raise ValueError(f"{len(images)} images in batches of {batch_size=}: give at least one.")
@@ -146,14 +147,25 @@ def run_ensemble(
 
 
 def _check_members(members: tuple[Member, ...]) -> None:
+    if not isinstance(members, tuple) or not all(isinstance(m, Member) for m in members):
+        raise ValueError(
+            "members must be a tuple of Member(name, attack); AutoAttack has some: .members."
+        )
     if not members:
         raise ValueError("An ensemble needs at least one member.")
     ball = lambda attack: (getattr(attack, "norm", None), getattr(attack, "radius", None))
-    found = {member.name: ball(member.attack) for member in members}
-    if len(set(found.values())) > 1 or None in next(iter(found.values())):
+    found = [(member.name, *ball(member.attack)) for member in members]
+    balls = {(norm, radius) for _, norm, radius in found}
+    if len(balls) > 1 or None in next(iter(balls)):
         raise ValueError(
             f"The members are not of one ball, and the largest would win: {found}. Give all the "
             "same norm and radius."
+        )
+    targeted = [member.name for member in members if getattr(member.attack, "targeted", False)]
+    if targeted:
+        raise ValueError(
+            f"The members {targeted} are targeted, and would lead back to the labels, which are "
+            "the true ones here: leave targeted=False."
         )
 
 

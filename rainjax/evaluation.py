@@ -7,6 +7,7 @@ are ones that the attack never saw, unless the threat model says that it did.
 import functools
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -20,14 +21,16 @@ from rainjax.runner import (
     Given,
     Keys,
     Labels,
+    check_attacked,
     check_batch,
     check_known_key,
+    check_outcomes,
     placement,
     run_attack,
     view,
 )
 
-__all__ = ["attack_batch", "round_to_8bit", "run_attack", "score"]
+__all__ = ["attack_batch", "keep_worse", "round_to_8bit", "run_attack", "score"]
 
 
 def attack_batch(
@@ -48,14 +51,26 @@ def attack_batch(
     One pure function of its arguments: row `i` depends on row `i` alone. With `known_key` the
     attacker holds the scoring keys: the surrogate is given scoring draw `i` wherever the
     attack asks for outcome `i`, so the attack must have `draws="enumerated"`.
+
+    Raises:
+        ValueError: as `run_attack`; under `jax.jit`, where there are no values to look at, only
+            what the shapes and the attack itself tell.
     """
     secrets = score_keys if known_key else None
     check_known_key(attack, num_score_draws, known_key)
+    if not known_key:
+        check_outcomes(surrogate, attack.eot, images.shape[1])
+    given = jax.tree.leaves((params, attack_keys, images, labels))
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in given)
+    if not traced:
+        check_batch(surrogate, params, attack_keys, images, labels)
 
     def one(key, secret, image, label):
         return attack(key, view(surrogate, params, secret), image, label)
 
     attacked = jax.vmap(one)(attack_keys, secrets, images, labels)
+    if not traced:
+        check_attacked(attacked)
     logits = _score_draws(target, params, score_keys, attacked, 0, num_score_draws)
     broken = jnp.isnan(logits).any(-1)  # NaN is first in argmax: class 0 would look right
     return attacked, (jnp.argmax(logits, axis=-1) == labels[:, None]) & ~broken
@@ -91,6 +106,39 @@ def score(
             f"of them number {broken.argmax()} of the batch: mend the pipeline."
         )
     return logits
+
+
+def keep_worse(
+    surrogate: Defended,
+    params: Params,
+    keys: Keys,
+    images: Given,
+    attacked: Given,
+    labels: Labels,
+    *,
+    num_draws: int,
+    mesh: Mesh | None = None,
+) -> Images:
+    """Returns adversarial images, and an original in the place of each that is worth less.
+
+    That is one that every one of `num_draws` draws got wrong as it was, and not any more as the
+    attack left it: an attack that looks at the neighbourhood alone can lead out of a mistake.
+    So what is returned is never worse, for the attacker, than doing nothing. The attacker asks
+    the `surrogate`, with `keys` that neither the attack nor the score uses. One draw is enough
+    where nothing is random; elsewhere it takes many, or lucky ones undo successful attacks.
+    `run_ensemble` needs no such step: it keeps the original among its candidates.
+
+    Raises:
+        ValueError: as `score`.
+    """
+    labels = np.asarray(labels)
+
+    def fooled(images):
+        logits = score(surrogate, params, keys, images, num_draws=num_draws, mesh=mesh)
+        return (np.asarray(logits).argmax(-1) != labels[:, None]).all(1)
+
+    undone = fooled(images) & ~fooled(attacked)
+    return jnp.where(undone[:, None, None, None], jnp.asarray(images), jnp.asarray(attacked))
 
 
 def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: float) -> Images:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -58,7 +59,11 @@ def check_chunk(num_samples: int, chunk_size: int | None) -> int:
         ValueError: `num_samples` is below 1, or `chunk_size` does not divide it.
     """
     chunk_size = num_samples if chunk_size is None else chunk_size
-    if num_samples < 1 or chunk_size < 1 or num_samples % chunk_size:
+    if not all(isinstance(n, numbers.Integral) for n in (num_samples, chunk_size)):
+        raise ValueError(f"{num_samples=} and {chunk_size=} must be whole numbers.")
+    if num_samples < 1:
+        raise ValueError(f"{num_samples=} must be at least 1.")
+    if chunk_size < 1 or num_samples % chunk_size:
         raise ValueError(f"{chunk_size=} does not divide {num_samples=} into whole chunks.")
     return chunk_size
 

@@ -31,9 +31,13 @@ class Defended:
         }
 
     def logits(self, params: Params, key: Draw, image: Image) -> Logits:
-        """Returns the classifier's logits for the image purified with one draw."""
+        """Returns the classifier's logits for the image purified with one draw.
+
+        They are NaN where the purified image holds one, whatever the classifier makes of it.
+        """
         purified = self.defense.apply(params["defense"], key, image)
-        return self.classifier.apply(params["classifier"], purified)
+        logits = self.classifier.apply(params["classifier"], purified)
+        return jnp.where(jnp.isnan(purified).any(), jnp.nan, logits)
 
     def predict(self, params: Params, key: Draw, image: Image) -> Int[Array, ""]:
         """Returns the most likely class under one draw."""

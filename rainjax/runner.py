@@ -50,7 +50,8 @@ def run_attack(
     the batch is spread over its devices, whose number must divide it. `score_keys` are given
     to an attacker who knows them, and only then. `on_gradient(n)` is called after every `n`
     gradients per image, to show progress. Where an attack stops early, the images it has done
-    with leave the batch, which shrinks by quarters and halves, so that few sizes are compiled.
+    with leave the batch, which shrinks by quarters and halves, so that few sizes are compiled:
+    up to a quarter of the images may be done before that saves anything.
 
     Raises:
         ValueError: images, labels and keys do not belong together or are out of range, the
@@ -59,11 +60,25 @@ def run_attack(
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
     images, labels = jnp.asarray(images), jnp.asarray(labels)
+    if not isinstance(attack, Attack):
+        raise ValueError(
+            f"{type(attack).__name__} is no attack: an ensemble's members go to run_ensemble."
+        )
     check_batch(surrogate, params, attack_keys, images, labels)
     if score_keys is None:
         check_outcomes(surrogate, attack.eot, images.shape[1])
     else:
         check_known_key(attack, attack.eot.num_samples, True)
+        if len(score_keys) != len(images):
+            raise ValueError(
+                f"{len(images)} images came with {len(score_keys)} scoring keys: each image "
+                "needs one of its own."
+            )
+    if mesh is not None and len(images) % mesh.size:
+        raise ValueError(
+            f"{len(images)} images cannot be spread over the mesh's {mesh.size} devices: take "
+            f"data_mesh(batch_size={len(images)}), or pad the batch."
+        )
     place, params = placement(mesh, params)
     attack_keys, images, labels = place(attack_keys), place(images), place(labels)
     secrets = None if score_keys is None else place(score_keys)
@@ -73,7 +88,7 @@ def run_attack(
         run = place(_start(attack, init_keys, images, labels))
         batch = _Batch(loop_keys, secrets, run)
         attacked = _drive(surrogate, attack, params, batch, mesh, tick)
-    _check_attacked(attacked)
+    check_attacked(attacked)
     return attacked
 
 
@@ -197,26 +212,44 @@ def check_batch(
     Raises:
         ValueError: saying which.
     """
+    if images.ndim != 4:
+        raise ValueError(f"Images must be a batch `n h w c`, not of shape {images.shape}.")
     count = len(images)
     if not count:
         raise ValueError("There are no images: give at least one.")
+    if not isinstance(params, dict) or set(params) != {"defense", "classifier"}:
+        raise ValueError('Parameters must be {"defense": ..., "classifier": ...}.')
+    if jnp.ndim(keys) != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise ValueError(
+            "Keys must be an array of one key per image: example_keys(seed, purpose, indices)."
+        )
     if len(keys) != count or (labels is not None and len(labels) != count):
         others = f"{len(keys)} keys" + ("" if labels is None else f" and {len(labels)} labels")
         raise ValueError(f"{count} images came with {others}: each image needs one of its own.")
     if images.dtype != jnp.float32:
-        raise ValueError(f"Images must be float32 in [0, 1], not {images.dtype}: divide by 255.")
+        how = "use .astype(np.float32)" if _is_floating(images) else "divide by 255"
+        raise ValueError(f"Images must be float32 in [0, 1], not {images.dtype}: {how}.")
     values = np.asarray(images)  # XLA's own minimum passes over NaN on CPU
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):  # NaN compares false
         raise ValueError(f"Images must lie in [0, 1], these in [{low:.4g}, {high:.4g}].")
     if labels is None:
         return
+    if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"Labels must be one whole number per image, of shape ({count},), not {labels.dtype} "
+            f"of shape {labels.shape}."
+        )
     logits = jax.eval_shape(pipeline.classifier.apply, params["classifier"], images[0])
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[0]:
         raise ValueError(
             f"Labels lie in {low}..{high}, but the classifier has {logits.shape[0]} classes."
         )
+
+
+def _is_floating(values) -> bool:
+    return jnp.issubdtype(values.dtype, jnp.floating)
 
 
 def check_outcomes(surrogate: Defended, eot: EOT, height: int) -> None:
@@ -240,7 +273,12 @@ def check_outcomes(surrogate: Defended, eot: EOT, height: int) -> None:
         )
 
 
-def _check_attacked(attacked: Images) -> None:
+def check_attacked(attacked: Images) -> None:
+    """Refuses what an attack made of a pipeline that is broken, not robust.
+
+    Raises:
+        ValueError: an image is NaN; says which.
+    """
     broken = np.isnan(np.asarray(attacked)).any(axis=(1, 2, 3))
     if broken.any():
         raise ValueError(

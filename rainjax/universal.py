@@ -49,6 +49,8 @@ def universal_perturbation(
     losses.by_name(loss)
     if num_epochs < 1 or batch_size < 1:
         raise ValueError(f"{num_epochs=} and {batch_size=} must be at least 1.")
+    if not 0 < step_size < float("inf") or not cap >= 0:  # NaN compares false
+        raise ValueError(f"{step_size=} must be positive and finite, and {cap=} not negative.")
     eot = eot or EOT()
     if eot.first is not None or eot.common:
         raise ValueError(

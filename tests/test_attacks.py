@@ -282,6 +282,9 @@ def test_a_pipeline_that_returns_nan_does_not_look_robust():
         ({"schedule": "steps"}, "schedule='steps' is none of 'constant', 'linear', 'cosine'"),
         ({"block": 0}, "block=0 must be at least 1"),
         ({"loss": "hinge"}, "No loss is called 'hinge'; there are cross_entropy, margin"),
+        ({"momentum": [0.9]}, r"momentum=\[0.9\] must be a number, or a tuple"),
+        ({"num_steps": 2.5}, "num_steps=2.5 must be a whole number"),
+        ({"eot": 4}, r"eot=4 is no EOT: give eot=EOT\(16\)"),
     ],
 )
 def test_bad_options_are_refused(options, sentence):

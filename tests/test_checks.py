@@ -163,7 +163,8 @@ def test_a_failed_check_stands_beside_the_accuracy_it_doubts(tmp_path):
     (tmp_path / "sanity.json").write_text(json.dumps(made_record(False)))
     checked = sanity.load(tmp_path)
     assert sanity.doubts(checked) == {
-        ("rain_finetuned", "eot"): ["more steps never helps the defense"]
+        ("rain_finetuned", "eot"): ["more steps never helps the defense"],
+        ("rain_finetuned", "autoattack"): ["more steps never helps the defense"],
     }
     paths = report.write_report(tmp_path)
     assert (tmp_path / "figures" / "surface-rain-finetuned.png").is_file()
@@ -214,6 +215,9 @@ def test_the_command_names_what_does_not_fit():
         sanity.run(Sanity(num_examples=1))
     with pytest.raises(ValueError, match="rows is empty"):
         sanity.run(Sanity(rows=()))
-    given = sanity._as_in(Options(num_steps=7), STUDIES["cifar10"][0])
-    assert (given.num_steps, given.num_eot, given.radius) == (7, 16, 8 / 255)
+    study = dataclasses.replace(STUDIES["cifar10"][0], radius=4 / 255)
+    given = sanity._options(Sanity(num_steps=7), study)
+    assert (given.num_steps, given.num_eot, given.radius) == (7, 16, 4 / 255)
+    given = sanity._options(Sanity(radius=8 / 255), study)  # also what is an option's own default
+    assert given.radius == 8 / 255
     assert jax.tree.leaves(dataclasses.asdict(Sanity()))

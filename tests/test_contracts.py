@@ -186,6 +186,34 @@ def test_attack_is_never_worse_than_doing_nothing(case, target_params):
     assert (wrong_after | ~wrong_before).all() if sign > 0 else True
 
 
+@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+def test_no_image_is_led_out_of_a_mistake(case):
+    """On a surface with as many mistakes as not, half the images are wrong before any attack."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Waves(Linear):
+        def apply(self, params, *inputs):
+            return jnp.cos(super().apply(params, *inputs))
+
+    network = Waves(IMAGES[0].size, 4)
+    target = Defended(Identity(), network)
+    params = {"defense": (), "classifier": {"kernel": 4 * jax.random.normal(KEYS[0], (192, 4))}}
+    images = jnp.concatenate([IMAGES, 1 - IMAGES, IMAGES[:, ::-1], IMAGES[:, :, ::-1]])
+    keys = jax.random.split(jax.random.key(8), (2, 12))
+    sign = -1 if getattr(case.attack, "targeted", False) else 1
+    logits = np.asarray(evaluation.score(target, params, keys[0], images, num_draws=1)[:, 0])
+    order = logits.argsort(-1)
+    labels = np.where(np.arange(12) % 2, order[:, -1], order[:, -2])  # every other one is right
+    found = evaluation.run_attack(target, case.attack, params, keys[0], images, labels)
+    kept = evaluation.keep_worse(target, params, keys[1], images, found, labels, num_draws=1)
+    after = np.asarray(evaluation.score(target, params, keys[1], kept, num_draws=1)[:, 0])
+    if sign > 0:
+        assert (after.argmax(-1) != labels)[::2].all()
+    same = (np.asarray(kept) == np.asarray(found)).all((1, 2, 3))
+    assert (same | (np.asarray(kept) == np.asarray(images)).all((1, 2, 3))).all()
+    assert same[1::2].all()  # what was right is left to the attack
+
+
 @jax.custom_jvp
 def _torn(image):
     """Returns the image, with a gradient of NaN."""

@@ -9,6 +9,8 @@ import pytest
 
 from rainjax import ensemble
 from rainjax.attacks import EOT, PGD, fgsm
+from rainjax.attacks.queries import Slope
+from rainjax.autoattack import AutoAttack
 from rainjax.defenses import Identity
 from rainjax.devices import data_mesh
 from rainjax.ensemble import Member, run_ensemble
@@ -125,9 +127,23 @@ def test_nothing_is_made_worse_than_the_original():
     target = Defended(Identity(), Linear(IMAGES[0].size, 10))
     logits = np.asarray(IMAGES).reshape(11, -1) @ np.asarray(kernel)
     labels = logits.argmax(1).astype(np.int32)
-    backwards = Member("backwards", fgsm(1 / 255, targeted=True))  # towards the label
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Backwards(PGD):
+        @property
+        def query(self):
+            return Slope(self.loss, targeted=True)  # towards the label
+
+    attack = Backwards(radius=1 / 255, step_size=1 / 255, num_steps=1)
     result = run_ensemble(
-        target, (backwards,), params, 0, INDICES, IMAGES, labels, num_select_draws=1
+        target,
+        (Member("backwards", attack),),
+        params,
+        0,
+        INDICES,
+        IMAGES,
+        labels,
+        num_select_draws=1,
     )
     np.testing.assert_array_equal(result.images, IMAGES)
     assert (result.best == -1).all()
@@ -170,6 +186,14 @@ def test_what_does_not_fit_is_refused(params):
         run_ensemble(
             TARGET, (WEAK, STRONG), params, 0, INDICES, IMAGES, LABELS, num_select_draws=1
         )
+    namesakes = (WEAK, dataclasses.replace(STRONG, name=WEAK.name))
+    with pytest.raises(ValueError, match="The members are not of one ball"):
+        run_ensemble(TARGET, namesakes, params, 0, INDICES, IMAGES, LABELS, num_select_draws=1)
+    with unchecked(), pytest.raises(ValueError, match=r"tuple of Member\(name, attack\)"):
+        run_ensemble(TARGET, AutoAttack(), params, 0, INDICES, IMAGES, LABELS, num_select_draws=1)
+    back = (Member("back", fgsm(targeted=True)),)
+    with pytest.raises(ValueError, match=r"The members \['back'\] are targeted"):
+        run_ensemble(TARGET, back, params, 0, INDICES, IMAGES, LABELS, num_select_draws=1)
     with pytest.raises(ValueError, match=r"Labels lie in -1\.\.-1"):
         run_ensemble(
             TARGET, (WEAK,), params, 0, INDICES, IMAGES, 0 * LABELS - 1, num_select_draws=1

@@ -207,7 +207,7 @@ def test_outcome_numbers_are_refused_by_transforms_that_list_none():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"num_samples": 0}, "does not divide num_samples=0"),
+        ({"num_samples": 0}, "num_samples=0 must be at least 1"),
         ({"num_samples": 4, "chunk_size": 3}, "chunk_size=3 does not divide num_samples=4"),
         ({"draws": "random"}, "draws='random' is none of 'independent', 'enumerated'"),
         ({"average": "votes"}, "average='votes' is neither 'gradients' nor 'logits'"),

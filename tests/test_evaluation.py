@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from rainjax import runner, transforms
-from rainjax.attacks import EOT, PGD, fgsm
+from rainjax.attacks import EOT, PGD, Square, fgsm
+from rainjax.autoattack import AutoAttack
 from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
 from rainjax.devices import batch_sharding, data_mesh
-from rainjax.evaluation import attack_batch, round_to_8bit, run_attack, score
+from rainjax.evaluation import attack_batch, keep_worse, round_to_8bit, run_attack, score
 from rainjax.gradients import BPDA
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.nets import EDSR, ResNet
@@ -286,15 +287,95 @@ def test_mean_field_attack_needs_no_luck(setting):
             {"attack": fgsm(eot=EOT(draws="enumerated"))},
             "num_samples=1 and Secret lists none: draw keys",
         ),
+        ({"images": GREY[0]}, r"Images must be a batch `n h w c`, not of shape \(12, 12, 3\)"),
+        ({"labels": ZEROS.astype(float)}, r"of shape \(16,\), not float32 of shape \(16,\)"),
+        ({"images": GREY.astype(jnp.float16)}, "not float16: use .astype"),
+        ({"attack": AutoAttack()}, "AutoAttack is no attack: an ensemble's members go to"),
+        ({"keys": jax.random.key(0)}, "Keys must be an array of one key per image"),
+        ({"params": {"classifier": ()}}, 'Parameters must be {"defense": ..., "classifier"'),
+        ({"labels": ZEROS[:, None]}, r"not int32 of shape \(16, 1\)"),
+        (
+            {
+                "keys": jax.random.split(jax.random.key(0), 15),
+                "images": GREY[:15],
+                "labels": ZEROS[:15],
+                "mesh": data_mesh(2),
+            },
+            "15 images cannot be spread over .* 2 dev",
+        ),
+        (
+            {
+                "score_keys": jax.random.split(jax.random.key(0), 3),
+                "attack": fgsm(eot=EOT(draws="enumerated")),
+            },
+            "16 images came with 3 scoring keys",
+        ),
     ],
 )
 def test_batches_that_do_not_fit_are_refused(changes, sentence):
     given = {"images": GREY, "labels": ZEROS, "keys": _attack_keys(), "attack": fgsm()} | changes
     with unchecked(), pytest.raises(ValueError, match=sentence):
         run_attack(
-            SECRET_TARGET, given["attack"], SECRET_PARAMS,
+            SECRET_TARGET, given["attack"], given.get("params", SECRET_PARAMS),
             given["keys"], given["images"], given["labels"],
+            score_keys=given.get("score_keys"), mesh=given.get("mesh"),
         )  # fmt: skip
+
+
+def test_attack_batch_refuses_what_run_attack_does():
+    args = SECRET_PARAMS, _attack_keys(), _score_keys()
+    run = lambda attack, *rest: attack_batch(SECRET_TARGET, SECRET_TARGET, attack, *args, *rest)
+    with pytest.raises(ValueError, match=r"Labels lie in 2\.\.2"):
+        run(fgsm(), GREY, ZEROS + 2)
+    with pytest.raises(ValueError, match=r"Images must lie in \[0, 1\]"):
+        run(fgsm(), 255 * GREY, ZEROS)
+    listed = fgsm(eot=EOT(draws="enumerated"))
+    for batch in (run, jax.jit(run, static_argnums=0)):  # which the shapes tell
+        with pytest.raises(ValueError, match="Secret lists none"):
+            batch(listed, GREY, ZEROS)
+
+
+def test_a_defense_that_returns_nan_is_refused_whatever_the_classifier_makes_of_it():
+    """A maximum and a sum in one loop lose NaN on CPU, and the logits look sound."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Cracked(Defense):
+        def apply(self, params, key, image):
+            return jnp.where(image.mean() >= 0, jnp.nan, image)
+
+    @dataclasses.dataclass(frozen=True)
+    class Forgetful(Linear):
+        def apply(self, params, *inputs):
+            return super().apply(params, jnp.nan_to_num(inputs[0]))
+
+    target = Defended(Cracked(), Forgetful(SIZE, 2))
+    params = {"defense": (), "classifier": {"kernel": jnp.ones((SIZE, 2))}}
+    for attack in (fgsm(), Square(num_queries=2), Square(num_queries=2, paired=False)):
+        with pytest.raises(ValueError, match="NaN for 16 of 16 images"):
+            run_attack(target, attack, params, _attack_keys(), GREY, ZEROS)
+    with pytest.raises(ValueError, match="logits are NaN for 16 of 16 images"):
+        score(target, params, _score_keys(), GREY, num_draws=1)
+
+
+def test_lucky_draws_do_not_undo_an_attack():
+    """An original is handed out where every draw got it wrong, not where one did."""
+    target = Defended(Mask(), Linear(SIZE, 2))
+    kernel = np.where(np.arange(SIZE) % 2, 1.0, -1.0)
+    params = {"defense": (), "classifier": {"kernel": jnp.stack([kernel, -kernel], 1)}}
+    keys = jax.random.split(jax.random.key(4), 16)
+    noisy = GREY + 0.1 * jax.random.uniform(keys[0], GREY.shape)  # right and wrong by turns
+    right = jnp.clip(GREY + 0.5 * kernel.reshape(12, 12, 3)[None], 0, 1)
+    labels = np.zeros(16, np.int32)
+    many = keep_worse(target, params, keys, noisy, right, labels, num_draws=16)
+    np.testing.assert_array_equal(many, right)
+    one = keep_worse(target, params, keys, noisy, right, labels, num_draws=1)
+    undone = (np.asarray(one) == np.asarray(noisy)).all((1, 2, 3))
+    assert 2 < undone.sum() < 14
+    wrong = keep_worse(target, params, keys, 1 - right, right, labels, num_draws=16)
+    np.testing.assert_array_equal(wrong, 1 - right)
+    assert (
+        keep_worse(target, params, keys, 1 - right, noisy, labels, num_draws=16) == 1 - right
+    ).all()
 
 
 def test_outcomes_are_enumerated_once_each(setting):

@@ -203,6 +203,40 @@ def test_an_unbeaten_image_is_handed_out_at_its_strongest():
     assert safe(None, found)[1] > safe(None, GREY)[1]
 
 
+def test_beyond_the_ball_a_margin_counts_for_nothing():
+    """The further out the higher the margin; brought back, such a point would have another."""
+
+    def far(key, image):  # rises towards a boundary that is never met, in waves
+        u = 40 * jnp.mean((image - 0.5) * jnp.sign(WEIGHTS[..., 0]))
+        return jnp.stack([jnp.zeros(()), -2 - jnp.exp(-u) + 0.3 * jnp.sin(9 * u)])
+
+    attack = FAB(radius=0.5, num_steps=12, num_targets=1)
+    _, runs = history(attack, far)  # the radius does not decide where it goes
+    visited = np.asarray(runs.state.image)
+    reach = np.array([length(image, "linf") for image in visited])
+    margins = np.asarray(jax.vmap(far, (None, 0))(None, runs.state.image))[:, 1]
+    radius = float(np.median(reach[reach > 0])) * 1.001
+    inside = (reach > 0) & (reach <= radius)
+    assert 3 <= inside.sum() <= len(reach) - 3
+    found = attacked(dataclasses.replace(attack, radius=radius), far)
+    best = visited[inside][np.argmax(margins[inside])]
+    np.testing.assert_allclose(found, best, atol=1e-6)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_highest_lead_is_raised_where_the_image_is_lost(together):
+    """The label is fourth of five: the nearest boundary may be that of the class below it."""
+    order = np.asarray(linear(None, GREY + 0.01 * jnp.asarray(WEIGHTS[..., 2]))).argsort()[::-1]
+    start, label = GREY + 0.01 * jnp.asarray(WEIGHTS[..., 2]), int(order[3])
+    attack = FAB(radius=0.02, num_steps=1, num_targets=4, together=together)
+    found = attacked(attack, linear, image=start, label=label)
+    logits = np.asarray(linear(None, jnp.asarray(found)))
+    slope = WEIGHTS[..., order[0]] - WEIGHTS[..., label]
+    before = np.asarray(linear(None, start))
+    most = before[order[0]] - before[label] + 0.02 * np.abs(slope).sum()
+    assert logits.max() - logits[label] == pytest.approx(most, rel=0.02)
+
+
 def test_without_a_gradient_only_chance_moves():
     """And where every move makes the margin smaller, the image itself is still not an attack."""
 

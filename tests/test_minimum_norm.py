@@ -297,6 +297,18 @@ def test_the_radius_bounds_the_result_and_nothing_else(attack):
         assert sum(ticks) == attack.num_gradients
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_deepfool_does_not_care_how_large_logits_are(norm, scale):
+    """Squares of such slopes are no floats, and distances are the same all the same."""
+    attack, labels = DeepFool(norm=norm), predictions(GREY).argmax(1)
+    scaled = lambda key, x: jnp.float32(scale) * linear(key, x)
+    found = attacked(attack, GREY, labels, scaled)
+    expected = attacked(attack, GREY, labels, linear)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (predictions(expected).argmax(1) != labels).all()
+
+
 def test_logit_gradients_are_rows_of_the_jacobian():
     image = jnp.asarray(GREY[0])
     about = Rivals(jnp.array(2), jnp.array([4, 0, -1, 6]))  # six classes: two of these are none

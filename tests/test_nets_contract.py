@@ -56,6 +56,18 @@ def test_one_image_alone_compiled_or_in_a_batch_gives_the_same_output(network, p
     np.testing.assert_allclose(batch[1], alone, atol=1e-4 * scale)
 
 
+def test_nan_is_not_lost_on_the_way(network, params):
+    """In the image or in any one parameter: XLA on CPU loses it in a maximum before a sum."""
+    images = jnp.concatenate([_images(network, 4)] * 2)
+    run = jax.jit(jax.vmap(network.apply, (None, 0)))
+    out = np.asarray(run(params, images.at[:, 3:5, 3:5].set(jnp.nan)))
+    assert np.isnan(out.reshape(len(images), -1)).any(1).all()
+    leaves, structure = jax.tree.flatten(params)
+    for place, leaf in enumerate(leaves):
+        broken = [*leaves[:place], jnp.full_like(leaf, jnp.nan), *leaves[place + 1 :]]
+        assert np.isnan(run(structure.unflatten(broken), images)).any(), place
+
+
 def test_output_does_not_depend_on_the_rest_of_the_batch(network, params):
     images = _images(network)
     others = jnp.concatenate([images[:1], 1 - images[1:]])

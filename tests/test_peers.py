@@ -102,8 +102,12 @@ def test_the_record_holds_rainjax_alone_where_nothing_else_is_installed(
     assert ["0.5/255", "50", "%", "0.25", "0.50"] in [
         line.split() for line in printed.splitlines()
     ]
-    with pytest.raises(ValueError, match="is no record of `python -m eval peers`"):
+    with pytest.raises(ValueError, match="is no usable record of `python -m eval peers`"):
         peers_report.load(_written(tmp_path / "other.json", record | {"kind": "study"}))
+    for part in ("options", "libraries", "early_stopping"):
+        less = {name: value for name, value in record.items() if name != part}
+        with pytest.raises(ValueError, match=rf"json is no usable record .*KeyError: '{part}'"):
+            peers_report.load(_written(tmp_path / "less.json", less))
 
 
 def _written(path, record):

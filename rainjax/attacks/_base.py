@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import numbers
 from typing import Any
 
 import jax
@@ -36,10 +37,21 @@ class Attack(abc.ABC):
     the answer over the pipeline's draws, as `eot` says: so every attack is an EOT attack, and
     none can mistake one draw for the pipeline.
 
+    It looks for a point around the image, and may lead one that is wrong already out of its
+    mistake: `rainjax.evaluation.keep_worse` hands such an original out instead.
+
     The keys of call `t` are the halves of `fold_in(loop_key, t)`, whoever drives the loop.
     """
 
     eot: EOT = EOT()
+
+    def __post_init__(self):
+        if not isinstance(self.eot, EOT):
+            raise ValueError(f"eot={self.eot!r} is no EOT: give eot=EOT(16) for 16 draws.")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and not isinstance(value, numbers.Integral):
+                raise ValueError(f"{field.name}={value!r} must be a whole number.")
 
     @property
     def num_draws(self) -> int:
@@ -166,6 +178,7 @@ class BallAttack(Attack):
     early_stop: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         balls.check(self.norm, self.radius)
 
     @property

@@ -77,6 +77,8 @@ class CarliniWagner(PenaltyAttack):
     Adam descends on the squared norm plus a constant times the hinge, in the space of arctanh,
     from the image itself; between rounds the constant is bisected. Rounds have all their
     `num_steps`: none is given up early, as the authors' code does.
+
+    On a random pipeline give `eot` many draws: with one a lucky draw is taken for a success.
     """
 
     @property
@@ -135,6 +137,8 @@ class CarliniWagnerLinf(PenaltyAttack):
     here every round has its `num_steps`, none is given up early, and a limit that was too low
     is bisected. Their steps are of one length, coarser than the perturbations that a plain
     network needs; these fall to zero over a round, from `step_size` or a share of the limit.
+
+    On a random pipeline give `eot` many draws: with one a lucky draw is taken for a success.
     """
 
     initial_const: float = 1e-2

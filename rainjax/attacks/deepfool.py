@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rainjax._types import Image, Label, Logits, PRNGKey
+from rainjax.attacks import hyperplane
 from rainjax.attacks.minimum_norm import MinimumNormAttack, Nearest
 from rainjax.attacks.queries import Boundaries, LogitGradients, Rivals
 
@@ -39,7 +40,8 @@ class DeepFool(MinimumNormAttack):
     takes as many backward passes. Untargeted. The attack rests at its first success, so it
     costs `run_attack` nothing afterwards if every draw has to be one.
 
-    On a random pipeline boundaries are those of the mean logits and of the mean gradients.
+    On a random pipeline boundaries are those of the mean logits and of the mean gradients; give
+    `eot` many draws there: with one a lucky draw is taken for a success.
     """
 
     norm: Literal["l2", "linf"] = "l2"
@@ -116,9 +118,7 @@ class DeepFool(MinimumNormAttack):
         """Returns the shortest step onto one of the planes, or none where all are flat."""
         leads = answer.logits.at[rivals.classes].get(mode="fill", fill_value=jnp.nan)
         leads = leads - answer.logits[rivals.label]
-        slopes = answer.gradients.reshape(len(leads), -1)
-        # The dual norm: how fast a step of unit norm gains on the label at best.
-        speeds = jnp.linalg.norm(slopes, ord=2 if self.norm == "l2" else 1, axis=1)
+        speeds = hyperplane.speeds(answer.gradients, self.norm)
         distances = jnp.where(speeds > 0, jnp.abs(leads) / speeds, jnp.inf)
         nearest = jnp.argmin(distances)
         slope = answer.gradients[nearest]

@@ -41,6 +41,8 @@ class ElasticNet(PenaltyAttack):
 
     A step takes two calls: one for the gradient where the look ahead leads, one to judge the
     iterate behind it, which is sparser. Both points are candidates.
+
+    On a random pipeline give `eot` many draws: with one a lucky draw is taken for a success.
     """
 
     beta: float = 1e-3

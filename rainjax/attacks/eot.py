@@ -75,12 +75,12 @@ class EOT:
         return sum(self.count(call, num_calls) for call in range(made))
 
     def query(self, query: Query) -> Query:
-        """Returns what is asked of one *outer* draw: see `num_outer`."""
+        """Returns what is asked of one *outer* draw: see `outer`."""
         return query if self.average == "gradients" else _OfMeanLogits(query, self)
 
     @property
     def outer(self) -> "EOT":
-        """How the answers are averaged: for mean logits the averaging is inside the query."""
+        """How the query's answers are averaged: mean logits are one answer, averaged inside."""
         return self if self.average == "gradients" else EOT(1, common=self.common)
 
     def mean(

@@ -79,7 +79,7 @@ class FABState:
     """Where one image's attack stands.
 
     `nearest` is the closest misclassified point visited, `strongest` the one with the largest
-    mean margin. Outside of `vmap` it holds a batch.
+    mean margin, within the ball if any was. Outside of `vmap` it holds a batch.
     """
 
     origin: Float[Array, "*n h w c"]
@@ -88,6 +88,7 @@ class FABState:
     distance: Float[Array, "*n"]
     strongest: Float[Array, "*n h w c"]
     margin: Float[Array, "*n"]
+    strongest_inside: Bool[Array, "*n"]
     targets: Int[Array, "*n t"]
     label: Int[Array, "*n"]
     lost: Bool[Array, "*n"]
@@ -103,7 +104,7 @@ class FAB(BallAttack):
     both iterate and image onto it within [0, 1], goes `eta` times as far, and mixes the two with
     a share of at most `alpha_max` for the image's: that is FAB-T. With `together` one run looks
     at the boundaries to all these classes and takes, at every step, the nearest: FAB, of which
-    a step takes `num_targets` backward passes. Where most draws are misclassified it has
+    a step takes `num_targets` backward passes, also where there are fewer classes. Where most draws are misclassified it has
     crossed, and goes on from `beta` times the perturbation. So it seeks the nearest boundary,
     and uses the ball last: what it hands out is the misclassified point closest to the image,
     brought into the ball. An image that no visited point beats is handed out at its strongest
@@ -185,6 +186,7 @@ class FAB(BallAttack):
             distance=jnp.array(jnp.inf, image.dtype),
             strongest=image,
             margin=jnp.array(-jnp.inf, image.dtype),
+            strongest_inside=jnp.array(False),
             targets=jnp.full(self.num_targets, label),
             label=label,
             lost=jnp.array(False),
@@ -192,7 +194,7 @@ class FAB(BallAttack):
         )
 
     def ask(self, state: FABState) -> tuple[Image, Boundary]:
-        """Returns the iterate, and between which two classes the boundary is sought."""
+        """Returns the iterate, and the classes to whose boundaries with the label it is led."""
         run = jnp.maximum(state.calls - 1, 0) // self._calls_per_run
         inside = balls.length(state.image - state.origin, self.norm) <= self.radius
         targets = state.targets
@@ -206,13 +208,17 @@ class FAB(BallAttack):
         distance = balls.length(state.image - state.origin, self.norm)
         moved = distance > 0  # the image itself is never handed out
         nearer = moved & wrong & (distance < state.distance)
-        stronger = moved & (answer.margin > state.margin)
+        # Beyond the ball a margin says nothing of the point that is brought back into it.
+        inside = distance <= self.radius * (1 + 1e-6)
+        higher = (inside == state.strongest_inside) & (answer.margin > state.margin)
+        stronger = moved & (higher | (inside & ~state.strongest_inside))
         found = dataclasses.replace(
             state,
             nearest=jnp.where(nearer, state.image, state.nearest),
             distance=jnp.where(nearer, distance, state.distance),
             strongest=jnp.where(stronger, state.image, state.strongest),
             margin=jnp.where(stronger, answer.margin, state.margin),
+            strongest_inside=state.strongest_inside | (stronger & inside),
             targets=jnp.where(
                 first, highest_wrong(self.num_targets, answer.logits, state.label), state.targets
             ),
@@ -241,8 +247,10 @@ class FAB(BallAttack):
         """Returns a point about on the boundary, drawn a little towards the image."""
         origin, delta = state.origin, state.image - state.origin
         crossed = answer.wrong > 0.5
-        nearest = self._nearest(answer)
-        lead_here, gradient = answer.leads[nearest], answer.gradients[nearest]
+        # From an image that is wrong already no boundary is sought, but a larger margin.
+        climbs = (delta == 0).all() & crossed & (answer.leads.max() > 0)
+        chosen = jnp.where(climbs, jnp.argmax(answer.leads), self._nearest(answer))
+        lead_here, gradient = answer.leads[chosen], answer.gradients[chosen]
         iterate = jnp.where(crossed, origin + self.beta * delta, state.image)
 
         def onto(point):
@@ -253,17 +261,14 @@ class FAB(BallAttack):
         (near, there), (direct, back) = onto(iterate), onto(origin)
         share = jnp.clip(there / jnp.maximum(there + back, 1e-12), 0.0, self.alpha_max)
         ahead = jnp.clip((1 - share) * near + share * direct, 0.0, 1.0)
-        # From an image that is wrong already no boundary is sought, but a larger margin.
         uphill = origin + self.radius * balls.steepest(gradient, self.norm)
-        climbs = (delta == 0).all() & crossed & (lead_here > 0)
         ahead = jnp.where(climbs, jnp.clip(uphill, 0.0, 1.0), ahead)
         flat = (gradient == 0).all()
         return jnp.where(flat, self._near(key, origin, 0.5 * self.radius), ahead)
 
     def _nearest(self, answer: Side) -> Int[Array, ""]:
         """Returns which boundary is nearest, the box left out of account."""
-        slopes = answer.gradients.reshape(len(answer.leads), -1)
-        speeds = jnp.linalg.norm(slopes, ord=2 if self.norm == "l2" else 1, axis=1)
+        speeds = hyperplane.speeds(answer.gradients, self.norm)
         distances = jnp.where(speeds > 0, jnp.abs(answer.leads) / speeds, jnp.inf)
         return jnp.argmin(distances)
 

@@ -29,6 +29,17 @@ def step_onto(point: Image, normal: Image, rise: Float[Array, ""], norm: balls.N
     return way * jnp.minimum(time * speed, room)
 
 
+def speeds(slopes: Float[Array, "k h w c"], norm: balls.Norm) -> Float[Array, "k"]:
+    """Returns how fast each function grows along its steepest step of norm one: the dual norm.
+
+    Exact for slopes of any size, whose squares may be beyond what a float holds.
+    """
+    flat = slopes.reshape(len(slopes), -1)
+    scale = jnp.maximum(jnp.max(jnp.abs(flat), axis=1), jnp.finfo(flat.dtype).tiny)
+    order = {"linf": 1, "l2": 2, "l1": jnp.inf}[norm]
+    return scale * jnp.linalg.norm(flat / scale[:, None], ord=order, axis=1)
+
+
 def _time(
     weight: Float[Array, "n"], speed: Float[Array, "n"], room: Float[Array, "n"],
     need: Float[Array, ""],

@@ -18,9 +18,8 @@ from rainjax.attacks.queries import Hinge
 class Nearest:
     """What to hand out: the nearest success or, before one, the strongest attempt.
 
-    `size` is that of the nearest success, infinite before one, and minus infinity after a NaN,
-    which nothing replaces. `margin` is that of the strongest attempt. Outside of `vmap` it holds
-    a batch.
+    `size` is that of the nearest success, infinite before one; `margin` that of the strongest
+    attempt. Outside of `vmap` it holds a batch.
     """
 
     origin: Float[Array, "*n h w c"]
@@ -53,6 +52,7 @@ class MinimumNormAttack(Attack):
     success_share: float = 1.0
 
     def __post_init__(self):
+        super().__post_init__()
         balls.check(self.norm, 0.0 if self.radius is None else self.radius)
         if not 0 < self.success_share <= 1:
             raise ValueError(

@@ -62,6 +62,10 @@ class PGD(BallAttack):
         losses.by_name(self.loss)
         if not 0 <= self.step_size < float("inf"):
             raise ValueError(f"step_size={self.step_size} must be finite and not negative.")
+        if not isinstance(self.momentum, (int, float, tuple)):
+            raise ValueError(
+                f"momentum={self.momentum!r} must be a number, or a tuple of them for AggMo."
+            )
         if not self._momenta or not all(0 <= m <= 1 for m in self._momenta):
             raise ValueError(f"momentum={self.momentum} must lie in [0, 1].")
         if self.nesterov and not any(self._momenta):

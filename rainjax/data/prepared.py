@@ -149,7 +149,7 @@ class PreparedSet(ImageSet):
             # Files are opened at their first record: ask each for it, so that damage shows now.
             for start in np.cumsum([0, *info.shard_lengths[:-1]]).tolist():
                 records[start]
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # what TFDS raises of a format it cannot index
             raise ValueError(
                 f"{place} is stored as {builder.info.file_format.value}, which cannot be read"
                 " without TensorFlow; prepare it with --file_format=array_record."
@@ -234,7 +234,8 @@ def _find(name, data_dir):
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
         f"there is no data set {name!r}.{hint} Built in: {BUILTIN}."
-        f" Prepared in {data_dir}: {', '.join(available) or 'none'}."
+        f" Prepared in {data_dir}: {', '.join(available) or 'none'}. Elsewhere: set "
+        "TFDS_DATA_DIR; of your own: `python -m rainjax.data import`."
     )
 
 

@@ -28,6 +28,15 @@ def pixel_shuffle(
     return cells.transpose(0, 1, 4, 2, 5, 3).reshape(n, h * factor, w * factor, out)
 
 
+def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns `x` where it is positive, else zero; NaN stays NaN.
+
+    Not so `jax.nn.relu`: where XLA on CPU fuses its maximum into a sum, NaN comes out as zero,
+    and a broken pipeline would answer like a sound one.
+    """
+    return jnp.where(x <= 0, 0.0, x)
+
+
 def standardize(
     images: Float[Array, "n h w c"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "n h w c"]:

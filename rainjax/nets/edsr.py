@@ -3,12 +3,11 @@
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rainjax.nets._layers import conv3x3, pixel_shuffle, standardize, uniform_fan_in
+from rainjax.nets._layers import conv3x3, pixel_shuffle, relu, standardize, uniform_fan_in
 from rainjax.nets._network import Network
 
 # The pixel-shuffle stages of each scale: 4 is reached by doubling twice.
@@ -68,7 +67,7 @@ class _Block(nnx.Module):
         self.res_scale = res_scale
 
     def __call__(self, x):
-        return x + self.res_scale * self.conv2(jax.nn.relu(self.conv1(x)))
+        return x + self.res_scale * self.conv2(relu(self.conv1(x)))
 
 
 class _EDSR(nnx.Module):

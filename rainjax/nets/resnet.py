@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -12,6 +11,7 @@ from rainjax.nets._layers import (
     GroupNorm,
     check_standardization,
     conv3x3,
+    relu,
     standardize,
     uniform_fan_in,
 )
@@ -74,11 +74,11 @@ class _Block(nnx.Module):
         self.norm2 = _norm(config, features, rngs)
 
     def __call__(self, x):
-        y = jax.nn.relu(self.norm1(self.conv1(x)))
+        y = relu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         extra = (y.shape[-1] - x.shape[-1]) // 2
         x = x[:, :: self.stride, :: self.stride]
-        return jax.nn.relu(y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra, extra))))
+        return relu(y + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra, extra))))
 
 
 class _ResNet(nnx.Module):
@@ -101,7 +101,7 @@ class _ResNet(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
         x = standardize(images, self.config.mean, self.config.std)
-        x = jax.nn.relu(self.norm1(self.conv1(x)))
+        x = relu(self.norm1(self.conv1(x)))
         for block in self.blocks:
             x = block(x)
         return self.linear(x.mean((1, 2)))

@@ -3,12 +3,11 @@
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rainjax.nets._layers import check_standardization, conv3x3, standardize, uniform_fan_in
+from rainjax.nets._layers import check_standardization, conv3x3, relu, standardize, uniform_fan_in
 from rainjax.nets._network import Network
 
 
@@ -63,8 +62,8 @@ class _Block(nnx.Module):
             )
 
     def __call__(self, x):
-        y = self.conv2(jax.nn.relu(self.conv1(x)))
-        return jax.nn.relu(y + (self.shortcut(x) if self.halves else x))
+        y = self.conv2(relu(self.conv1(x)))
+        return relu(y + (self.shortcut(x) if self.halves else x))
 
 
 class _ResNet4b(nnx.Module):
@@ -94,12 +93,12 @@ class _ResNet4b(nnx.Module):
                 f"This ResNet4b takes images of size={self.config.size} squared, got shape "
                 f"{images.shape[1:]} (h w c)."
             )
-        x = jax.nn.relu(self.conv1(x))
+        x = relu(self.conv1(x))
         for block in self.blocks:
             x = block(x)
         # PyTorch's order: all cells of a channel, then the next channel.
         x = jnp.transpose(x, (0, 3, 1, 2)).reshape(len(x), -1)
-        return self.linear2(jax.nn.relu(self.linear1(x)))
+        return self.linear2(relu(self.linear1(x)))
 
 
 def _conv(features_in: int, features_out: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:

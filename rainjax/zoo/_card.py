@@ -79,7 +79,7 @@ def unknown_name(name: str, known: list[str]) -> ValueError:
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     return ValueError(
         f"The zoo has no {name!r}.{hint} It has {_list(known)}; "
-        "a path to a .safetensors file works as well."
+        "a path to a file of parameters works as well, and no such file is there."
     )
 
 
