@@ -104,12 +104,12 @@ class FAB(BallAttack):
     both iterate and image onto it within [0, 1], goes `eta` times as far, and mixes the two with
     a share of at most `alpha_max` for the image's: that is FAB-T. With `together` one run looks
     at the boundaries to all these classes and takes, at every step, the nearest: FAB, of which
-    a step takes `num_targets` backward passes, also where there are fewer classes. Where most draws are misclassified it has
-    crossed, and goes on from `beta` times the perturbation. So it seeks the nearest boundary,
-    and uses the ball last: what it hands out is the misclassified point closest to the image,
-    brought into the ball. An image that no visited point beats is handed out at its strongest
-    attempt, the largest mean margin, and so is one that is wrong from the start: no boundary is
-    between.
+    a step takes `num_targets` backward passes, also where there are fewer classes. Where most
+    draws are misclassified it has crossed, and goes on from `beta` times the perturbation. So it
+    seeks the nearest boundary, and uses the ball last: what it hands out is the misclassified
+    point closest to the image, brought into the ball. An image that no visited point beats is
+    handed out at its strongest attempt, the largest mean margin within the ball, and so is one
+    that is wrong from the start: no boundary is between.
 
     It differs from the authors' code in one thing: having crossed, it takes the linear model
     at the point that crossed, which is nearer to the boundary than the point moved back to,
