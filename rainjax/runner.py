@@ -151,8 +151,9 @@ def ask(
     num = count if outer is eot else 1
     chunk = math.gcd(num, outer.chunk_size or 1)
     total = _zeros(query, surrogate, outer.draws, params, draw_keys, secrets, points, about)
-    # Placed as the sums will be: otherwise the second chunk would compile everything again.
-    total = jax.device_put(total, draw_keys.sharding)
+    if points.committed:
+        # Placed as the sums will be: otherwise the second chunk would compile everything again.
+        total = jax.device_put(total, draw_keys.sharding)
     for start in range(0, num, chunk):
         total = _add_chunk(
             query, surrogate, chunk, outer.draws,

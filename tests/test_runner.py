@@ -67,6 +67,21 @@ def test_broken_images_leave_the_batch_and_are_handed_out_where_they_broke(sizes
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_results_with_and_without_a_mesh_can_be_compared():
+    """What no mesh placed is bound to no device, and JAX moves it to where the other lies."""
+    alone, spread = (
+        run_attack(TARGET, STOPS, PARAMS, KEYS, START, LABELS, mesh=mesh)
+        for mesh in (None, data_mesh(2))
+    )
+    assert float(jnp.abs(jnp.asarray(spread) - alone).max()) < 1e-6
+    attack = dataclasses.replace(STOPS, early_stop=False, eot=EOT(2, chunk_size=1))
+    alone, spread = (
+        run_attack(TARGET, attack, PARAMS, KEYS, START, LABELS, mesh=mesh)
+        for mesh in (None, data_mesh(2))
+    )
+    assert float(jnp.abs(spread - alone).max()) < 1e-6
+
+
 def test_a_batch_that_is_all_broken_costs_nothing_more(sizes):
     ticks = []
     run_attack(TARGET, STOPS, PARAMS, KEYS[:4], START[:4], LABELS[:4], on_gradient=ticks.append)
