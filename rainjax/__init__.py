@@ -3,7 +3,7 @@
 A table of contents; the modules hold more.
 
     pipeline     Defended                a classifier behind a defense
-    defenses     RAIN, Identity, Chain   purifiers: values with pure functions
+    defenses     RAIN, FeatureDistillation, JPEG, SHIELD, Chain: values with pure functions
     attacks      PGD, EOT, many more     what is mounted against them
     gradients    expectation, BPDA, straight_through
     evaluation   run_attack, keep_worse, score, attack_batch, round_to_8bit
@@ -20,7 +20,16 @@ __version__ = "0.1.0.dev0"
 from rainjax import attacks, data, defenses, evaluation, metrics, nets, transforms, zoo
 from rainjax.attacks import EOT, PGD, Attack, fgsm
 from rainjax.autoattack import AutoAttack
-from rainjax.defenses import RAIN, Chain, Defense, Identity, MeanFieldRAIN
+from rainjax.defenses import (
+    JPEG,
+    RAIN,
+    SHIELD,
+    Chain,
+    Defense,
+    FeatureDistillation,
+    Identity,
+    MeanFieldRAIN,
+)
 from rainjax.ensemble import Member, run_ensemble
 from rainjax.evaluation import attack_batch, keep_worse, run_attack, score
 from rainjax.gradients import BPDA, expectation, straight_through
@@ -30,13 +39,16 @@ from rainjax.pipeline import Defended
 __all__ = [
     "BPDA",
     "EOT",
+    "JPEG",
     "PGD",
     "RAIN",
+    "SHIELD",
     "Attack",
     "AutoAttack",
     "Chain",
     "Defended",
     "Defense",
+    "FeatureDistillation",
     "Identity",
     "MeanFieldRAIN",
     "Member",

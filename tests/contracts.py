@@ -23,7 +23,16 @@ from rainjax.attacks import (
     TranslationInvariance,
     fgsm,
 )
-from rainjax.defenses import RAIN, Chain, Defense, Identity, MeanFieldRAIN
+from rainjax.defenses import (
+    JPEG,
+    RAIN,
+    SHIELD,
+    Chain,
+    Defense,
+    FeatureDistillation,
+    Identity,
+    MeanFieldRAIN,
+)
 from rainjax.gradients import BPDA
 from tests.tiny import EDSR_TINY, edsr_params
 
@@ -67,6 +76,20 @@ DEFENSES = [
     DefenseCase("mean_field_rain", MeanFieldRAIN(_RAIN), True, True, edsr_params),
     DefenseCase("chain", Chain((Identity(), _RAIN)), True, True, lambda: ((), edsr_params())),
     DefenseCase("bpda", BPDA(_RAIN, Identity()), True, True),
+    DefenseCase(
+        "feature_distillation",
+        FeatureDistillation(rounding="straight_through"),
+        random=False,
+        convolves=True,
+    ),
+    DefenseCase(
+        "feature_distillation_ycbcr",
+        FeatureDistillation(colours="ycbcr", subsampling="4:2:0", rounding="sine"),
+        random=False,
+        convolves=True,
+    ),
+    DefenseCase("jpeg", JPEG(60, rounding="straight_through"), random=False, convolves=True),
+    DefenseCase("shield", SHIELD(rounding="straight_through"), random=True, convolves=True),
     # What an attacker puts in front of a surrogate keeps a defense's promises.
     DefenseCase("input_diversity", InputDiversity(probability=0.9), True, True),
     DefenseCase("scale_invariance", ScaleInvariance(), True, False),

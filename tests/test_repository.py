@@ -23,6 +23,7 @@ ORDER = [
     "keys",
     "devices",
     "transforms",
+    "distillation",
     "metrics",
     "nets",
     "defenses",

@@ -1,6 +1,22 @@
 """Pure functions of one image: no classes, no parameters, no batch axis."""
 
+from rainjax.transforms.blocks import (
+    Rounding,
+    block_dct,
+    inverse_block_dct,
+    pad_to_blocks,
+    rounded,
+)
 from rainjax.transforms.geometry import circular_shift, numbered_shift, random_circular_shift
+from rainjax.transforms.jpeg import (
+    Subsampling,
+    jpeg,
+    jpeg_with_steps,
+    quality_tables,
+    quantized,
+    rgb_to_ycbcr,
+    ycbcr_to_rgb,
+)
 from rainjax.transforms.resampling import (
     average_downsample,
     random_pixel_downsample,
@@ -8,10 +24,22 @@ from rainjax.transforms.resampling import (
 )
 
 __all__ = [
+    "Rounding",
+    "Subsampling",
     "average_downsample",
+    "block_dct",
     "circular_shift",
+    "inverse_block_dct",
+    "jpeg",
+    "jpeg_with_steps",
     "numbered_shift",
+    "pad_to_blocks",
+    "quality_tables",
+    "quantized",
     "random_circular_shift",
     "random_pixel_downsample",
     "resize_bicubic",
+    "rgb_to_ycbcr",
+    "rounded",
+    "ycbcr_to_rgb",
 ]

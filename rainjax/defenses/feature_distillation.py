@@ -1,0 +1,114 @@
+"""Feature Distillation: JPEG-like quantisation with steps chosen against perturbations.
+
+Liu et al., CVPR 2019 (arXiv 1803.05787); where the paper leaves a detail open, the authors'
+published code decides.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from rainjax import transforms
+from rainjax._types import Draw, Image, Params
+from rainjax.defenses._base import Defense
+from rainjax.transforms import Rounding, Subsampling
+
+Steps = tuple[tuple[float, ...], ...]
+Bands = Literal["corner4x4", "triangle15"]
+
+
+def two_steps(
+    bands: Bands | Sequence[int] = "corner4x4", accuracy: float = 25.0, defense: float = 30.0
+) -> Steps:
+    """Returns the 8x8 table with the step `accuracy` in one band and `defense` in the other.
+
+    The first is the accuracy-sensitive band, the low frequencies that a network looks at:
+    `"corner4x4"`, the sixteen of the authors' code; `"triangle15"`, the fifteen of the paper's
+    figure, whose frequencies add up to four at most; or positions, `8 * vertical + horizontal`,
+    such as the first `k` of `rainjax.distillation.ranking`. The rest is the malicious-defense
+    band. Steps are in grey levels of the orthonormal DCT.
+
+    Raises:
+        ValueError: no band is called so, a position is none of 0..63, or a step is not positive.
+    """
+    if not all(0 < step < math.inf for step in (accuracy, defense)):
+        raise ValueError(f"{accuracy=} and {defense=} are steps: positive, and finite.")
+    vertical, horizontal = np.indices((8, 8))
+    if bands == "corner4x4":
+        sensitive = (vertical < 4) & (horizontal < 4)
+    elif bands == "triangle15":
+        sensitive = vertical + horizontal <= 4
+    elif isinstance(bands, str):
+        raise ValueError(f"{bands=} is none of {', '.join(map(repr, get_args(Bands)))}.")
+    else:
+        positions = np.asarray(bands, int)
+        if positions.size and not 0 <= positions.min() <= positions.max() < 64:
+            raise ValueError(f"{bands=} must be positions in 0..63.")
+        sensitive = np.isin(8 * vertical + horizontal, positions)
+    table = np.where(sensitive, accuracy, defense)
+    return tuple(tuple(map(float, row)) for row in table)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureDistillation(Defense):
+    """Rounds the DCT coefficients of 8x8 blocks to multiples of `steps`, and comes back.
+
+    With the defaults the authors' code, to the rounding of floats: channels apart, grey levels
+    from 0 to 255 without a level shift, 25 in the 4x4 corner of low frequencies and 30 elsewhere.
+    `colours="ycbcr"` quantises as JPEG does, with `subsampling` of the colours and the same
+    steps for all three planes; there and with `level_shift` 128 is taken off first, which moves
+    the grid of the mean value alone. Sides that are no multiples of 8 are padded with their
+    edge, and cropped back.
+
+    One pass is this defense before the classifier. The paper's two-pass process compresses the
+    benign image as well, before the attacker sees it: attack `apply(x)` instead of `x`, in a
+    ball around it. A second pass changes nothing but what clipping at 0 and 1 did.
+
+    Its true gradient is zero, and that is all the protection it has against one who does not
+    mind: attack `dataclasses.replace(defense, rounding="straight_through")`, whose gradient is
+    that of `BPDA(defense, Identity())` up to clipping, or `"sine"` or `"cubic"`.
+
+    Raises:
+        ValueError: `steps` is no 8x8 table of positive numbers, or an option is unknown.
+    """
+
+    steps: Steps = two_steps()
+    colours: Literal["rgb", "ycbcr"] = "rgb"
+    subsampling: Subsampling = "4:4:4"
+    level_shift: bool = False
+    rounding: Rounding = "true"
+
+    def __post_init__(self):
+        flat = [step for row in self.steps for step in row]
+        if len(self.steps) != 8 or any(len(row) != 8 for row in self.steps):
+            raise ValueError(f"steps must be 8 rows of 8, not {[len(r) for r in self.steps]}.")
+        if not all(0 < step < math.inf for step in flat):
+            raise ValueError(f"steps must be positive and finite: {self.steps}.")
+        if self.colours not in ("rgb", "ycbcr"):
+            raise ValueError(f"colours={self.colours!r} is neither 'rgb' nor 'ycbcr'.")
+        if self.subsampling not in get_args(Subsampling):
+            raise ValueError(f"subsampling={self.subsampling!r} is neither '4:4:4' nor '4:2:0'.")
+        if self.colours == "rgb" and self.subsampling != "4:4:4":
+            raise ValueError(
+                f"subsampling={self.subsampling!r} needs colours='ycbcr': RGB has no such planes."
+            )
+        if self.rounding not in get_args(Rounding):
+            raise ValueError(f"rounding={self.rounding!r} is none of {get_args(Rounding)}.")
+
+    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+        """Returns the quantised image; `params` and `key` are ignored."""
+        del params, key
+        steps = jnp.asarray(self.steps, image.dtype)
+        if self.colours == "ycbcr":
+            return transforms.jpeg_with_steps(
+                image, steps, steps, subsampling=self.subsampling, rounding=self.rounding
+            )
+        grey = transforms.pad_to_blocks(image) * 255
+        shift = 128.0 if self.level_shift else 0.0
+        kept = transforms.quantized(transforms.block_dct(grey - shift), steps, self.rounding)
+        whole = (transforms.inverse_block_dct(kept) + shift) / 255
+        return jnp.clip(whole, 0.0, 1.0)[: image.shape[0], : image.shape[1]]

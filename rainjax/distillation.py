@@ -1,0 +1,84 @@
+"""How the tables of Feature Distillation are designed: steps from a budget, bands from data.
+
+Liu et al., CVPR 2019. The paper's formula for the step is not public; `changed_share` stands in
+for it, an expectation in closed form under the assumptions it names.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from rainjax import transforms
+
+
+def changed_share(radius: float, step: float) -> float:
+    """Returns the share of coefficients that a perturbation moves to another multiple of `step`.
+
+    `radius` is that of an L-inf ball, and `step` one of the orthonormal DCT, both in grey levels.
+    A coefficient lies anywhere within its step with the same chance, so the change `c` moves it
+    with probability `min(1, |c| / step)`; of a perturbation of random signs `c` has standard
+    deviation `radius` at every frequency, and is normal, nearly, as a sum of 64.
+
+    Raises:
+        ValueError: the radius is negative, the step not positive, or one not finite.
+    """
+    if not 0 <= radius < math.inf or not 0 < step < math.inf:
+        raise ValueError(f"{radius=} must not be negative, {step=} be positive, both finite.")
+    if radius == 0:
+        return 0.0
+    ratio = step / radius
+    within = math.sqrt(2 / math.pi) * (1 - math.exp(-(ratio**2) / 2)) / ratio
+    return within + math.erfc(ratio / math.sqrt(2))
+
+
+def defensive_step(radius: float, share: float) -> float:
+    """Returns the step at which `changed_share` is `share`: a larger one lets fewer through.
+
+    Raises:
+        ValueError: the radius is not positive and finite, or the share not between 0 and 1.
+    """
+    if not 0 < radius < math.inf or not 0 < share < 1:
+        raise ValueError(f"{radius=} must be positive and finite, {share=} between 0 and 1.")
+    low, high = 0.0, radius / share  # where the share is at least, and at most, what is wanted
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if changed_share(radius, middle) > share else (low, middle)
+    return high
+
+
+def coefficient_spread(images: UInt8[Array | np.ndarray, "n h w c"]) -> Float[np.ndarray, "8 8"]:
+    """Returns the standard deviation of each DCT coefficient over blocks, channels and images.
+
+    In grey levels. Blocks that the images do not fill are left out. Where it is large the images
+    differ, and a network has something to look at: that is what bands are ranked by.
+
+    Raises:
+        ValueError: the images are smaller than a block.
+    """
+    height, width = (side // 8 * 8 for side in images.shape[1:3])
+    if not len(images) or not height or not width:
+        raise ValueError(f"Images of shape {images.shape} hold no whole 8x8 block.")
+    total, squares, count = np.zeros((8, 8)), np.zeros((8, 8)), 0
+    for start in range(0, len(images), 64):
+        batch = jnp.asarray(images[start : start + 64, :height, :width], jnp.float32)
+        sums = np.asarray(_sums(batch), np.float64)
+        total, squares = total + sums[0], squares + sums[1]
+        count += batch.size // 64
+    return np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
+
+
+def ranking(spread: Float[np.ndarray, "8 8"]) -> tuple[int, ...]:
+    """Returns the 64 positions, `8 * vertical + horizontal`, the largest spread first.
+
+    The first fifteen are the paper's accuracy-sensitive band: `two_steps(ranking(spread)[:15])`.
+    """
+    return tuple(np.argsort(-np.asarray(spread).ravel(), kind="stable").tolist())
+
+
+@jax.jit
+def _sums(images: Float[Array, "n h w c"]) -> Float[Array, "2 8 8"]:
+    blocks = jax.vmap(transforms.block_dct)(images - 128.0)  # smaller squares lose less
+    return jnp.stack([blocks.sum((0, 1, 2, 5)), jnp.square(blocks).sum((0, 1, 2, 5))])
