@@ -77,7 +77,7 @@ class SHIELD(Defense):
         blocks = -(-height // 8), -(-width // 8)
         pick = jax.nn.one_hot(choices(key, blocks, len(results)), len(results))
         wide = jnp.repeat(jnp.repeat(pick, 8, axis=0), 8, axis=1)[:height, :width]
-        return sum(wide[..., i, None] * result for i, result in enumerate(results))
+        return jnp.einsum("hwq,qhwc->hwc", wide, jnp.stack(results))
 
 
 def _check(defense: JPEG | SHIELD, qualities: tuple[int, ...]) -> None:
