@@ -1,6 +1,5 @@
 """Runs a robustness study: attacks, scores and records every cell, and picks up where it was."""
 
-import dataclasses
 import datetime
 import functools
 import hashlib
@@ -13,24 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from eval import admission
 from eval import study as st
 from eval.config import Robustness
 from eval.files import read_array, write_arrays, write_json
 from eval.records import read_json
-from rainjax import data, evaluation, transforms
+from eval.spectra import purify, spectra
+from rainjax import data, evaluation
 from rainjax.autoattack import AutoAttack
 from rainjax.data import ImageSet
-from rainjax.defenses import RAIN, Defense, Identity
+from rainjax.defenses import RAIN, Identity
 from rainjax.devices import data_mesh, padded
 from rainjax.ensemble import run_ensemble
 from rainjax.keys import Purpose, example_keys
-from rainjax.metrics import radial_frequencies, radial_spectrum, wilson_interval
+from rainjax.metrics import wilson_interval
 from rainjax.pipeline import majority
 from rainjax.provenance import code_digest, provenance
 
 _NUM_PANELS = 6
 _MEMBER = ("num_attacked", "num_broken", "num_best", "num_gradients", "seconds")
-_NUM_SPECTRUM = 64
 
 
 def run(config: Robustness) -> pathlib.Path:
@@ -47,10 +47,9 @@ def run(config: Robustness) -> pathlib.Path:
     """
     images = data.load(config.data, config.split, data_dir=config.data_dir)
     found = st.rows(config)
-    height = _check(config, images, found[0])
+    height = admission.check(config, images, found[0])
     cells = st.cells(config, found, height)
-    identity = _identity(config, images, found)
-    _claim(config.folder, identity)
+    admission.claim(config.folder, admission.identity(config, images, found))
     bench = _Bench(config, images)
     cells = [cell for cell in cells if not bench.is_recorded(cell)]
     total = bench.gradients_missing(cells)
@@ -59,7 +58,7 @@ def run(config: Robustness) -> pathlib.Path:
             bar.set_description(f"{cell.row.title}, {cell.title}")
             write_json(bench.record_path(cell), bench.record(cell, bar))
     if cells or not (config.folder / "spectrum.json").exists():
-        write_json(config.folder / "spectrum.json", bench.spectrum(found))
+        write_json(config.folder / "spectrum.json", spectra(config, images, found))
     return config.folder
 
 
@@ -171,36 +170,6 @@ class _Bench:
                 if not path.exists():  # several cells may need the same images
                     missing[path] = cell.attack.num_gradients
         return self._config.batch_size * sum(missing.values())
-
-    def spectrum(self, found: list[st.Row]) -> dict:
-        """Returns the mean radial spectrum of the images, down-sampled, and behind RAIN."""
-        count = min(_NUM_SPECTRUM, self._config.num_examples)
-        rows = np.arange(count)
-        images, _ = self._read(rows)
-        keys = example_keys(self._config.seed, Purpose.SCORE, jnp.asarray(rows))
-        height, width = images.shape[1:3]
-
-        def down_up(key, image):
-            small = transforms.random_pixel_downsample(key, image)
-            return transforms.resize_bicubic(small, height, width)
-
-        curves = {"original": images, "down-sampled, bicubic up": jax.vmap(down_up)(keys, images)}
-        names = {"rain_pretrained": "RAIN before fine-tuning", "rain_finetuned": "RAIN fine-tuned"}
-        for row in found:
-            if row.key in names:
-                defense, params = row.target.defense, row.params["defense"]
-                curves[names[row.key]] = _purify(defense, params, keys, images)
-        mean = {
-            name: np.asarray(jax.vmap(radial_spectrum)(jnp.asarray(x)).mean(0), float).tolist()
-            for name, x in curves.items()
-        }
-        return {
-            "kind": "spectrum",
-            "study": self._config.name,
-            "num_examples": count,
-            "frequency": radial_frequencies(height, width).tolist(),
-            "curves": mean,
-        }
 
     def _batches(self, num_examples: int):
         """Yields positions, images and labels of the first `num_examples`, batch by batch."""
@@ -362,7 +331,7 @@ class _Bench:
         keys = example_keys(self._config.seed, Purpose.SCORE, jnp.asarray(rows[few]))
         draws = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
         defense, params = cell.row.target.defense, cell.row.params["defense"]
-        purified = _purify(defense, params, draws, jnp.asarray(attacked[few]))
+        purified = purify(defense, params, draws, jnp.asarray(attacked[few]))
         place = cell.row.key, len(rows)
         if place not in self._clean:
             self._clean[place] = self._logits(cell.row, rows, images)[:, 0].argmax(-1)
@@ -378,61 +347,6 @@ class _Bench:
         }
         path = self._config.folder / "panels" / f"{cell.id}.npz"
         write_arrays(path, panel)
-
-
-def _check(config: Robustness, images: ImageSet, row: st.Row) -> int:
-    """Returns the images' height, or says what does not fit."""
-    if config.num_examples > len(images):
-        raise ValueError(
-            f"num_examples={config.num_examples}, but {config.data!r} has {len(images)} images "
-            f"in its split {config.split!r}."
-        )
-    first, _ = images.get(np.arange(1))
-    _, labels = images.get(np.arange(config.num_eot_examples))
-    classes = len(np.unique(labels))
-    if config.num_eot_examples >= 4 * images.num_classes and 2 * classes <= images.num_classes:
-        raise ValueError(
-            f"The first {config.num_eot_examples} images of {config.data!r} are of {classes} of "
-            f"its {images.num_classes} classes: the set is sorted; import it with --shuffle."
-        )
-    shape = jax.ShapeDtypeStruct(first.shape[1:], jnp.float32)
-    outputs = jax.eval_shape(row.target.classifier.apply, row.params["classifier"], shape).shape
-    if outputs != (images.num_classes,):
-        raise ValueError(
-            f"The classifier {config.classifier!r} has {outputs[0]} outputs, but {config.data!r} "
-            f"has {images.num_classes} classes: choose a classifier of this data set."
-        )
-    return first.shape[1]
-
-
-def _identity(config: Robustness, images: ImageSet, found: list[st.Row]) -> dict:
-    # Places, what changes memory alone, and what only adds records or takes them away.
-    free = ("out", "data_dir", "classifier", "pretrained", "finetuned", "batch_size", "eot_chunk",
-            "eot_sweep", "radius_sweep", "known_key", "eight_bit", "autoattack")  # fmt: skip
-    options = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
-    sources = {row.key: row.sources for row in found}
-    facts = {"data_is": images.fingerprint, "params": sources}
-    return json.loads(json.dumps({**options, **facts}))
-
-
-def _claim(folder: pathlib.Path, identity: dict) -> None:
-    """Marks the folder as this study's, or refuses one that holds another's."""
-    path = folder / "study.json"
-    if path.exists():
-        there = read_json(path)
-        differing = sorted(k for k in identity if identity[k] != there.get(k))
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"{folder} holds a study with {name}={there.get(name)!r}, not "
-                f"{identity[name]!r}: choose another --out or --name, or delete the folder."
-            )
-    write_json(path, identity)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _purify(defense: Defense, params, keys, images):
-    return jax.vmap(defense.apply, (None, 0, 0))(params, keys, images)
 
 
 def _share(successes: np.ndarray) -> dict[str, float]:

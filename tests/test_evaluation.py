@@ -1,4 +1,4 @@
-"""The key tree, votes, and that a score is taken with draws the attacker never saw."""
+"""Attacks and scores of whole batches: a score is taken with draws the attacker never saw."""
 
 import dataclasses
 import itertools
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rainjax import runner, transforms
+from rainjax import runner
 from rainjax.attacks import EOT, PGD, Square, fgsm
 from rainjax.autoattack import AutoAttack
 from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
-from rainjax.devices import batch_sharding, data_mesh
-from rainjax.evaluation import attack_batch, keep_worse, round_to_8bit, run_attack, score
+from rainjax.devices import data_mesh
+from rainjax.evaluation import attack_batch, keep_worse, run_attack, score
 from rainjax.gradients import BPDA
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.nets import EDSR, ResNet
@@ -24,53 +24,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 RNG = np.random.default_rng(0)
 SIZE = 12 * 12 * 3
-
-
-# -- The key tree -------------------------------------------------------------------------
-
-
-def test_a_key_depends_on_seed_purpose_and_index_alone():
-    data = jax.random.key_data
-    places = list(itertools.product((0, 1), Purpose, (0, 1, 1233, 1234)))
-    found = {
-        place: tuple(np.asarray(data(example_keys(*place[:2], jnp.array([place[2]]))[0])))
-        for place in places
-    }
-    assert len(set(found.values())) == len(places)  # nothing collides
-    keys = example_keys(1, Purpose.SCORE, jnp.array([7, 1234, 5]))
-    assert tuple(np.asarray(data(keys[1]))) == found[1, Purpose.SCORE, 1234]
-    root = jax.random.fold_in(jax.random.key(1), 2)  # what records of old runs rely on
-    expected = jax.random.fold_in(root, 1234)
-    np.testing.assert_array_equal(data(keys[1]), data(expected))
-    np.testing.assert_array_equal(data(purpose_key(1, Purpose.SCORE)), data(root))
-
-
-def test_purposes_keep_their_numbers():
-    """Records name seeds; renumbering would silently change what they mean."""
-    expected = {"INIT": 0, "ATTACK": 1, "SCORE": 2, "TRAIN": 3, "DATA": 4, "SELECT": 5, "ORDER": 6}
-    assert {purpose.name: int(purpose) for purpose in Purpose} == expected
-
-
-def test_transforms_of_an_example_are_the_same_to_the_bit_in_any_batch():
-    images = RNG.uniform(size=(2000, 8, 8, 3)).astype(np.float32)
-
-    def transform(key, image):
-        pick_key, shift_key = jax.random.split(key)
-        small = transforms.random_pixel_downsample(pick_key, image)
-        return transforms.random_circular_shift(shift_key, small, max_shift=2)
-
-    run, outputs = jax.jit(jax.vmap(transform)), []
-    for indices in ([1234], [3, 1234, 9], range(1230, 1238), range(1234, 1242)):
-        indices = np.array(indices)
-        keys = example_keys(5, Purpose.SCORE, jnp.asarray(indices))
-        batches = [(keys, images[indices])]
-        if len(indices) == 8:  # spread over two devices as well
-            sharding = batch_sharding(data_mesh(2))
-            batches.append(jax.device_put((keys, jnp.asarray(images[indices])), sharding))
-        for batch in batches:
-            outputs.append(np.asarray(run(*batch))[list(indices).index(1234)])
-    for output in outputs[1:]:
-        np.testing.assert_array_equal(output, outputs[0])
 
 
 # -- A whole attack -----------------------------------------------------------------------
@@ -416,35 +369,6 @@ def test_other_runtime_errors_pass_unchanged(setting, monkeypatch):
     monkeypatch.setattr(runner, "_add_chunk", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         setting.run(EOT_PGD)
-
-
-@pytest.mark.parametrize("radius", [8 / 255, 0.03, 0.1])
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_rounding_to_8_bits_stays_in_the_ball_and_on_the_grid(norm, radius):
-    images = np.round(RNG.uniform(size=(4, 6, 6, 3)) * 255) / 255
-    delta = RNG.uniform(-1, 1, size=images.shape)
-    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
-    length = lambda x: np.linalg.norm(x.reshape(4, -1), ord=order, axis=1)
-    delta *= radius / length(delta)[:, None, None, None] * (1 if norm == "linf" else 30)
-    attacked = np.clip(images + delta, 0, 1).astype(np.float32)
-    reach = np.maximum(length(attacked - images).max(), radius)
-    few = np.asarray(round_to_8bit(attacked, images.astype(np.float32), norm, radius))
-    np.testing.assert_allclose(few * 255, np.round(few * 255), atol=1e-4)
-    limit = radius if norm == "linf" else reach
-    assert length(few.astype(float) - images).max() <= limit + 1e-6
-    assert few.dtype == np.float32
-    nearest = np.round(attacked * 255) / 255
-    if norm == "linf" and radius * 255 % 1 == 0:
-        np.testing.assert_allclose(few, nearest, atol=1e-6)  # Pillow's rounding, no more
-    again = np.asarray(round_to_8bit(few, images.astype(np.float32), norm, radius))
-    np.testing.assert_allclose(again, few, atol=1e-6)
-
-
-def test_rounding_needs_originals_on_the_grid():
-    with pytest.raises(ValueError, match="The originals are no 8-bit images"):
-        round_to_8bit(GREY, GREY, "linf", 0.1)
-    with unchecked(), pytest.raises(ValueError, match=r"\(1, 12, 12, 3\) adversarial images for"):
-        round_to_8bit(GREY[:1], GREY, "linf", 0.1)
 
 
 def test_majority_is_numpys_with_ties_to_the_least_class():
