@@ -1,0 +1,67 @@
+"""Feature squeezers: fewer levels, and the median of neighbours (Xu et al., NDSS 2018)."""
+
+import dataclasses
+from typing import get_args
+
+import jax.numpy as jnp
+
+from rainjax import transforms
+from rainjax._types import Draw, Image, Params
+from rainjax.defenses._base import Defense
+from rainjax.transforms import Rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class BitDepth(Defense):
+    """Rounds every value to one of `2**bits` evenly spaced levels.
+
+    Its true gradient is zero; `rounding` is the attacker's choice, as `FeatureDistillation` has it.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    bits: int = 3
+    rounding: Rounding = "true"
+
+    def __post_init__(self):
+        if not 1 <= self.bits <= 16:
+            raise ValueError(f"bits={self.bits} must lie in 1..16.")
+        if self.rounding not in get_args(Rounding):
+            raise ValueError(f"rounding={self.rounding!r} is none of {get_args(Rounding)}.")
+
+    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+        """Returns the image with fewer levels; `params` and `key` are ignored."""
+        del params, key
+        most = 2**self.bits - 1
+        return transforms.rounded(image * most, self.rounding) / most
+
+
+@dataclasses.dataclass(frozen=True)
+class MedianFilter(Defense):
+    """Replaces every value by the median of a square of `size` around it, channel by channel.
+
+    Borders are mirrored, and squares of an even side lie towards the upper left, and take the
+    upper of two medians, as SciPy's `median_filter` does. The gradient goes to the value taken.
+
+    Raises:
+        ValueError: the size is below 1.
+    """
+
+    size: int = 2
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"size={self.size} must be at least 1.")
+
+    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+        """Returns the filtered image; `params` and `key` are ignored."""
+        del params, key
+        before = self.size // 2
+        after = self.size - 1 - before
+        wide = jnp.pad(image, ((before, after), (before, after), (0, 0)), mode="symmetric")
+        height, width, _ = image.shape
+        shifted = [
+            wide[i : i + height, j : j + width] for i in range(self.size) for j in range(self.size)
+        ]
+        return jnp.sort(jnp.stack(shifted), axis=0)[self.size**2 // 2]
