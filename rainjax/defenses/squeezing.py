@@ -15,7 +15,7 @@ from rainjax.transforms import Rounding
 class BitDepth(Defense):
     """Rounds every value to one of `2**bits` evenly spaced levels.
 
-    Its true gradient is zero; `rounding` is the attacker's choice, as `FeatureDistillation` has it.
+    Its true gradient is zero; `rounding` is the attacker's choice: see `transforms.rounded`.
 
     Raises:
         ValueError: an option is unknown or out of range.
