@@ -21,7 +21,7 @@ from eval.spectra import purify, spectra
 from rainjax import data, evaluation
 from rainjax.autoattack import AutoAttack
 from rainjax.data import ImageSet
-from rainjax.defenses import RAIN, Identity
+from rainjax.defenses import Identity
 from rainjax.devices import data_mesh, padded
 from rainjax.ensemble import run_ensemble
 from rainjax.keys import Purpose, example_keys
@@ -226,7 +226,7 @@ class _Bench:
         if isinstance(cell.attack, AutoAttack):
             return cell.attack.num_select_draws
         assert cell.surrogate is not None
-        return 1 if isinstance(cell.surrogate.defense, Identity) else 8
+        return 8 if cell.surrogate.defense.is_random else 1
 
     def _by_ensemble(self, cell, rows, images, labels, bar) -> dict[str, np.ndarray]:
         result = run_ensemble(
@@ -262,7 +262,7 @@ class _Bench:
 
     def _logits(self, row: st.Row, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
         full = padded(rows, self._config.batch_size)
-        draws = self._config.num_score_draws if isinstance(row.target.defense, RAIN) else 1
+        draws = self._config.num_score_draws if row.target.defense.is_random else 1
         logits = evaluation.score(
             row.target,
             row.params,

@@ -19,7 +19,6 @@ from eval.presets import STUDIES
 from eval.records import read_json
 from eval.verdict import Finding
 from rainjax import data
-from rainjax.defenses import Identity
 from rainjax.devices import data_mesh
 from rainjax.provenance import provenance
 
@@ -97,7 +96,7 @@ def run(command: Sanity) -> pathlib.Path:
     for row in st.rows(config):
         if row.key not in command.rows:
             continue
-        random = not isinstance(row.target.defense, Identity)
+        random = row.target.defense.is_random
         began = time.perf_counter()
         total = checks.num_gradients(row.target, options, len(images), random=random)
         with tqdm(total=total, unit="grad", unit_scale=True, desc=row.title) as bar:

@@ -110,9 +110,9 @@ def _table_cells(config: Robustness, row: Row, height: int) -> list[Cell]:
     few, many = config.num_eot_examples, config.num_examples
     clean = Cell(row, "clean", "clean", "no attack", None, None, many, ("table",))
     columns = [clean, *_attacks(config, row, height, config.radius, many, few, ("table",))]
-    if config.autoattack and _is_random(row):
+    if config.autoattack and row.target.defense.is_random:
         columns.append(_autoattack(config, row, few))
-    if config.known_key and _is_random(row):
+    if config.known_key and row.target.defense.is_random:
         columns.append(_known_key(config, row, few))
     return columns
 
@@ -122,7 +122,7 @@ def _curve_cells(config: Robustness, row: Row, height: int) -> list[Cell]:
     found = []
     for radius in config.radius_sweep:
         found += _attacks(config, row, height, radius, n, n, ("radius",))
-    if _is_random(row):
+    if row.target.defense.is_random:
         for num_eot in config.eot_sweep:
             found.append(_eot(config, row, config.radius, num_eot, n, ("eot",)))
         if config.eot_sweep:  # the level that the curve is held against
@@ -135,7 +135,7 @@ def _attacks(config, row, height, radius, num_examples, num_eot_examples, roles)
     classifier_alone = Defended(Identity(), row.target.classifier)
     attack = _pgd(config, radius)
     steps = f"PGD-{config.num_steps}"
-    if not _is_random(row):
+    if not row.target.defense.is_random:
         threat = "white box: gradients of the classifier, which is all there is"
         return [Cell(row, "white_box", steps, threat, row.target, attack, num_examples, roles)]
     return [
@@ -202,10 +202,6 @@ def _pgd(config: Robustness, radius: float, num_eot: int = 1, draws: Draws = "in
 def _chunk(config: Robustness, num_eot: int) -> int | None:
     most = config.eot_chunk
     return most and max(n for n in range(1, most + 1) if num_eot % n == 0)
-
-
-def _is_random(row: Row) -> bool:
-    return isinstance(row.target.defense, RAIN)
 
 
 def _cost(cell: Cell) -> tuple[int, int, str]:

@@ -126,6 +126,11 @@ class BPDA(Defense):
         return self.forward.num_outcomes(height)
 
     @property
+    def is_random(self) -> bool:
+        """Whether one of the passes is."""
+        return self.forward.is_random or self.backward.is_random
+
+    @property
     def stratifies(self) -> bool:
         """Whether both passes spread stratified draws evenly."""
         return self.forward.stratifies and self.backward.stratifies

@@ -27,11 +27,14 @@ from rainjax.defenses import (
     JPEG,
     RAIN,
     SHIELD,
+    BitDepth,
     Chain,
     Defense,
     FeatureDistillation,
     Identity,
     MeanFieldRAIN,
+    MedianFilter,
+    TotalVariation,
 )
 from rainjax.gradients import BPDA
 from tests.tiny import EDSR_TINY, edsr_params
@@ -89,6 +92,9 @@ DEFENSES = [
         convolves=True,
     ),
     DefenseCase("jpeg", JPEG(60, rounding="straight_through"), random=False, convolves=True),
+    DefenseCase("bit_depth", BitDepth(3, rounding="straight_through"), False, False),
+    DefenseCase("median_filter", MedianFilter(3), False, False),
+    DefenseCase("total_variation", TotalVariation(0.1, 7), False, True),
     DefenseCase("shield", SHIELD(rounding="straight_through"), random=True, convolves=True),
     # What an attacker puts in front of a surrogate keeps a defense's promises.
     DefenseCase("input_diversity", InputDiversity(probability=0.9), True, True),

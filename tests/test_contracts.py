@@ -80,6 +80,7 @@ def test_defense_is_a_function_of_its_key(defense_run):
     np.testing.assert_array_equal(defense_run.again, defense_run.jitted)
     differs = (defense_run.other_keys != defense_run.jitted).any(axis=(1, 2, 3))
     assert differs.any() if defense_run.case.random else not differs.any()
+    assert defense_run.case.defense.is_random == defense_run.case.random
 
 
 def test_defense_gradient_is_finite(defense_run):

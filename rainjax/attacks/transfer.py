@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rainjax._types import Draw, Image, Params, PRNGKey
-from rainjax.defenses._base import Defense
+from rainjax.defenses._base import Defense, Deterministic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ScaleInvariance(Defense):
 
 
 @dataclasses.dataclass(frozen=True)
-class TranslationInvariance(Defense):
+class TranslationInvariance(Deterministic):
     """Passes the image on, and blurs the gradient that comes back (TI).
 
     A gradient convolved with a Gaussian is nearly the mean of the gradients of shifted copies
@@ -92,15 +92,9 @@ class TranslationInvariance(Defense):
         if self.size < 1 or self.size % 2 == 0:
             raise ValueError(f"size={self.size} must be odd and at least 1.")
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the image; `params` and `key` are ignored."""
-        del params, key
+    def purify(self, image: Image) -> Image:
+        """Returns the image."""
         return _blurred_gradient(self.size, image)
-
-    @property
-    def stratifies(self) -> bool:
-        """True: it draws nothing."""
-        return True
 
 
 def _split(draw: Draw, num: int) -> list[PRNGKey]:

@@ -24,9 +24,14 @@ class Defense(abc.ABC):
         return None
 
     @property
+    def is_random(self) -> bool:
+        """Whether another key may give another image: how many draws a score takes."""
+        return True
+
+    @property
     def stratifies(self) -> bool:
         """Whether `apply` spreads stratified draws evenly over what it can do."""
-        return False
+        return not self.is_random
 
     @abc.abstractmethod
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
@@ -34,17 +39,30 @@ class Defense(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Identity(Defense):
-    """Does nothing: the undefended pipeline, and the backward pass of plain BPDA."""
+class Deterministic(Defense):
+    """A purifier that is a function of the image alone: no parameters, no randomness."""
 
     @property
-    def stratifies(self) -> bool:
-        """True: without randomness any draws are even."""
-        return True
+    def is_random(self) -> bool:
+        """False, whatever the key."""
+        return False
+
+    @abc.abstractmethod
+    def purify(self, image: Image) -> Image:
+        """Returns the purified image, float32 in [0, 1], of the shape that came in."""
 
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns `image`; `params` and `key` are ignored."""
+        """Returns `purify(image)`; `params` and `key` are ignored."""
         del params, key
+        return self.purify(image)
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity(Deterministic):
+    """Does nothing: the undefended pipeline, and the backward pass of plain BPDA."""
+
+    def purify(self, image: Image) -> Image:
+        """Returns `image`."""
         return image
 
 
@@ -58,6 +76,11 @@ class Chain(Defense):
         """Returns a tuple with the parameters of each stage."""
         keys = jax.random.split(key, len(self.stages))
         return tuple(s.init(k) for s, k in zip(self.stages, keys, strict=True))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a stage is."""
+        return any(stage.is_random for stage in self.stages)
 
     @property
     def stratifies(self) -> bool:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rainjax import transforms
-from rainjax._types import Draw, Image, Params
-from rainjax.defenses._base import Defense
+from rainjax._types import Image
+from rainjax.defenses._base import Deterministic
 from rainjax.transforms import Rounding, Subsampling
 
 Steps = tuple[tuple[float, ...], ...]
@@ -54,7 +54,7 @@ def two_steps(
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureDistillation(Defense):
+class FeatureDistillation(Deterministic):
     """Rounds the DCT coefficients of 8x8 blocks to multiples of `steps`, and comes back.
 
     With the defaults the authors' code, to the rounding of floats: channels apart, grey levels
@@ -99,9 +99,8 @@ class FeatureDistillation(Defense):
         if self.rounding not in get_args(Rounding):
             raise ValueError(f"rounding={self.rounding!r} is none of {get_args(Rounding)}.")
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the quantised image; `params` and `key` are ignored."""
-        del params, key
+    def purify(self, image: Image) -> Image:
+        """Returns the quantised image."""
         steps = jnp.asarray(self.steps, image.dtype)
         if self.colours == "ycbcr":
             return transforms.jpeg_with_steps(

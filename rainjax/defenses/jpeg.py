@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from rainjax import transforms
 from rainjax._types import Draw, Image, Params
-from rainjax.defenses._base import Defense
+from rainjax.defenses._base import Defense, Deterministic
 from rainjax.keys import choices
 from rainjax.transforms import Rounding, Subsampling
 
 
 @dataclasses.dataclass(frozen=True)
-class JPEG(Defense):
+class JPEG(Deterministic):
     """Compresses an image as libjpeg does at `quality`, and reads it back.
 
     The oldest of purifiers (Dziugaite et al., 2016). Its true gradient is zero; `rounding` is the
@@ -31,9 +31,8 @@ class JPEG(Defense):
     def __post_init__(self):
         _check(self, (self.quality,))
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns what JPEG leaves; `params` and `key` are ignored."""
-        del params, key
+    def purify(self, image: Image) -> Image:
+        """Returns what JPEG leaves."""
         return transforms.jpeg(
             image, self.quality, subsampling=self.subsampling, rounding=self.rounding
         )

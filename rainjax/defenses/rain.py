@@ -60,6 +60,11 @@ class RAIN(Defense):
         return self._purify(params, pick_key, shift_key, image)
 
     @property
+    def is_random(self) -> bool:
+        """False without a random pick and a shift."""
+        return self.downsample == "random" or self.shift_fraction > 0
+
+    @property
     def stratifies(self) -> bool:
         """True: its picks and its shifts can be spread evenly."""
         return True

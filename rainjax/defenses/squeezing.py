@@ -6,13 +6,13 @@ from typing import get_args
 import jax.numpy as jnp
 
 from rainjax import transforms
-from rainjax._types import Draw, Image, Params
-from rainjax.defenses._base import Defense
+from rainjax._types import Image
+from rainjax.defenses._base import Deterministic
 from rainjax.transforms import Rounding
 
 
 @dataclasses.dataclass(frozen=True)
-class BitDepth(Defense):
+class BitDepth(Deterministic):
     """Rounds every value to one of `2**bits` evenly spaced levels.
 
     Its true gradient is zero; `rounding` is the attacker's choice: see `transforms.rounded`.
@@ -30,15 +30,14 @@ class BitDepth(Defense):
         if self.rounding not in get_args(Rounding):
             raise ValueError(f"rounding={self.rounding!r} is none of {get_args(Rounding)}.")
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the image with fewer levels; `params` and `key` are ignored."""
-        del params, key
+    def purify(self, image: Image) -> Image:
+        """Returns the image with fewer levels."""
         most = 2**self.bits - 1
         return transforms.rounded(image * most, self.rounding) / most
 
 
 @dataclasses.dataclass(frozen=True)
-class MedianFilter(Defense):
+class MedianFilter(Deterministic):
     """Replaces every value by the median of a square of `size` around it, channel by channel.
 
     Borders are mirrored, and squares of an even side lie towards the upper left, and take the
@@ -54,9 +53,8 @@ class MedianFilter(Defense):
         if self.size < 1:
             raise ValueError(f"size={self.size} must be at least 1.")
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the filtered image; `params` and `key` are ignored."""
-        del params, key
+    def purify(self, image: Image) -> Image:
+        """Returns the filtered image."""
         before = self.size // 2
         after = self.size - 1 - before
         wide = jnp.pad(image, ((before, after), (before, after), (0, 0)), mode="symmetric")

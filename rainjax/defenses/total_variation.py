@@ -6,14 +6,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-from rainjax._types import Draw, Image, Params
-from rainjax.defenses._base import Defense
+from rainjax._types import Image
+from rainjax.defenses._base import Deterministic
 
 _TAU = 1 / 4  # the largest step with which the iteration is known to converge in two dimensions
 
 
 @dataclasses.dataclass(frozen=True)
-class TotalVariation(Defense):
+class TotalVariation(Deterministic):
     """Minimises `weight * TV(y) + |y - x|^2 / 2`, channel by channel (Rudin, Osher and Fatemi).
 
     Chambolle's projection (2004), in its form with forward differences and isotropic total
@@ -34,9 +34,8 @@ class TotalVariation(Defense):
         if self.num_iterations < 1:
             raise ValueError(f"num_iterations={self.num_iterations} must be at least 1.")
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the smoothed image; `params` and `key` are ignored."""
-        del params, key
+    def purify(self, image: Image) -> Image:
+        """Returns the smoothed image."""
 
         def step(dual, _):
             slope = _gradient(image + _divergence(dual))
