@@ -12,9 +12,9 @@ from typing import Annotated
 
 import tyro
 
-from eval import benchmark, peers, peers_report, report, robustness, sanity
-from eval.config import Robustness
-from eval.presets import STUDIES
+from eval import benchmark, comparison, peers, report, robustness, sanity, speed
+from eval.config import Robustness, Transformations
+from eval.presets import STUDIES, TRANSFORMATIONS
 from rainjax.devices import use_all_cores
 
 
@@ -32,16 +32,20 @@ class Report:
 
 _Study = {
     name: tyro.conf.subcommand(name, default=config, description=text)
-    for name, (config, text) in STUDIES.items()
+    for name, (config, text) in (STUDIES | TRANSFORMATIONS).items()
 }
 Command = (
     Annotated[Robustness, _Study["quick"]]
     | Annotated[Robustness, _Study["cifar10"]]
     | Annotated[Robustness, _Study["imagenette96"]]
+    | Annotated[Transformations, _Study["transformations"]]
+    | Annotated[Transformations, _Study["cifar10_transformations"]]
+    | Annotated[Transformations, _Study["imagenette224_transformations"]]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[sanity.Sanity, tyro.conf.subcommand("sanity")]
     | Annotated[benchmark.Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[peers.Peers, tyro.conf.subcommand("peers")]
+    | Annotated[speed.Speed, tyro.conf.subcommand("speed")]
 )
 
 
@@ -54,13 +58,17 @@ def main() -> None:
     command = tyro.cli(Command, args=words, prog="python -m eval", description=__doc__)
     try:
         if isinstance(command, Robustness):
-            _study(command)
+            _show(robustness.run(command))
+        elif isinstance(command, Transformations):
+            _show(comparison.run(command))
         elif isinstance(command, Report):
             _report(command)
         elif isinstance(command, sanity.Sanity):
             _sanity(command)
         elif isinstance(command, peers.Peers):
             peers.run(command)
+        elif isinstance(command, speed.Speed):
+            speed.run(command)
         else:
             benchmark.run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:
@@ -69,17 +77,13 @@ def main() -> None:
         sys.exit("Stopped. The same command goes on from here.")
 
 
-def _study(config: Robustness) -> None:
-    _show(robustness.run(config))
-
-
 def _report(options: Report) -> None:
     if not options.folder.exists():
         raise FileNotFoundError(f"{options.folder} does not exist: name a study's folder.")
     if options.folder.is_file() and options.name is not None:
         raise ValueError(f"name={options.name!r} is for a study: {options.folder} names itself.")
     if options.folder.is_file():
-        print(peers_report.text(peers_report.load(options.folder)))
+        print(report.record_text(options.folder))
     else:
         _show(options.folder)
     if options.readme is not None:

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval import study as st
-from eval.config import Robustness
+from eval.config import Study
 from eval.files import write_json
 from eval.records import read_json
 from rainjax.data import ImageSet
 
 
-def check(config: Robustness, images: ImageSet, row: st.Row) -> int:
+def check(config: Study, images: ImageSet, row: st.Row) -> int:
     """Returns the images' height, or says what does not fit."""
     if config.num_examples > len(images):
         raise ValueError(
@@ -40,7 +40,7 @@ def check(config: Robustness, images: ImageSet, row: st.Row) -> int:
     return first.shape[1]
 
 
-def identity(config: Robustness, images: ImageSet, found: list[st.Row]) -> dict:
+def identity(config: Study, images: ImageSet, found: list[st.Row]) -> dict:
     """Returns what two runs must share to be of one study."""
     # Places, what changes memory alone, and what only adds records or takes them away.
     free = ("out", "data_dir", "classifier", "pretrained", "finetuned", "batch_size", "eot_chunk",

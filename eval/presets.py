@@ -2,7 +2,7 @@
 
 import pathlib
 
-from eval.config import Robustness
+from eval.config import Robustness, Transformations
 
 QUICK = Robustness(
     name="quick",
@@ -54,5 +54,44 @@ STUDIES = {
         IMAGENETTE96,
         "Photographs at 96 pixels: import Imagenette and train the classifier first. 41 minutes "
         "on two busy cores, 270 thousand gradients.",
+    ),
+}
+
+TRANSFORMATIONS = {
+    "transformations": (
+        Transformations(name="transformations"),
+        "Every transformation side by side, on the built-in set.",
+    ),
+    "cifar10_transformations": (
+        Transformations(
+            name="cifar10_transformations",
+            data="cifar10",
+            classifier="cifar10_resnet20.npz",
+            classifier_arch="resnet20",
+            enhancer="cifar10_edsr",
+            rain="cifar10_edsr_rain",
+        ),
+        "Every transformation in front of a published ResNet-20: import the data first, give "
+        "--classifier FILE.npz.",
+    ),
+    "imagenette224_transformations": (
+        Transformations(
+            name="imagenette224_transformations",
+            data="imagenette224",
+            split="validation",
+            classifier="mobilenetv2.npz",
+            classifier_arch="mobilenetv2_imagenette",
+            enhancer="imagenette96_edsr",
+            rain="imagenette96_edsr_rain",
+            shift_fraction=0.05,
+            num_steps=10,
+            num_eot=4,
+            num_examples=48,
+            num_eot_examples=24,
+            cw_steps=30,
+            batch_size=24,
+        ),
+        "Every transformation of photographs at 224 pixels: import Imagenette first, give "
+        "--classifier FILE.npz of MobileNetV2's.",
     ),
 }

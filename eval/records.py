@@ -1,6 +1,7 @@
 """Reads an evaluation's records from a folder, and refuses those that cannot be believed."""
 
 import json
+import math
 import pathlib
 from collections.abc import Iterable
 
@@ -12,13 +13,20 @@ SCHEMA = 1
 RANK = {
     "clean": -1,
     "blind": 0,
+    "fgsm": 0,
+    "bim": 0,
+    "pgd": 0,
+    "deepfool": 0,
+    "cw": 0,
     "white_box": 1,
+    "bpda": 1,
+    "own": 1,
     "eot": 2,
     "mean_field": 2,
     "autoattack": 2,
     "known_key": 3,
 }
-ROLES = ("table", "radius", "eot")
+ROLES = ("table", "radius", "eot", "comparison")
 
 _NUMBER = (int, float)
 _FIELDS = {
@@ -108,9 +116,14 @@ def rows(records: Iterable[dict]) -> dict[str, str]:
 
 
 def ball(record: dict) -> tuple[str, float] | None:
-    """Returns the norm and the radius of a record's attack; None for clean images."""
+    """Returns the norm and the radius of a record's attack; None for clean images.
+
+    The radius of an attack that looks for the nearest success is infinite.
+    """
     attack = record["column"]["attack"]
-    return None if attack is None else (attack["norm"], float(attack["radius"]))
+    if attack is None:
+        return None
+    return attack["norm"], math.inf if attack["radius"] is None else float(attack["radius"])
 
 
 def eot(record: dict) -> dict:
@@ -129,6 +142,8 @@ def num_draws(record: dict) -> int:
 
 def radius_text(norm: str, radius: float) -> str:
     """Returns a radius as it is quoted: in 255ths for `linf`, as a plain number otherwise."""
+    if radius == math.inf:
+        return "unbounded"
     if norm != "linf":
         return f"{radius:g}"
     # Radii such as 0.0313 come from rounding 8/255; no reader wants 7.98/255.
@@ -178,10 +193,13 @@ def _column_problem(column: dict) -> str | None:
         return None if attack is None else "column.attack is given, but the column is clean"
     if not isinstance(attack, dict):
         return "it lacks 'column.attack'"
-    for field, kind in {"class": str, "norm": str, "radius": _NUMBER, "num_steps": int}.items():
+    kinds = {"class": str, "norm": str, "num_steps": int}
+    if attack.get("radius", 0) is not None:  # None looks for the nearest success
+        kinds["radius"] = _NUMBER
+    for field, kind in kinds.items():
         if not isinstance(attack.get(field), kind):
             return f"column.attack.{field} is {attack.get(field)!r}, no {_kind_text(kind)}"
-    if not 0 <= attack["radius"] < float("inf"):
+    if attack["radius"] is not None and not 0 <= attack["radius"] < math.inf:
         return f"column.attack.radius is {attack['radius']!r}; it must be finite and not negative"
     return None
 

@@ -13,9 +13,9 @@ import textwrap
 import jinja2
 import markupsafe
 
-from eval import figures, panels, peers_report, sanity, tables
+from eval import comparison_report, figures, panels, peers_report, sanity, speed_report, tables
 from eval import records as rec
-from eval.records import load_records
+from eval.records import load_records, read_json
 from eval.surfaces import loss_surfaces
 from eval.tables import results_table
 from eval.verdict import verdict
@@ -34,8 +34,19 @@ _THREATS = {
     "clean": "Nobody attacks: the images as they are.",
     "blind": "The attacker knows the classifier but not that images are purified first, and aims "
     "at the classifier alone.",
+    "fgsm": "The attacker knows the classifier alone, and takes one step.",
+    "bim": "The attacker knows the classifier alone, and takes small steps from the image.",
+    "pgd": "The attacker knows the classifier alone, and takes small steps from a random start.",
+    "deepfool": "The attacker knows the classifier alone, and stops just behind its nearest "
+    "boundary.",
+    "cw": "The attacker knows the classifier alone, and looks for the smallest change that it "
+    "is confident about.",
     "white_box": "The attacker knows the whole defended pipeline and follows its gradient, one "
     "random draw per step, but cannot know the draws with which the image will be judged.",
+    "bpda": "The attacker knows the transformation, and follows the classifier's gradient at the "
+    "transformed image as if it were that at the image.",
+    "own": "The attacker knows the transformation, and follows its gradient; where it rounds, "
+    "that of a soft rounding.",
     "eot": "The same attacker averages the gradient over K random draws at every step, and so "
     "aims at what the defense does on average (expectation over transformation).",
     "mean_field": "The same attacker puts the mean pixel in the place of the random pick, "
@@ -55,6 +66,8 @@ _ABSENT = {
     "panels": "No images were kept, so there are none to show.",
     "spectrum": "No spectrum was recorded, so there is no such figure.",
     "surfaces": "No sanity check was run, so there is no such figure: `python -m eval sanity`.",
+    "comparison": "No attack within a radius was recorded, so there is no such figure.",
+    "gallery": "No transformed image was kept, so there is none to show.",
 }
 
 
@@ -100,11 +113,14 @@ def write_report(folder: pathlib.Path | str) -> list[pathlib.Path]:
     for old in _our_figures(folder) - set(paths):
         old.unlink()  # a figure of an earlier run, which these records do not support
 
+    summaries = []
+    if comparison_report.is_comparison(records):
+        summaries = comparison_report.summaries(folder, records)
     context = {
         "study": records[0]["study"],
         "data": records[0]["data"],
         "findings": [*verdict(records), *sanity.findings(checked)],
-        "results": tables.robustness_tables(records, sanity.doubts(checked)),
+        "results": [*summaries, *tables.robustness_tables(records, sanity.doubts(checked))],
         "checked": checked,
         "draws": tables.draws_tables(records),
         "threats": _threats(records),
@@ -128,7 +144,7 @@ def update_readme(
     """Rewrites the README's tables from committed records; returns the README's path.
 
     The tables of NAME go between `<!-- results:NAME -->` and `<!-- /results:NAME -->`; its
-    records are a study's folder, or a file that `python -m eval peers` wrote.
+    records are a study's folder, or a file that `python -m eval peers` or `speed` wrote.
     Raises `ValueError` where a marker is missing, repeated or out of order.
     """
     readme = pathlib.Path(readme)
@@ -178,11 +194,21 @@ def _with_tables(readme: pathlib.Path, text: str, studies: dict) -> str:
 def _block(place: pathlib.Path) -> str:
     """Returns the tables of a study's folder, or of a record of `python -m eval peers`."""
     if place.is_file():
-        return peers_report.text(peers_report.load(place), "markdown")
+        return record_text(place, "markdown")
     checked = sanity.load(place)
     doubts = sanity.doubts(checked)
-    table = results_table(load_records(place), style="markdown", doubts=doubts)
+    if comparison_report.is_comparison(records := load_records(place)):
+        found = comparison_report.summaries(place, records)
+        return "\n\n".join(map(tables.as_markdown, found))
+    table = results_table(records, style="markdown", doubts=doubts)
     return "\n".join([table, *(f"- {finding.text}" for finding in sanity.findings(checked))])
+
+
+def record_text(path: pathlib.Path, style: str = "plain") -> str:
+    """Returns the tables of a benchmark's record: that of `peers` or of `speed`."""
+    readers = {"peers": peers_report, "speed": speed_report}
+    reader = readers.get(str(read_json(path).get("kind")), peers_report)
+    return reader.text(reader.load(path), style)
 
 
 def _sections(folder: pathlib.Path, records: list[dict], checked: dict | None) -> list[dict]:
@@ -195,6 +221,10 @@ def _sections(folder: pathlib.Path, records: list[dict], checked: dict | None) -
     }
     if (folder / "spectrum.json").exists():
         single["spectrum"] = figures.spectrum(folder / "spectrum.json")
+    if comparison_report.is_comparison(records):
+        single = {"comparison": comparison_report.figure(records), "gallery": None}
+        if (folder / "gallery.npz").exists():
+            single["gallery"] = comparison_report.gallery(folder / "gallery.npz")
     found = {name: [] if drawing is None else [drawing] for name, drawing in single.items()}
     for record in _shown_in_panels(records):
         path = folder / "panels" / f"{record['id']}.npz"
@@ -210,6 +240,8 @@ def _sections(folder: pathlib.Path, records: list[dict], checked: dict | None) -
         "samples": "Accuracy against the number of gradient samples",
         "panels": "What the attacker and the defense do to images",
         "spectrum": "Spatial frequencies: what down-sampling takes and RAIN puts back",
+        "comparison": "Every transformation against attackers who know of it, and who do not",
+        "gallery": "What every transformation makes of the first image",
     }
     return [
         {"heading": headings[name], "drawings": drawings, "absent": _ABSENT[name]}
@@ -235,7 +267,8 @@ def _shown_in_panels(records: list[dict]) -> list[dict]:
 
 
 def _our_figures(folder: pathlib.Path) -> set[pathlib.Path]:
-    names = ("radius.png", "samples.png", "spectrum.png", "panel-*.png", "surface-*.png")
+    names = ("radius.png", "samples.png", "spectrum.png", "panel-*.png", "surface-*.png",
+             "comparison.png", "gallery.png")  # fmt: skip
     return {path for name in names for path in (folder / "figures").glob(name)}
 
 

@@ -7,6 +7,8 @@ from eval.config import Robustness
 from rainjax import zoo
 from rainjax._types import Params
 from rainjax.attacks import EOT, PGD
+from rainjax.attacks._base import BallAttack
+from rainjax.attacks.minimum_norm import MinimumNormAttack
 from rainjax.autoattack import AutoAttack
 from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
 from rainjax.gradients import Draws
@@ -34,16 +36,27 @@ class Cell:
     title: str
     threat_model: str
     surrogate: Defended | None
-    attack: PGD | AutoAttack | None
+    attack: BallAttack | MinimumNormAttack | AutoAttack | None
     num_examples: int
     roles: tuple[str, ...]
+
+    @property
+    def panel(self) -> bool:
+        """Whether some of its images are kept to be looked at."""
+        return (
+            self.attack is not None
+            and self.roles != ("comparison", "table")
+            and "table" in self.roles
+        )
 
     @property
     def id(self) -> str:
         """The name of the cell's record: unique within the study."""
         parts = [self.row.key.replace("_", "-"), self.column.replace("_", "-")]
         if self.attack is not None:
-            parts += [f"r{self.attack.radius * 255:.6g}", f"k{self.attack.num_draws}"]
+            radius = self.attack.radius
+            parts += ["nearest" if radius is None else f"r{radius * 255:.6g}"]
+            parts += [f"k{self.attack.num_draws}"]
         return "--".join([*parts, f"n{self.num_examples}"])
 
     @property
@@ -95,8 +108,12 @@ def describe(value: Any) -> Any:
     return value if isinstance(value, int | float | str | None) else str(value)
 
 
+def source(entry: zoo.Entry | None) -> dict[str, str] | None:
+    """Returns what a record says of where parameters came from."""
+    return entry and {"name": entry.name, "sha256": entry.sha256}
+
+
 def _row(key: str, title: str, defense: Defense, edsr, classifier) -> Row:
-    source = lambda entry: entry and {"name": entry.name, "sha256": entry.sha256}
     return Row(
         key,
         title,
@@ -172,7 +189,7 @@ def _mean_field(config, row, height, radius, num_examples, roles) -> Cell:
 
 def _autoattack(config, row, num_examples) -> Cell:
     version = config.autoattack
-    draws = EOT(config.num_eot, chunk_size=_chunk(config, config.num_eot))
+    draws = EOT(config.num_eot, chunk_size=config.chunk(config.num_eot))
     attack = AutoAttack(
         version=version, radius=config.radius, num_steps=config.num_steps, eot=draws
     )
@@ -195,13 +212,8 @@ def _pgd(config: Robustness, radius: float, num_eot: int = 1, draws: Draws = "in
         radius=radius,
         step_size=config.step_size * radius / config.radius,
         num_steps=config.num_steps,
-        eot=EOT(num_eot, chunk_size=_chunk(config, num_eot), draws=draws),
+        eot=EOT(num_eot, chunk_size=config.chunk(num_eot), draws=draws),
     )
-
-
-def _chunk(config: Robustness, num_eot: int) -> int | None:
-    most = config.eot_chunk
-    return most and max(n for n in range(1, most + 1) if num_eot % n == 0)
 
 
 def _cost(cell: Cell) -> tuple[int, int, str]:

@@ -1,6 +1,7 @@
 """Turns records into tables: one for each attack budget, in Markdown, HTML or plain text."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 
 from eval import records as rec
@@ -262,6 +263,8 @@ def _draws_table(records: list[dict], budget: tuple[str, float]) -> Table:
 
 
 def _budget_text(budget: tuple[str, float]) -> str:
+    if budget[1] == math.inf:
+        return f"that look for the nearest success in {rec.norm_text(budget[0])}"
     return f"within {rec.norm_text(budget[0])} radius {rec.radius_text(*budget)}"
 
 

@@ -19,7 +19,7 @@ import pytest
 from tqdm import tqdm
 
 import eval.__main__ as program
-from eval import benchmark, report, robustness, study
+from eval import bench, benchmark, report, robustness, study
 from eval.benchmark import Benchmark
 from eval.config import Robustness
 from eval.presets import STUDIES
@@ -207,7 +207,7 @@ def test_batch_size_changes_no_image(folder, config):
     other = dataclasses.replace(config, name="other", batch_size=3)
     (cell,) = [c for c in study.cells(other, study.rows(other), 32) if c.id == wanted]
     with tqdm(disable=True) as bar:
-        ours = robustness._Bench(other, images).record(cell, bar)["result"]
+        ours = bench.Bench(other, images).record(cell, bar)["result"]
     expected = _records(folder)[wanted]["result"]
     assert ours["correct_draws"] == expected["correct_draws"]
     assert ours["mean_loss"] == pytest.approx(expected["mean_loss"], abs=1e-4)

@@ -1,0 +1,274 @@
+"""Transformations of an image side by side: which there are, and who attacks them."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from eval import admission, bench
+from eval.config import Transformations
+from eval.files import write_arrays
+from eval.spectra import purify
+from eval.study import Cell, Row, source
+from rainjax import data, defenses, zoo
+from rainjax._types import Params
+from rainjax.attacks import EOT, PGD, CarliniWagner, DeepFool, NoisyAPGD, fgsm
+from rainjax.data import ImageSet
+from rainjax.defenses import Chain, Defense, FeatureDistillation, Identity, RandomSubset
+from rainjax.gradients import BPDA
+from rainjax.keys import Purpose, example_keys, purpose_key
+from rainjax.nets import EDSR
+from rainjax.pipeline import Defended
+
+_ROLES = ("comparison", "table")
+
+
+def run(config: Transformations) -> pathlib.Path:
+    """Runs the comparison, or what is missing of it, and returns its folder.
+
+    Raises:
+        ValueError: a transformation is unknown, the folder holds a study of another
+            configuration, or the data set, the networks and the options do not fit.
+    """
+    images = data.load(config.data, config.split, data_dir=config.data_dir)
+    found = rows(config)
+    admission.check(config, images, found[0])
+    cells = [cell for row in found for cell in row_cells(config, row)]
+    admission.claim(config.folder, admission.identity(config, images, found))
+    # One blind attack serves every row: made once, then scored behind each of them.
+    cells.sort(key=lambda cell: (cell.column in ("bpda", "own", "eot"), cell.column == "eot"))
+    made = bench.measure(config, images, cells)
+    if made or not (config.folder / "gallery.npz").exists():
+        write_arrays(config.folder / "gallery.npz", _gallery(config, images, found))
+    return config.folder
+
+
+def _gallery(config: Transformations, images: ImageSet, found: list[Row]) -> dict:
+    """Returns the first image behind every transformation."""
+    first = images.get(np.arange(1))[0].astype(np.float32) / 255
+    keys = example_keys(config.seed, Purpose.SCORE, np.arange(1))
+    shown = [
+        np.asarray(purify(row.target.defense, row.params["defense"], keys, jnp.asarray(first)))[0]
+        for row in found
+    ]
+    return {
+        "images": np.round(np.stack(shown) * 255).astype(np.uint8),
+        "titles": np.array([row.title for row in found]),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Maker:
+    """A row's title, and how its defense and the parameters come about."""
+
+    title: str
+    make: Callable[["_Shelf"], tuple[Defense, Params, dict | None]]
+
+
+class _Shelf:
+    """What rows take their parameters from, loaded when the first one asks."""
+
+    def __init__(self, config: Transformations):
+        self.config = config
+
+    @functools.cached_property
+    def small(self) -> bool:
+        """Whether pictures are CIFAR's size, for which some papers' numbers are too large."""
+        return max(self._train.image(0).shape[:2]) < 96
+
+    @functools.cached_property
+    def bank(self) -> tuple[Params, dict]:
+        """Patches of training pictures, for quilting."""
+        config, train = self.config, self._train
+        images, _ = train.get(np.arange(min(len(train), 2000)))
+        key = purpose_key(config.seed, Purpose.DATA)
+        bank = defenses.patch_bank(key, images, config.bank_size)
+        name = f"{config.bank_size} patches of {train.name}, {train.split}"
+        return bank, {"name": name, "sha256": train.fingerprint}
+
+    def edsr(self, name: str) -> zoo.Entry:
+        """Returns a super-resolution network of the zoo."""
+        entry = zoo.load_any(name)
+        if not isinstance(entry.network, EDSR):
+            raise ValueError(f"{name!r} holds a {type(entry.network).__name__}, not an EDSR.")
+        return entry
+
+    @functools.cached_property
+    def _train(self):
+        return data.load(self.config.data, self.config.bank_split, data_dir=self.config.data_dir)
+
+
+def _plain(title: str, make: Callable[[_Shelf], Defense]) -> _Maker:
+    return _Maker(title, lambda shelf: (make(shelf), (), None))
+
+
+def _quilting(shelf: _Shelf):
+    bank, where = shelf.bank
+    return defenses.Quilting(), bank, where
+
+
+def _super_resolution(shelf: _Shelf):
+    entry = shelf.edsr(shelf.config.enhancer)
+    return defenses.SuperResolution(entry.network), entry.params, source(entry)
+
+
+def _rain(shelf: _Shelf):
+    entry = shelf.edsr(shelf.config.rain)
+    rain = defenses.RAIN(entry.network, shift_fraction=shelf.config.shift_fraction)
+    return rain, entry.params, source(entry)
+
+
+def _subset(shelf: _Shelf):
+    """Six of the stages below, of which any one to four are applied."""
+    stages = (
+        defenses.BitDepth(5),
+        defenses.JPEG(75),
+        defenses.MedianFilter(2),
+        defenses.GaussianNoise(0.02),
+        defenses.RandomResizePad(),
+        defenses.LowPass(),
+    )
+    return defenses.RandomSubset(stages, 1, 4)
+
+
+MAKERS = {
+    "undefended": _plain("no defense", lambda shelf: Identity()),
+    "fd": _plain("Feature Distillation, 25/30", lambda shelf: FeatureDistillation()),
+    "fd_designed": _plain(
+        "Feature Distillation, designed",
+        lambda shelf: FeatureDistillation(zoo.load_steps(shelf.config.table)),
+    ),
+    "jpeg": _plain("JPEG, quality 75", lambda shelf: defenses.JPEG(75)),
+    "shield": _plain("SHIELD", lambda shelf: defenses.SHIELD()),
+    "bit_depth": _plain("bit depth, 3 bits", lambda shelf: defenses.BitDepth(3)),
+    "median": _plain("median filter, 2 × 2", lambda shelf: defenses.MedianFilter(2)),
+    "bilateral": _plain("bilateral filter", lambda shelf: defenses.BilateralFilter()),
+    "low_pass": _plain("DCT low-pass", lambda shelf: defenses.LowPass()),
+    "total_variation": _plain("total variation", lambda shelf: defenses.TotalVariation(0.03)),
+    "wavelet": _plain("wavelet shrinkage", lambda shelf: defenses.WaveletDenoising()),
+    "super_resolution": _Maker("super-resolution", _super_resolution),
+    "quilting": _Maker("image quilting", _quilting),
+    "noise": _plain("Gaussian noise", lambda shelf: defenses.GaussianNoise(0.05)),
+    "resize_pad": _plain("random resize and pad", lambda shelf: defenses.RandomResizePad()),
+    "crop": _plain(
+        "random crop", lambda shelf: defenses.RandomCrop(0.75 if shelf.small else 90 / 224)
+    ),
+    "pixel_deflection": _plain(
+        "pixel deflection",
+        lambda shelf: defenses.PixelDeflection(num_deflections=100 if shelf.small else 200),
+    ),
+    "subset": _plain("random subset", _subset),
+    "rain": _Maker("RAIN, fine-tuned", _rain),
+}
+
+
+def rows(config: Transformations) -> list[Row]:
+    """Loads what the chosen transformations need and returns the pipelines, the bare one first.
+
+    Raises:
+        ValueError: a name is unknown, or `fd_designed` is asked for without a table.
+    """
+    names = config.rows or tuple(name for name in MAKERS if name != "fd_designed" or config.table)
+    unknown = [name for name in names if name not in MAKERS]
+    if unknown:
+        raise ValueError(f"rows={unknown[0]!r} is none of {', '.join(MAKERS)}.")
+    if "fd_designed" in names and not config.table:
+        raise ValueError("The row 'fd_designed' needs the table it is made of: give --table.")
+    classifier = zoo.load_any(config.classifier, config.classifier_arch)
+    shelf, found = _Shelf(config), []
+    for key in ("undefended", *(name for name in names if name != "undefended")):
+        defense, params, where = MAKERS[key].make(shelf)
+        found.append(
+            Row(
+                key,
+                MAKERS[key].title,
+                Defended(defense, classifier.network),
+                {"defense": params, "classifier": classifier.params},
+                {"classifier": source(classifier), "defense": where},
+            )
+        )
+    return found
+
+
+def row_cells(config: Transformations, row: Row) -> list[Cell]:
+    """Returns the cells of one row: clean, five blind attacks, and up to three that know it."""
+    cells = [Cell(row, "clean", "clean", "no attack", None, None, config.num_examples, _ROLES)]
+    alone = Defended(Identity(), row.target.classifier)
+    threat = "blind to the transformation: found on the classifier alone"
+    for radius in config.radii:
+        for column, title, attack in _blind(config, radius):
+            cells.append(
+                Cell(row, column, title, threat, alone, attack, config.num_examples, _ROLES)
+            )
+        if row.key != "undefended":
+            cells += _adaptive(config, row, radius)
+    for column, title, attack in _nearest(config):
+        cells.append(Cell(row, column, title, threat, alone, attack, config.num_examples, _ROLES))
+    return cells
+
+
+def _blind(config: Transformations, radius: float):
+    steps, step_size = config.num_steps, radius / 4
+    yield "fgsm", "FGSM", fgsm(radius)
+    bim = PGD(radius=radius, step_size=step_size, num_steps=steps, random_start=False)
+    yield "bim", "BIM", bim
+    yield "pgd", "PGD", dataclasses.replace(bim, random_start=True)
+
+
+def _nearest(config: Transformations):
+    """The two that look for the nearest success, with the confidence that the paper's set had."""
+    yield "deepfool", "DeepFool", DeepFool()
+    found = CarliniWagner(confidence=5.0, num_search_steps=3, num_steps=config.cw_steps)
+    yield "cw", "CW L2", found
+
+
+def _adaptive(config: Transformations, row: Row, radius: float) -> list[Cell]:
+    defense, classifier = row.target.defense, row.target.classifier
+    own = own_gradient(defense)
+    attack = NoisyAPGD(radius=radius, num_steps=config.num_steps, loss="margin")
+    ways = [("bpda", "BPDA, identity", BPDA(defense, Identity()), "the identity's gradient")]
+    if own is not None:
+        words = "its own gradient" if own == defense else "the gradient of soft rounding"
+        ways.append(("own", "own gradient", own, words))
+    cells = [
+        Cell(
+            row, column, title, f"white box: the true transformation, {words}",
+            Defended(surrogate, classifier), attack, config.num_examples, _ROLES,
+        )
+        for column, title, surrogate, words in ways
+    ]  # fmt: skip
+    if defense.is_random:
+        _, _, surrogate, words = ways[-1]
+        draws = EOT(config.num_eot, chunk_size=config.chunk(config.num_eot))
+        threat = f"white box: {words}, averaged over {config.num_eot} draws a step"
+        averaged = dataclasses.replace(attack, eot=draws)
+        cells.append(
+            Cell(
+                row, "eot", "EOT", threat, Defended(surrogate, classifier), averaged,
+                config.num_eot_examples, _ROLES,
+            )
+        )  # fmt: skip
+    return cells
+
+
+def own_gradient(defense: Defense) -> Defense | None:
+    """Returns what an attacker differentiates instead of the identity; None if nothing is there.
+
+    That is the defense itself where it has a gradient, and where it rounds, its true values with
+    the gradient of soft rounding.
+    """
+    if isinstance(defense, defenses.Quilting):
+        return None  # patches of a bank, which no pixel moves
+    soft = _soft(defense)
+    return defense if soft == defense else BPDA(defense, soft)
+
+
+def _soft(defense: Defense) -> Defense:
+    if isinstance(defense, Chain | RandomSubset):
+        return dataclasses.replace(defense, stages=tuple(map(_soft, defense.stages)))
+    if any(field.name == "rounding" for field in dataclasses.fields(defense)):
+        return dataclasses.replace(defense, rounding="cubic")
+    return defense
