@@ -34,6 +34,8 @@ from rainjax.defenses import (
     Identity,
     MeanFieldRAIN,
     MedianFilter,
+    RandomCrop,
+    RandomResizePad,
     TotalVariation,
 )
 from rainjax.gradients import BPDA
@@ -96,6 +98,8 @@ DEFENSES = [
     DefenseCase("median_filter", MedianFilter(3), False, False),
     DefenseCase("total_variation", TotalVariation(0.1, 7), False, True),
     DefenseCase("shield", SHIELD(rounding="straight_through"), random=True, convolves=True),
+    DefenseCase("random_crop", RandomCrop(0.7), random=True, convolves=True),
+    DefenseCase("random_resize_pad", RandomResizePad(0.7), random=True, convolves=False),
     # What an attacker puts in front of a surrogate keeps a defense's promises.
     DefenseCase("input_diversity", InputDiversity(probability=0.9), True, True),
     DefenseCase("scale_invariance", ScaleInvariance(), True, False),

@@ -4,6 +4,8 @@ from rainjax.defenses._base import Chain, Defense, Deterministic, Identity
 from rainjax.defenses.feature_distillation import FeatureDistillation, two_steps
 from rainjax.defenses.jpeg import JPEG, SHIELD
 from rainjax.defenses.rain import RAIN, MeanFieldRAIN
+from rainjax.defenses.random_crop import RandomCrop
+from rainjax.defenses.random_resize_pad import RandomResizePad
 from rainjax.defenses.squeezing import BitDepth, MedianFilter
 from rainjax.defenses.total_variation import TotalVariation
 
@@ -19,6 +21,8 @@ __all__ = [
     "Identity",
     "MeanFieldRAIN",
     "MedianFilter",
+    "RandomCrop",
+    "RandomResizePad",
     "TotalVariation",
     "two_steps",
 ]
