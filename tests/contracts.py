@@ -31,6 +31,7 @@ from rainjax.defenses import (
     Chain,
     Defense,
     FeatureDistillation,
+    GaussianNoise,
     Identity,
     MeanFieldRAIN,
     MedianFilter,
@@ -98,6 +99,7 @@ DEFENSES = [
     DefenseCase("median_filter", MedianFilter(3), False, False),
     DefenseCase("total_variation", TotalVariation(0.1, 7), False, True),
     DefenseCase("shield", SHIELD(rounding="straight_through"), random=True, convolves=True),
+    DefenseCase("gaussian_noise", GaussianNoise(), random=True, convolves=False),
     DefenseCase("random_crop", RandomCrop(0.7), random=True, convolves=True),
     DefenseCase("random_resize_pad", RandomResizePad(0.7), random=True, convolves=False),
     # What an attacker puts in front of a surrogate keeps a defense's promises.

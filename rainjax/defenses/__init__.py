@@ -2,6 +2,7 @@
 
 from rainjax.defenses._base import Chain, Defense, Deterministic, Identity
 from rainjax.defenses.feature_distillation import FeatureDistillation, two_steps
+from rainjax.defenses.gaussian_noise import GaussianNoise
 from rainjax.defenses.jpeg import JPEG, SHIELD
 from rainjax.defenses.rain import RAIN, MeanFieldRAIN
 from rainjax.defenses.random_crop import RandomCrop
@@ -18,6 +19,7 @@ __all__ = [
     "Defense",
     "Deterministic",
     "FeatureDistillation",
+    "GaussianNoise",
     "Identity",
     "MeanFieldRAIN",
     "MedianFilter",
