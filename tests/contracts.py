@@ -39,6 +39,7 @@ from rainjax.defenses import (
     MedianFilter,
     RandomCrop,
     RandomResizePad,
+    RandomSubset,
     TotalVariation,
 )
 from rainjax.gradients import BPDA
@@ -106,6 +107,13 @@ DEFENSES = [
     DefenseCase("low_pass", LowPass(), random=False, convolves=True),
     DefenseCase("random_crop", RandomCrop(0.7), random=True, convolves=True),
     DefenseCase("random_resize_pad", RandomResizePad(0.7), random=True, convolves=False),
+    DefenseCase(
+        "random_subset",
+        RandomSubset((GaussianNoise(), MedianFilter(3), _RAIN)),
+        random=True,
+        convolves=True,
+        params=lambda: ((), (), edsr_params()),
+    ),
     # What an attacker puts in front of a surrogate keeps a defense's promises.
     DefenseCase("input_diversity", InputDiversity(probability=0.9), True, True),
     DefenseCase("scale_invariance", ScaleInvariance(), True, False),

@@ -9,6 +9,7 @@ from rainjax.defenses.low_pass import LowPass
 from rainjax.defenses.rain import RAIN, MeanFieldRAIN
 from rainjax.defenses.random_crop import RandomCrop
 from rainjax.defenses.random_resize_pad import RandomResizePad
+from rainjax.defenses.random_subset import RandomSubset
 from rainjax.defenses.squeezing import BitDepth, MedianFilter
 from rainjax.defenses.total_variation import TotalVariation
 
@@ -29,6 +30,7 @@ __all__ = [
     "MedianFilter",
     "RandomCrop",
     "RandomResizePad",
+    "RandomSubset",
     "TotalVariation",
     "two_steps",
 ]
