@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer, Key
 
-from rainjax._types import PRNGKey, Stratum
+from rainjax._types import Draw, PRNGKey, Stratum
 
 
 class Purpose(enum.IntEnum):
@@ -62,6 +62,17 @@ def split_draw(draw: PRNGKey | Stratum, num: int) -> list:
         raise TypeError(
             f"Outcome number {draw} of a transform that does not list its outcomes: draw keys."
         )
+    return list(jax.random.split(draw, num))
+
+
+def split_key(draw: Draw, num: int) -> list[PRNGKey]:
+    """Returns `num` keys, for a random stage that knows no other draws than keys.
+
+    Raises:
+        TypeError: the draw is a stratum, or the number of an outcome.
+    """
+    if not isinstance(draw, jax.Array) or not jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"A stage that spreads and lists no draws needs a PRNG key, not {draw}.")
     return list(jax.random.split(draw, num))
 
 

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rainjax._types import Draw, Image, Params, PRNGKey
+from rainjax import transforms
+from rainjax._types import Draw, Image, Params
 from rainjax.defenses._base import Defense, Deterministic
+from rainjax.keys import split_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class InputDiversity(Defense):
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
         """Returns the image, or a smaller copy of it on black."""
         del params
-        chance_key, scale_key, place_key = _split(key, 3)
+        chance_key, scale_key, place_key = split_key(key, 3)
         scale = jax.random.uniform(scale_key, minval=self.smallest, maxval=1.0)
         size = jnp.asarray(image.shape[:2], image.dtype)
         corner = jax.random.uniform(place_key, (2,)) * (1 - scale) * size
@@ -73,7 +75,7 @@ class ScaleInvariance(Defense):
         """Returns copy number `key`; a PRNG key draws one at random."""
         del params
         if not isinstance(key, jax.Array) or jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            key = jax.random.randint(_split(key, 1)[0], (), 0, self.num_copies)
+            key = jax.random.randint(split_key(key, 1)[0], (), 0, self.num_copies)
         return image / 2.0**key
 
 
@@ -95,12 +97,6 @@ class TranslationInvariance(Deterministic):
     def purify(self, image: Image) -> Image:
         """Returns the image."""
         return _blurred_gradient(self.size, image)
-
-
-def _split(draw: Draw, num: int) -> list[PRNGKey]:
-    if not isinstance(draw, jax.Array) or not jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
-        raise TypeError(f"A random stage for transfer needs a PRNG key, not {draw}.")
-    return list(jax.random.split(draw, num))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -131,6 +127,4 @@ def _blur(values: Image, size: int) -> Float[Array, "h w c"]:
         return jnp.where(inside, kernel[jnp.clip(offset, 0, size - 1)], 0.0)
 
     height, width, _ = values.shape
-    exact = jax.lax.Precision.HIGHEST
-    values = jnp.einsum("ih,hwc->iwc", band(height), values, precision=exact)
-    return jnp.einsum("jw,iwc->ijc", band(width), values, precision=exact)
+    return transforms.separable(values, band(height), band(width))

@@ -1,9 +1,15 @@
 """Purifiers: one file per published method."""
 
 from rainjax.defenses._base import Chain, Defense, Deterministic, Identity
+from rainjax.defenses.bilateral import BilateralFilter
 from rainjax.defenses.feature_distillation import FeatureDistillation, two_steps
+from rainjax.defenses.gaussian_noise import GaussianNoise
 from rainjax.defenses.jpeg import JPEG, SHIELD
+from rainjax.defenses.low_pass import LowPass
 from rainjax.defenses.rain import RAIN, MeanFieldRAIN
+from rainjax.defenses.random_crop import RandomCrop
+from rainjax.defenses.random_resize_pad import RandomResizePad
+from rainjax.defenses.random_subset import RandomSubset
 from rainjax.defenses.squeezing import BitDepth, MedianFilter
 from rainjax.defenses.total_variation import TotalVariation
 
@@ -11,14 +17,20 @@ __all__ = [
     "JPEG",
     "RAIN",
     "SHIELD",
+    "BilateralFilter",
     "BitDepth",
     "Chain",
     "Defense",
     "Deterministic",
     "FeatureDistillation",
+    "GaussianNoise",
     "Identity",
+    "LowPass",
     "MeanFieldRAIN",
     "MedianFilter",
+    "RandomCrop",
+    "RandomResizePad",
+    "RandomSubset",
     "TotalVariation",
     "two_steps",
 ]

@@ -7,7 +7,12 @@ from rainjax.transforms.blocks import (
     pad_to_blocks,
     rounded,
 )
-from rainjax.transforms.geometry import circular_shift, numbered_shift, random_circular_shift
+from rainjax.transforms.geometry import (
+    circular_shift,
+    numbered_shift,
+    random_circular_shift,
+    separable,
+)
 from rainjax.transforms.jpeg import (
     Subsampling,
     jpeg,
@@ -19,6 +24,7 @@ from rainjax.transforms.jpeg import (
 )
 from rainjax.transforms.resampling import (
     average_downsample,
+    clip_rounding,
     random_pixel_downsample,
     resize_bicubic,
 )
@@ -29,6 +35,7 @@ __all__ = [
     "average_downsample",
     "block_dct",
     "circular_shift",
+    "clip_rounding",
     "inverse_block_dct",
     "jpeg",
     "jpeg_with_steps",
@@ -41,5 +48,6 @@ __all__ = [
     "resize_bicubic",
     "rgb_to_ycbcr",
     "rounded",
+    "separable",
     "ycbcr_to_rgb",
 ]

@@ -1,8 +1,8 @@
-"""Moving pixels without changing them."""
+"""Moving pixels: products with a matrix along each side."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from rainjax._types import Image, PRNGKey, Stratum
 from rainjax.keys import choice
@@ -19,6 +19,13 @@ def circular_shift(image: Image, shift: Int[Array, "2"]) -> Image:
         jax.nn.one_hot((jnp.arange(size) - amount) % size, size, dtype=image.dtype)
         for size, amount in zip(image.shape[:2], shift, strict=True)
     )
+    return separable(image, rows, columns)
+
+
+def separable(
+    image: Image, rows: Float[Array, "h2 h"], columns: Float[Array, "w2 w"]
+) -> Float[Array, "h2 w2 c"]:
+    """Returns `rows @ image @ columns.T` of every channel: row `i` is the sum by `rows[i]`."""
     exact = jax.lax.Precision.HIGHEST  # accelerators would round the pixels to bfloat16
     image = jnp.einsum("ih,hwc->iwc", rows, image, precision=exact)
     return jnp.einsum("jw,iwc->ijc", columns, image, precision=exact)

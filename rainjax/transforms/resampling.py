@@ -55,6 +55,15 @@ def resize_bicubic(image: Image, height: int, width: int) -> Float[Array, "{heig
     )
 
 
+def clip_rounding(values: Image) -> Image:
+    """Clips weighted means of an image to [0, 1], with the gradient of what was not clipped.
+
+    Such means leave the range by the rounding of their weights alone, and the slope of a true clip
+    would be lost wherever an image is white.
+    """
+    return values + jax.lax.stop_gradient(jnp.clip(values, 0.0, 1.0) - values)
+
+
 def _cells(image: Image) -> Float[Array, "h2 w2 c 4"]:
     """Splits an image into 2x2 cells, listed in reading order along the last axis."""
     height, width, channels = image.shape
