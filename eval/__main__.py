@@ -40,7 +40,7 @@ Command = (
     | Annotated[Robustness, _Study["imagenette96"]]
     | Annotated[Transformations, _Study["transformations"]]
     | Annotated[Transformations, _Study["cifar10_transformations"]]
-    | Annotated[Transformations, _Study["imagenette224_transformations"]]
+    | Annotated[Transformations, _Study["nips2017_transformations"]]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[sanity.Sanity, tyro.conf.subcommand("sanity")]
     | Annotated[benchmark.Benchmark, tyro.conf.subcommand("benchmark")]

@@ -98,7 +98,9 @@ class _Shelf:
 
     @functools.cached_property
     def _train(self):
-        return data.load(self.config.data, self.config.bank_split, data_dir=self.config.data_dir)
+        config = self.config
+        name = config.bank_data or config.data
+        return data.load(name, config.bank_split, data_dir=config.data_dir)
 
 
 def _plain(title: str, make: Callable[[_Shelf], Defense]) -> _Maker:

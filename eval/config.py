@@ -149,8 +149,10 @@ class Transformations(Study):
     """RAIN's EDSR: a zoo name or a path."""
     shift_fraction: float = 0.0625
     """RAIN's largest circular shift as a share of the low-resolution height, rounded down."""
+    bank_data: str | None = None
+    """Whose pictures the patches of quilting are from; by default those of `data`."""
     bank_split: str = "train"
-    """The split whose pictures the patches of quilting are from."""
+    """The split of those pictures."""
     bank_size: int = 50_000
     """Patches in quilting's bank."""
 

@@ -74,16 +74,16 @@ TRANSFORMATIONS = {
         "Every transformation in front of a published ResNet-20: import the data first, give "
         "--classifier FILE.npz.",
     ),
-    "imagenette224_transformations": (
+    "nips2017_transformations": (
         Transformations(
-            name="imagenette224_transformations",
-            data="imagenette224",
-            split="validation",
+            name="nips2017_transformations",
+            data="nips2017",
             classifier="mobilenetv2.npz",
-            classifier_arch="mobilenetv2_imagenette",
+            classifier_arch="mobilenetv2",
             enhancer="imagenette96_edsr",
             rain="imagenette96_edsr_rain",
             shift_fraction=0.05,
+            bank_data="imagenette224",
             num_steps=10,
             num_eot=4,
             num_examples=48,
@@ -91,7 +91,8 @@ TRANSFORMATIONS = {
             cw_steps=30,
             batch_size=24,
         ),
-        "Every transformation of photographs at 224 pixels: import Imagenette first, give "
-        "--classifier FILE.npz of MobileNetV2's.",
+        "Every transformation of photographs at 224 pixels that no JPEG has touched: import the "
+        "pictures of the NIPS 2017 competition and Imagenette (for quilting's patches) first, "
+        "give --classifier FILE.npz of MobileNetV2's.",
     ),
 }

@@ -1,0 +1,84 @@
+"""The benchmark of transformations: it runs, and its table says what was measured."""
+
+import json
+import statistics
+
+import numpy as np
+import pytest
+
+from eval import report, speed, speed_report
+from eval.speed import Speed
+from rainjax.defenses import FeatureDistillation
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory, quick_compilation):
+    options = Speed(
+        size=40, batch_sizes=(1, 2), bank_size=60, num_slow=1, num_repeats=3,
+        out=tmp_path_factory.mktemp("speed"),
+    )  # fmt: skip
+    return speed.run(options)
+
+
+def test_both_sides_of_every_ratio_are_there(path):
+    record = speed_report.load(path)
+    times = {(e["name"], e["whose"], e["batch_size"]): e for e in record["entries"]}
+    for entry in times.values():
+        assert len(entry["ms_per_image"]) == 3
+        assert entry["median_ms"] == pytest.approx(statistics.median(entry["ms_per_image"]))
+        assert (entry["mib_per_image"] is not None) == (entry["whose"] == "rainjax")
+    for size in (1, 2):
+        fd, slow = (
+            times[name, "rainjax", size]["median_ms"]
+            for name in ("Feature Distillation", "quilting")
+        )
+        ratio = speed_report.ratios(record)[f"quilting (rainjax), batch {size}"]
+        assert ratio == pytest.approx(slow / fd)
+    assert times["quilting", "rainjax", 2]["num_timed"] == 1
+
+
+def test_scipys_is_the_same_transform():
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    ours = FeatureDistillation().purify(image.astype(np.float32) / 255)
+    np.testing.assert_allclose(speed._fd_scipy(image), ours, atol=2e-6)
+
+
+def test_jpeg_is_near_pillows(path):
+    assert 0 < json.loads(path.read_text())["jpeg_error"]["mean"] < 0.5
+
+
+def test_readme_shows_the_table(path, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results:speed -->\n<!-- /results:speed -->\n")
+    report.update_readme(readme, {"speed": path})
+    assert "| quilting" in readme.read_text()
+    assert "Feature Distillation is faster than" in readme.read_text()
+
+
+def test_damaged_records_are_named(path, tmp_path):
+    record = json.loads(path.read_text())
+    copy = tmp_path / "speed.json"
+    for damage in ({"kind": "other"}, {"entries": []}, {"jpeg_error": None}):
+        copy.write_text(json.dumps(record | damage))
+        with pytest.raises(ValueError, match=r"speed\.json is no usable record"):
+            speed_report.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"batch_sizes": ()}, r"batch_sizes=\(\) must be whole numbers"),
+        ({"size": 30}, "size=30 must be a multiple of 8"),
+        ({"num_repeats": 0}, "num_repeats=0 must be at least 1"),
+    ],
+)
+def test_bad_options_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Speed(**options)
+
+
+def test_too_few_pictures_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="too few to make 64 of 2048"):
+        speed.run(Speed(size=2048, out=tmp_path))
