@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from eval import benchmark, peers, peers_report, report, robustness, sanity
+from eval import benchmark, peers, report, robustness, sanity, smoothing
 from eval.config import Robustness
 from eval.presets import STUDIES
 from rainjax.devices import use_all_cores
@@ -23,7 +23,7 @@ class Report:
     """Writes the report of a folder of records again, and the tables of a README."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The study's folder: the one that holds records/. Or peers.json, for the README alone."""
+    """The study's folder: the one that holds records/. Or peers.json or smoothing.json."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
@@ -42,6 +42,7 @@ Command = (
     | Annotated[sanity.Sanity, tyro.conf.subcommand("sanity")]
     | Annotated[benchmark.Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[peers.Peers, tyro.conf.subcommand("peers")]
+    | Annotated[smoothing.Smoothing, tyro.conf.subcommand("smoothing")]
 )
 
 
@@ -61,6 +62,8 @@ def main() -> None:
             _sanity(command)
         elif isinstance(command, peers.Peers):
             peers.run(command)
+        elif isinstance(command, smoothing.Smoothing):
+            smoothing.run(command)
         else:
             benchmark.run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:
@@ -79,7 +82,7 @@ def _report(options: Report) -> None:
     if options.folder.is_file() and options.name is not None:
         raise ValueError(f"name={options.name!r} is for a study: {options.folder} names itself.")
     if options.folder.is_file():
-        print(peers_report.text(peers_report.load(options.folder)))
+        print(report.record_text(options.folder))
     else:
         _show(options.folder)
     if options.readme is not None:

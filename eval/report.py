@@ -13,7 +13,7 @@ import textwrap
 import jinja2
 import markupsafe
 
-from eval import figures, panels, peers_report, sanity, tables
+from eval import figures, panels, peers_report, sanity, smoothing_report, tables
 from eval import records as rec
 from eval.records import load_records
 from eval.surfaces import loss_surfaces
@@ -23,6 +23,7 @@ from eval.verdict import verdict
 __all__ = [
     "check_readme",
     "load_records",
+    "record_text",
     "results_table",
     "summary",
     "update_readme",
@@ -128,7 +129,7 @@ def update_readme(
     """Rewrites the README's tables from committed records; returns the README's path.
 
     The tables of NAME go between `<!-- results:NAME -->` and `<!-- /results:NAME -->`; its
-    records are a study's folder, or a file that `python -m eval peers` wrote.
+    records are a study's folder, or a file for `record_text`.
     Raises `ValueError` where a marker is missing, repeated or out of order.
     """
     readme = pathlib.Path(readme)
@@ -158,6 +159,15 @@ def check_readme(readme: pathlib.Path | str, studies: dict[str, pathlib.Path | s
     return problems
 
 
+def record_text(path: pathlib.Path, style: str = "plain") -> str:
+    """Returns the tables of a record that `python -m eval peers` or `smoothing` wrote.
+
+    Raises `ValueError` with the file's name for one that is damaged or of another kind.
+    """
+    kind = smoothing_report if rec.read_json(path).get("kind") == "smoothing" else peers_report
+    return kind.text(kind.load(path), style)
+
+
 def _read_readme(readme: pathlib.Path) -> str:
     if not readme.is_file():
         raise ValueError(f"{readme} is no file; name the README whose tables to write.")
@@ -176,9 +186,9 @@ def _with_tables(readme: pathlib.Path, text: str, studies: dict) -> str:
 
 
 def _block(place: pathlib.Path) -> str:
-    """Returns the tables of a study's folder, or of a record of `python -m eval peers`."""
+    """Returns the tables of a study's folder, or of a lone record."""
     if place.is_file():
-        return peers_report.text(peers_report.load(place), "markdown")
+        return record_text(place, "markdown")
     checked = sanity.load(place)
     doubts = sanity.doubts(checked)
     table = results_table(load_records(place), style="markdown", doubts=doubts)
