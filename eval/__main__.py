@@ -12,7 +12,16 @@ from typing import Annotated
 
 import tyro
 
-from eval import benchmark, comparison, peers, report, robustness, sanity, speed
+from eval import (
+    benchmark,
+    comparison,
+    peers,
+    report,
+    robustness,
+    sanity,
+    smoothing,
+    speed,
+)
 from eval.config import Robustness, Transformations
 from eval.presets import STUDIES, TRANSFORMATIONS
 from rainjax.devices import use_all_cores
@@ -23,7 +32,7 @@ class Report:
     """Writes the report of a folder of records again, and the tables of a README."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The study's folder: the one that holds records/. Or peers.json, for the README alone."""
+    """The study's folder: the one that holds records/. Or peers.json or smoothing.json."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
@@ -46,6 +55,7 @@ Command = (
     | Annotated[benchmark.Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[peers.Peers, tyro.conf.subcommand("peers")]
     | Annotated[speed.Speed, tyro.conf.subcommand("speed")]
+    | Annotated[smoothing.Smoothing, tyro.conf.subcommand("smoothing")]
 )
 
 
@@ -69,6 +79,8 @@ def main() -> None:
             peers.run(command)
         elif isinstance(command, speed.Speed):
             speed.run(command)
+        elif isinstance(command, smoothing.Smoothing):
+            smoothing.run(command)
         else:
             benchmark.run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:

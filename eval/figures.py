@@ -72,7 +72,7 @@ def accuracy_against_radius(records: list[dict]) -> Drawing | None:
             axes.set_xlim(0, max(x for line in every for x in line.x))
             axes.set_xticks(sorted({x for line in every for x in line.x}))
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            _percent_axis(axes, 1.0)
+            percent_axis(axes, 1.0)
             _label_ends(figure, axes, reference + own)
         for axes in grid[1:]:
             axes.set_ylabel("")
@@ -127,7 +127,7 @@ def accuracy_against_samples(records: list[dict]) -> Drawing | None:
         axes.minorticks_off()
         axes.set_xlabel("gradient samples per step (K)")
         axes.set_xlim(ticks[0], max(ticks[-1], 2 * ticks[0]))
-        _percent_axis(axes, max(score["high"] for line in ends for score in line.scores))
+        percent_axis(axes, max(score["high"] for line in ends for score in line.scores))
         _label_ends(figure, axes, ends)
         png = png_bytes(figure)
     attack = sampled[0]["column"]["attack"]
@@ -238,7 +238,7 @@ def _draw_lines(axes: Axes, lines: list[_Line]) -> None:
             axes.vlines(line.x, low, high, color=line.colour, lw=1.2)
 
 
-def _percent_axis(axes: Axes, highest: float) -> None:
+def percent_axis(axes: Axes, highest: float) -> None:
     """Starts at zero, as lengths should, and ends at the next fifth above the data."""
     axes.set_ylim(0, min(1.0, math.ceil(highest * 5 + 0.1) / 5))
     axes.set_ylabel("accuracy")

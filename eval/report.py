@@ -13,9 +13,18 @@ import textwrap
 import jinja2
 import markupsafe
 
-from eval import comparison_report, figures, panels, peers_report, sanity, speed_report, tables
+from eval import (
+    comparison_report,
+    figures,
+    panels,
+    peers_report,
+    sanity,
+    smoothing_report,
+    speed_report,
+    tables,
+)
 from eval import records as rec
-from eval.records import load_records, read_json
+from eval.records import load_records
 from eval.surfaces import loss_surfaces
 from eval.tables import results_table
 from eval.verdict import verdict
@@ -23,6 +32,7 @@ from eval.verdict import verdict
 __all__ = [
     "check_readme",
     "load_records",
+    "record_text",
     "results_table",
     "summary",
     "update_readme",
@@ -144,7 +154,7 @@ def update_readme(
     """Rewrites the README's tables from committed records; returns the README's path.
 
     The tables of NAME go between `<!-- results:NAME -->` and `<!-- /results:NAME -->`; its
-    records are a study's folder, or a file that `python -m eval peers` or `speed` wrote.
+    records are a study's folder, or a file for `record_text`.
     Raises `ValueError` where a marker is missing, repeated or out of order.
     """
     readme = pathlib.Path(readme)
@@ -174,6 +184,16 @@ def check_readme(readme: pathlib.Path | str, studies: dict[str, pathlib.Path | s
     return problems
 
 
+def record_text(path: pathlib.Path, style: str = "plain") -> str:
+    """Returns the tables of a record that `python -m eval peers`, `smoothing` or `speed` wrote.
+
+    Raises `ValueError` with the file's name for one that is damaged or of another kind.
+    """
+    readers = {"smoothing": smoothing_report, "speed": speed_report}
+    reader = readers.get(str(rec.read_json(path).get("kind")), peers_report)
+    return reader.text(reader.load(path), style)
+
+
 def _read_readme(readme: pathlib.Path) -> str:
     if not readme.is_file():
         raise ValueError(f"{readme} is no file; name the README whose tables to write.")
@@ -192,7 +212,7 @@ def _with_tables(readme: pathlib.Path, text: str, studies: dict) -> str:
 
 
 def _block(place: pathlib.Path) -> str:
-    """Returns the tables of a study's folder, or of a record of `python -m eval peers`."""
+    """Returns the tables of a study's folder, or of a lone record."""
     if place.is_file():
         return record_text(place, "markdown")
     checked = sanity.load(place)
@@ -202,13 +222,6 @@ def _block(place: pathlib.Path) -> str:
         return "\n\n".join(map(tables.as_markdown, found))
     table = results_table(records, style="markdown", doubts=doubts)
     return "\n".join([table, *(f"- {finding.text}" for finding in sanity.findings(checked))])
-
-
-def record_text(path: pathlib.Path, style: str = "plain") -> str:
-    """Returns the tables of a benchmark's record: that of `peers` or of `speed`."""
-    readers = {"peers": peers_report, "speed": speed_report}
-    reader = readers.get(str(read_json(path).get("kind")), peers_report)
-    return reader.text(reader.load(path), style)
 
 
 def _sections(folder: pathlib.Path, records: list[dict], checked: dict | None) -> list[dict]:

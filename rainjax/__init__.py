@@ -10,6 +10,7 @@ A table of contents; the modules hold more.
     ensemble     run_ensemble, Member    several attacks on the same images
     autoattack   AutoAttack              the usual ensembles
     universal    universal_perturbation  one perturbation for many images
+    smoothing    Smoothed, certify       randomized smoothing: radii that no attack crosses
     adapters     PyTorch, TensorFlow, Foolbox and ART, in both directions
     keys         example_keys, Purpose   every random draw has a path from its seed
     transforms, nets, data, zoo, metrics
@@ -17,7 +18,17 @@ A table of contents; the modules hold more.
 
 __version__ = "0.1.0.dev0"
 
-from rainjax import attacks, data, defenses, evaluation, metrics, nets, transforms, zoo
+from rainjax import (
+    attacks,
+    data,
+    defenses,
+    evaluation,
+    metrics,
+    nets,
+    smoothing,
+    transforms,
+    zoo,
+)
 from rainjax.attacks import EOT, PGD, Attack, fgsm
 from rainjax.autoattack import AutoAttack
 from rainjax.defenses import (
@@ -35,6 +46,7 @@ from rainjax.evaluation import attack_batch, keep_worse, run_attack, score
 from rainjax.gradients import BPDA, expectation, straight_through
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
+from rainjax.smoothing import Smoothed, certify
 
 __all__ = [
     "BPDA",
@@ -53,8 +65,10 @@ __all__ = [
     "MeanFieldRAIN",
     "Member",
     "Purpose",
+    "Smoothed",
     "attack_batch",
     "attacks",
+    "certify",
     "data",
     "defenses",
     "evaluation",
@@ -67,6 +81,7 @@ __all__ = [
     "run_attack",
     "run_ensemble",
     "score",
+    "smoothing",
     "straight_through",
     "transforms",
     "zoo",

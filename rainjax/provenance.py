@@ -35,11 +35,14 @@ def provenance(program: str) -> dict[str, Any]:
     }
 
 
-def code_digest() -> str:
-    """Returns a digest of the code that decides a result: comments and docstrings do not."""
+def code_digest(*more: str) -> str:
+    """Returns a digest of the code that decides a result: comments and docstrings do not.
+
+    `more` are files of the library that decide this one as well.
+    """
     folder = pathlib.Path(rainjax.__file__).parent
     digest = hashlib.sha256()
-    for part in _DECIDING:
+    for part in (*_DECIDING, *more):
         path = folder / part
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             tree = ast.parse(file.read_text(encoding="utf-8"))

@@ -83,7 +83,10 @@ def run_attack(
     attack_keys, images, labels = place(attack_keys), place(images), place(labels)
     secrets = None if score_keys is None else place(score_keys)
     tick = lambda n: on_gradient(n * attack.passes_per_draw) if on_gradient else None
-    with _memory_advice(attack, images):
+    with memory_advice(
+        f"{len(images)} images of {images.shape[1:3]} with chunk_size={attack.eot.chunk_size}",
+        "lower the EOT's chunk_size first (the result stays the same), then the batch size",
+    ):
         init_keys, loop_keys = _split(attack_keys)
         run = place(_start(attack, init_keys, images, labels))
         batch = _Batch(loop_keys, secrets, run)
@@ -372,15 +375,15 @@ def _finish(attack: Attack, run):
 
 
 @contextlib.contextmanager
-def _memory_advice(attack: Attack, images: Given):
+def memory_advice(what: str, mend: str):
+    """Says of a full device what did not fit, and how to mend it.
+
+    Raises:
+        MemoryError: the device is full; every other error passes.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
             raise
-        chunk = attack.eot.chunk_size
-        raise MemoryError(
-            f"{len(images)} images of {images.shape[1:3]} with chunk_size={chunk} do not fit the "
-            "device's memory: lower the EOT's chunk_size first (the result stays the same), then "
-            "the batch size."
-        ) from error
+        raise MemoryError(f"{what} do not fit the device's memory: {mend}.") from error

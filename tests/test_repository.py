@@ -35,6 +35,7 @@ ORDER = [
     "ensemble",
     "autoattack",
     "universal",
+    "smoothing",
     "zoo",
     "data",
     "checkpoints",
