@@ -3,7 +3,7 @@
 A table of contents; the modules hold more.
 
     pipeline     Defended                a classifier behind a defense
-    defenses     RAIN, FeatureDistillation, JPEG, SHIELD, Chain: values with pure functions
+    defenses     RAIN, FeatureDistillation, JPEG, many more: values with pure functions
     attacks      PGD, EOT, many more     what is mounted against them
     gradients    expectation, BPDA, straight_through
     evaluation   run_attack, keep_worse, score, attack_batch, round_to_8bit
