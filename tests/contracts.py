@@ -6,6 +6,8 @@ it may differ between `jit`, `vmap` and the plain call by the rounding of a conv
 
 import dataclasses
 
+import jax
+
 from rainjax.attacks import (
     APGD,
     EOT,
@@ -34,6 +36,7 @@ from rainjax.defenses import (
     Identity,
     MeanFieldRAIN,
     MedianFilter,
+    Quilting,
     TotalVariation,
 )
 from rainjax.gradients import BPDA
@@ -71,6 +74,8 @@ _RAIN = RAIN(EDSR_TINY, shift_fraction=0.25)
 _AVERAGE = RAIN(EDSR_TINY, shift_fraction=0.25, downsample="average")
 _BICUBIC = RAIN(EDSR_TINY, shift_fraction=0.0, downsample="bicubic")
 
+_patches = lambda: jax.random.uniform(jax.random.key(5), (64, 5, 5, 3))
+
 DEFENSES = [
     DefenseCase("identity", Identity(), random=False, convolves=False),
     DefenseCase("rain", _RAIN, True, True, edsr_params),
@@ -95,6 +100,7 @@ DEFENSES = [
     DefenseCase("bit_depth", BitDepth(3, rounding="straight_through"), False, False),
     DefenseCase("median_filter", MedianFilter(3), False, False),
     DefenseCase("total_variation", TotalVariation(0.1, 7), False, True),
+    DefenseCase("quilting", Quilting(gradient="straight_through"), True, False, _patches),
     DefenseCase("shield", SHIELD(rounding="straight_through"), random=True, convolves=True),
     # What an attacker puts in front of a surrogate keeps a defense's promises.
     DefenseCase("input_diversity", InputDiversity(probability=0.9), True, True),
