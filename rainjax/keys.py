@@ -77,14 +77,14 @@ def split_key(draw: Draw, num: int) -> list[PRNGKey]:
 
 
 def choices(draw: PRNGKey | Stratum, shape: tuple[int, ...], num: int) -> Integer[Array, "..."]:
-    """Returns independent uniform numbers below `num`, a power of two of at most 256.
+    """Returns independent uniform numbers below `num`.
 
     `num` draws of one stratified set take every number once in every place.
     """
     if not isinstance(draw, Stratum):
-        return jax.random.bits(draw, shape, jnp.uint8) % num
-    first = jax.random.bits(jax.random.fold_in(draw.key, draw.number // num), shape, jnp.uint8)
-    return (first + draw.number.astype(jnp.uint8)) % num
+        return _below(draw, shape, num)
+    first = _below(jax.random.fold_in(draw.key, draw.number // num), shape, num)
+    return (first + (draw.number % num).astype(first.dtype)) % num
 
 
 def choice(draw: PRNGKey | Stratum, num: int) -> Int[Array, ""]:
@@ -93,3 +93,9 @@ def choice(draw: PRNGKey | Stratum, num: int) -> Int[Array, ""]:
         return jax.random.randint(draw, (), 0, num)
     key = jax.random.fold_in(draw.key, draw.number // num)
     return jax.random.permutation(key, num)[draw.number % num]
+
+
+def _below(key: PRNGKey, shape: tuple[int, ...], num: int) -> Integer[Array, "..."]:
+    if num in (1, 2, 4, 8, 16, 32, 64, 128):  # a byte spreads evenly, and costs least
+        return jax.random.bits(key, shape, jnp.uint8) % num
+    return jax.random.randint(key, shape, 0, num)

@@ -6,6 +6,8 @@ it may differ between `jit`, `vmap` and the plain call by the rounding of a conv
 
 import dataclasses
 
+import jax
+
 from rainjax.attacks import (
     APGD,
     EOT,
@@ -37,6 +39,7 @@ from rainjax.defenses import (
     LowPass,
     MeanFieldRAIN,
     MedianFilter,
+    Quilting,
     RandomCrop,
     RandomResizePad,
     RandomSubset,
@@ -77,6 +80,8 @@ _RAIN = RAIN(EDSR_TINY, shift_fraction=0.25)
 _AVERAGE = RAIN(EDSR_TINY, shift_fraction=0.25, downsample="average")
 _BICUBIC = RAIN(EDSR_TINY, shift_fraction=0.0, downsample="bicubic")
 
+_patches = lambda: jax.random.uniform(jax.random.key(5), (64, 5, 5, 3))
+
 DEFENSES = [
     DefenseCase("identity", Identity(), random=False, convolves=False),
     DefenseCase("rain", _RAIN, True, True, edsr_params),
@@ -101,6 +106,7 @@ DEFENSES = [
     DefenseCase("bit_depth", BitDepth(3, rounding="straight_through"), False, False),
     DefenseCase("median_filter", MedianFilter(3), False, False),
     DefenseCase("total_variation", TotalVariation(0.1, 7), False, True),
+    DefenseCase("quilting", Quilting(gradient="straight_through"), True, False, _patches),
     DefenseCase("shield", SHIELD(rounding="straight_through"), random=True, convolves=True),
     DefenseCase("bilateral_filter", BilateralFilter(3, 0.3), random=False, convolves=True),
     DefenseCase("gaussian_noise", GaussianNoise(), random=True, convolves=False),

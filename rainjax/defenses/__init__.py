@@ -6,6 +6,7 @@ from rainjax.defenses.feature_distillation import FeatureDistillation, two_steps
 from rainjax.defenses.gaussian_noise import GaussianNoise
 from rainjax.defenses.jpeg import JPEG, SHIELD
 from rainjax.defenses.low_pass import LowPass
+from rainjax.defenses.quilting import Quilting, patch_bank
 from rainjax.defenses.rain import RAIN, MeanFieldRAIN
 from rainjax.defenses.random_crop import RandomCrop
 from rainjax.defenses.random_resize_pad import RandomResizePad
@@ -28,9 +29,11 @@ __all__ = [
     "LowPass",
     "MeanFieldRAIN",
     "MedianFilter",
+    "Quilting",
     "RandomCrop",
     "RandomResizePad",
     "RandomSubset",
     "TotalVariation",
+    "patch_bank",
     "two_steps",
 ]
