@@ -3,6 +3,7 @@
 import json
 import statistics
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,7 +42,7 @@ def test_both_sides_of_every_ratio_are_there(path):
 
 def test_scipys_is_the_same_transform():
     image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
-    ours = FeatureDistillation().purify(image.astype(np.float32) / 255)
+    ours = FeatureDistillation().purify(jnp.asarray(image, jnp.float32) / 255)
     np.testing.assert_allclose(speed._fd_scipy(image), ours, atol=2e-6)
 
 
