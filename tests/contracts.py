@@ -34,7 +34,10 @@ from rainjax.defenses import (
     Identity,
     MeanFieldRAIN,
     MedianFilter,
+    PixelDeflection,
+    SuperResolution,
     TotalVariation,
+    WaveletDenoising,
 )
 from rainjax.gradients import BPDA
 from tests.tiny import EDSR_TINY, edsr_params
@@ -96,6 +99,9 @@ DEFENSES = [
     DefenseCase("median_filter", MedianFilter(3), False, False),
     DefenseCase("total_variation", TotalVariation(0.1, 7), False, True),
     DefenseCase("shield", SHIELD(rounding="straight_through"), random=True, convolves=True),
+    DefenseCase("wavelet_denoising", WaveletDenoising(), random=False, convolves=True),
+    DefenseCase("pixel_deflection", PixelDeflection(20, window=3), random=True, convolves=True),
+    DefenseCase("super_resolution", SuperResolution(EDSR_TINY), False, True, edsr_params),
     # What an attacker puts in front of a surrogate keeps a defense's promises.
     DefenseCase("input_diversity", InputDiversity(probability=0.9), True, True),
     DefenseCase("scale_invariance", ScaleInvariance(), True, False),
