@@ -39,11 +39,14 @@ from rainjax.defenses import (
     LowPass,
     MeanFieldRAIN,
     MedianFilter,
+    PixelDeflection,
     Quilting,
     RandomCrop,
     RandomResizePad,
     RandomSubset,
+    SuperResolution,
     TotalVariation,
+    WaveletDenoising,
 )
 from rainjax.gradients import BPDA
 from tests.tiny import EDSR_TINY, edsr_params
@@ -120,6 +123,9 @@ DEFENSES = [
         convolves=True,
         params=lambda: ((), (), edsr_params()),
     ),
+    DefenseCase("wavelet_denoising", WaveletDenoising(), random=False, convolves=True),
+    DefenseCase("pixel_deflection", PixelDeflection(20, window=3), random=True, convolves=True),
+    DefenseCase("super_resolution", SuperResolution(EDSR_TINY), False, True, edsr_params),
     # What an attacker puts in front of a surrogate keeps a defense's promises.
     DefenseCase("input_diversity", InputDiversity(probability=0.9), True, True),
     DefenseCase("scale_invariance", ScaleInvariance(), True, False),

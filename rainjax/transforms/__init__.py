@@ -28,17 +28,31 @@ from rainjax.transforms.resampling import (
     random_pixel_downsample,
     resize_bicubic,
 )
+from rainjax.transforms.wavelets import (
+    SigmaScale,
+    Wavelet,
+    WaveletColours,
+    inverse_wavelet_transform,
+    max_wavelet_levels,
+    wavelet_shrinkage,
+    wavelet_transform,
+)
 
 __all__ = [
     "Rounding",
+    "SigmaScale",
     "Subsampling",
+    "Wavelet",
+    "WaveletColours",
     "average_downsample",
     "block_dct",
     "circular_shift",
     "clip_rounding",
     "inverse_block_dct",
+    "inverse_wavelet_transform",
     "jpeg",
     "jpeg_with_steps",
+    "max_wavelet_levels",
     "numbered_shift",
     "pad_to_blocks",
     "quality_tables",
@@ -49,5 +63,7 @@ __all__ = [
     "rgb_to_ycbcr",
     "rounded",
     "separable",
+    "wavelet_shrinkage",
+    "wavelet_transform",
     "ycbcr_to_rgb",
 ]

@@ -41,21 +41,21 @@ CHROMINANCE = np.full((8, 8), 99)
 CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
 # JFIF: luminance in 0..255, the colour differences around 128.
-_TO_YCBCR = np.array(
+TO_YCBCR = np.array(
     [[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]]
 )
-_TO_RGB = np.array([[1.0, 0.0, 1.402], [1.0, -0.344136286, -0.714136286], [1.0, 1.772, 0.0]])
+TO_RGB = np.array([[1.0, 0.0, 1.402], [1.0, -0.344136286, -0.714136286], [1.0, 1.772, 0.0]])
 _GREY = np.array([0.0, 128.0, 128.0])
 
 
 def rgb_to_ycbcr(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
     """Returns JFIF's YCbCr of an RGB image, both in grey levels, 0 to 255; affine."""
-    return _colours(image, _TO_YCBCR) + jnp.asarray(_GREY, image.dtype)[None, None]
+    return _colours(image, TO_YCBCR) + jnp.asarray(_GREY, image.dtype)[None, None]
 
 
 def ycbcr_to_rgb(image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
     """Returns the RGB image, in grey levels, whose YCbCr is `image`; it may leave 0..255."""
-    return _colours(image - jnp.asarray(_GREY, image.dtype)[None, None], _TO_RGB)
+    return _colours(image - jnp.asarray(_GREY, image.dtype)[None, None], TO_RGB)
 
 
 def quality_tables(
