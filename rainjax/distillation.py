@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from rainjax import transforms
 
@@ -49,25 +49,52 @@ def defensive_step(radius: float, share: float) -> float:
     return high
 
 
-def coefficient_spread(images: UInt8[Array | np.ndarray, "n h w c"]) -> Float[np.ndarray, "8 8"]:
+def coefficient_spread(
+    images: UInt8[Array | np.ndarray, "n h w c"] | Float[Array | np.ndarray, "n h w c"],
+) -> Float[np.ndarray, "8 8"]:
     """Returns the standard deviation of each DCT coefficient over blocks, channels and images.
 
-    In grey levels. Blocks that the images do not fill are left out. Where it is large the images
-    differ, and a network has something to look at: that is what bands are ranked by.
+    In grey levels, as what is given: images of 8 bits, or differences of images times 255.
+    Blocks that they do not fill are left out. Where it is large the images differ, and a network
+    has something to look at: that is what bands are ranked by.
 
     Raises:
         ValueError: the images are smaller than a block.
     """
-    height, width = (side // 8 * 8 for side in images.shape[1:3])
-    if not len(images) or not height or not width:
-        raise ValueError(f"Images of shape {images.shape} hold no whole 8x8 block.")
+    height, width = _whole(images.shape)
+    middle = 128.0 if images.dtype == np.uint8 else 0.0  # smaller squares lose less
     total, squares, count = np.zeros((8, 8)), np.zeros((8, 8)), 0
-    for start in range(0, len(images), 64):
-        batch = jnp.asarray(images[start : start + 64, :height, :width], jnp.float32)
-        sums = np.asarray(_sums(batch), np.float64)
+    for start in range(0, len(images), _BATCH):
+        batch = jnp.asarray(images[start : start + _BATCH, :height, :width], jnp.float32)
+        sums = np.asarray(_sums(batch - middle), np.float64)
         total, squares = total + sums[0], squares + sums[1]
         count += batch.size // 64
     return np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
+
+
+def moved_share(
+    images: Float[Array | np.ndarray, "n h w c"],
+    attacked: Float[Array | np.ndarray, "n h w c"],
+    steps: Float[Array | np.ndarray, "8 8"],
+) -> Float[np.ndarray, "8 8"]:
+    """Returns the share of each DCT coefficient that an attack moved to another multiple.
+
+    `changed_share` measured: over blocks, channels and images, which are in [0, 1], on the grid
+    of `FeatureDistillation(steps)`. Blocks that the images do not fill are left out.
+
+    Raises:
+        ValueError: the two differ in shape, or are smaller than a block.
+    """
+    if images.shape != attacked.shape:
+        raise ValueError(f"{attacked.shape} adversarial images for originals of {images.shape}.")
+    height, width = _whole(images.shape)
+    moved, count = np.zeros((8, 8)), 0
+    for start in range(0, len(images), _BATCH):
+        rows = np.s_[start : start + _BATCH, :height, :width]
+        before, after = (jnp.asarray(x[rows], jnp.float32) for x in (images, attacked))
+        moved += np.asarray(_moved(before, after, jnp.asarray(steps, jnp.float32)), np.float64)
+        count += before.size // 64
+    return moved / count
 
 
 def ranking(spread: Float[np.ndarray, "8 8"]) -> tuple[int, ...]:
@@ -78,7 +105,28 @@ def ranking(spread: Float[np.ndarray, "8 8"]) -> tuple[int, ...]:
     return tuple(np.argsort(-np.asarray(spread).ravel(), kind="stable").tolist())
 
 
+_BATCH = 64
+
+
+def _whole(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Returns the height and the width that whole blocks fill."""
+    height, width = (side // 8 * 8 for side in shape[1:3])
+    if not shape[0] or not height or not width:
+        raise ValueError(f"Images of shape {shape} hold no whole 8x8 block.")
+    return height, width
+
+
 @jax.jit
 def _sums(images: Float[Array, "n h w c"]) -> Float[Array, "2 8 8"]:
-    blocks = jax.vmap(transforms.block_dct)(images - 128.0)  # smaller squares lose less
+    blocks = jax.vmap(transforms.block_dct)(images)
     return jnp.stack([blocks.sum((0, 1, 2, 5)), jnp.square(blocks).sum((0, 1, 2, 5))])
+
+
+@jax.jit
+def _moved(
+    images: Float[Array, "n h w c"], attacked: Float[Array, "n h w c"], steps: Float[Array, "8 8"]
+) -> Int[Array, "8 8"]:
+    def numbers(image):
+        return jnp.round(transforms.block_dct(255 * image) / steps[None, None, :, :, None])
+
+    return (jax.vmap(numbers)(images) != jax.vmap(numbers)(attacked)).sum((0, 1, 2, 5))

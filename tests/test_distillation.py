@@ -45,6 +45,33 @@ def test_spread_is_that_of_numpy():
     assert (np.array(two_steps(order[:15], 10.0, 40.0)) == 10).sum() == 15
 
 
+def test_spread_of_a_perturbation_is_that_of_numpy():
+    noise = RNG.normal(3, 2, (70, 17, 8, 3)).astype(np.float32)
+    blocks = noise[:, :16].reshape(70, 2, 8, 1, 8, 3).astype(float)
+    expected = scipy.fft.dctn(blocks, axes=(2, 4), norm="ortho").std(axis=(0, 1, 3, 5))
+    np.testing.assert_allclose(distillation.coefficient_spread(noise), expected, rtol=1e-4)
+
+
+def test_the_moved_share_is_that_of_a_loop():
+    """Block by block with SciPy, on images of which a strip fills no block."""
+    images, _ = data.load("builtin", "test").get(np.arange(70))
+    images = images[:, :29, :19].astype(np.float32) / 255
+    attacked = images + RNG.uniform(-0.03, 0.03, images.shape).astype(np.float32)
+    steps = RNG.uniform(10, 60, (8, 8))
+    count = np.zeros((8, 8))
+    for image, other in zip(255.0 * images, 255.0 * attacked, strict=True):
+        for top, left in np.ndindex(3, 2):
+            for channel in range(3):
+                cut = np.s_[8 * top : 8 * top + 8, 8 * left : 8 * left + 8, channel]
+                before, after = (scipy.fft.dctn(x[cut], norm="ortho") for x in (image, other))
+                count += np.round(before / steps) != np.round(after / steps)
+    found = distillation.moved_share(images, attacked, steps)
+    assert 0 < found.min() < 0.05 < 0.2 < found.max() < 0.9
+    # Float32 tips few that lie on an edge.
+    np.testing.assert_allclose(found, count / (70 * 6 * 3), atol=2 / (70 * 6 * 3))
+    assert not distillation.moved_share(images, images, steps).any()
+
+
 def test_bad_options_are_refused():
     for call, sentence in (
         (lambda: distillation.changed_share(-1.0, 3.0), "radius=-1.0 must not be negative"),
@@ -54,6 +81,12 @@ def test_bad_options_are_refused():
         (
             lambda: distillation.coefficient_spread(np.zeros((2, 7, 9, 3), np.uint8)),
             r"shape \(2, 7, 9, 3\) hold no whole 8x8 block",
+        ),
+        (
+            lambda: distillation.moved_share(
+                np.zeros((2, 8, 8, 3)), np.zeros((1, 8, 8, 3)), np.ones((8, 8))
+            ),
+            r"\(1, 8, 8, 3\) adversarial images for originals of \(2, 8, 8, 3\)",
         ),
     ):
         with unchecked(), pytest.raises(ValueError, match=sentence):

@@ -21,7 +21,7 @@ from rainjax.provenance import provenance
 from tests.tiny import EDSR_TINY, RESNET_TINY, Repeat, edsr_params, resnet_params
 from train import augment, classifier, finetune_rain, run, super_resolution
 from train.optimizers import Optimizer
-from train.options import Data, Output, batches_per_epoch, shuffled_batch
+from train.options import Data, Output, batches_per_epoch, check_held_out, shuffled_batch
 
 
 class Listed(ImageSet):
@@ -324,13 +324,12 @@ def test_other_ends_of_a_program_are_one_sentence_as_well(raised, said):
 def test_a_classifier_that_saw_the_images_that_would_choose_is_refused(entries, tmp_path):
     split = Data(num_training=40, num_validation=30).load()
     split = dataclasses.replace(split, validation=split.training)
-    check = finetune_rain._check_held_out
     entry = zoo.load(entries / "resnet")
     seen = {"fingerprint": split.training.fingerprint, "num_validation": 20}
     with pytest.raises(ValueError, match=r"held 20 images out .* set --num-validation 20"):
-        check(dataclasses.replace(entry, card={"data": seen}), split)
+        check_held_out(dataclasses.replace(entry, card={"data": seen}), split)
     for harmless in ({**seen, "num_validation": 30}, {**seen, "fingerprint": "x"}, {}):
-        check(dataclasses.replace(entry, card={"data": harmless}), split)
+        check_held_out(dataclasses.replace(entry, card={"data": harmless}), split)
 
 
 def test_psnr_of_equal_images_is_finite():

@@ -25,6 +25,8 @@ from train.options import (
     Data,
     Output,
     batches_per_epoch,
+    check_held_out,
+    check_outputs,
     identity,
     labelled,
     save_entry,
@@ -173,8 +175,8 @@ def train(options: FinetuneRAIN) -> None:
     split = options.data.load()
     training = labelled(split.training, split.training_indices)
     validation = labelled(split.validation, split.validation_indices)
-    _check_outputs(classifier.network, split.training, validation["image"])
-    _check_held_out(classifier, split)
+    check_outputs(classifier.network, split.training, validation["image"])
+    check_held_out(classifier, split)
     facts = {
         "init_sha256": start.sha256,
         "classifier_sha256": classifier.sha256,
@@ -220,30 +222,6 @@ def train(options: FinetuneRAIN) -> None:
         seed=options.seed,
     )  # fmt: skip
     print(f"Wrote {panel}: original, and one draw of RAIN before and after tuning.")
-
-
-def _check_outputs(classifier, image_set, images):
-    outputs = jax.eval_shape(
-        classifier.apply, classifier.shapes(), jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
-    )
-    if outputs.shape != (image_set.num_classes,):
-        raise ValueError(
-            f"The classifier has {outputs.shape[0]} outputs, {image_set.name!r} has "
-            f"{image_set.num_classes} classes: choose a classifier of this data set."
-        )
-
-
-def _check_held_out(classifier, split):
-    seen = classifier.card.get("data", {})
-    held_out = len(split.validation_indices)
-    same = seen.get("fingerprint") == split.training.fingerprint
-    before = seen.get("num_validation", held_out)
-    if same and split.validation is split.training and before < held_out:
-        raise ValueError(
-            f"The classifier {classifier.name!r} held {before} images out of its "
-            f"training, and was trained on some of the {held_out} that would choose the epoch "
-            f"here: set --num-validation {before}."
-        )
 
 
 if __name__ == "__main__":

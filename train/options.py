@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rainjax import data, zoo
@@ -42,15 +44,16 @@ class Data:
     data_dir: pathlib.Path | None = None
     """Where TFDS data sets are; by default TFDS_DATA_DIR or TFDS's own folder."""
     num_training: int | None = None
-    """Train on this many images only."""
+    """Learn from this many images only."""
     num_validation: int = 2000
-    """Images that choose the epoch to keep. The built-in set has a split for that; of any
-    other, these are taken out of the training split, the same ones whatever the seed."""
+    """Images that choose what is kept, an epoch or a step. The built-in set has a split for
+    that; of any other, these are taken out of the training split, the same ones whatever the
+    seed."""
 
     def __post_init__(self):
         if self.num_validation < 1:
             raise ValueError(
-                f"num_validation={self.num_validation}: at least one image must choose the epoch."
+                f"num_validation={self.num_validation}: at least one image must choose."
             )
         if self.num_training is not None and self.num_training < 1:
             raise ValueError(f"num_training={self.num_training} must be at least 1.")
@@ -121,6 +124,40 @@ def labelled(image_set: ImageSet, indices: np.ndarray) -> dict[str, np.ndarray]:
         raise ValueError(f"The data set {image_set.name!r} has no labels.")
     images, labels = image_set.get(indices)
     return {"image": images, "label": labels, "index": indices.astype(np.int32)}
+
+
+def check_outputs(classifier: Network, image_set: ImageSet, images: np.ndarray) -> None:
+    """Refuses a classifier whose outputs are not the classes of these images.
+
+    Raises:
+      ValueError: saying how many there are of both.
+    """
+    outputs = jax.eval_shape(
+        classifier.apply, classifier.shapes(), jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
+    )
+    if outputs.shape != (image_set.num_classes,):
+        raise ValueError(
+            f"The classifier has {outputs.shape[0]} outputs, {image_set.name!r} has "
+            f"{image_set.num_classes} classes: choose a classifier of this data set."
+        )
+
+
+def check_held_out(classifier: zoo.Entry, split: Split) -> None:
+    """Refuses a classifier that was trained on images that are to choose; its card tells.
+
+    Raises:
+      ValueError: saying how many to hold out.
+    """
+    seen = classifier.card.get("data", {})
+    held_out = len(split.validation_indices)
+    same = seen.get("fingerprint") == split.training.fingerprint
+    before = seen.get("num_validation", held_out)
+    if same and split.validation is split.training and before < held_out:
+        raise ValueError(
+            f"The classifier {classifier.name!r} held {before} images out of its "
+            f"training, and was trained on some of the {held_out} that would choose "
+            f"here: set --num-validation {before}."
+        )
 
 
 def batches_per_epoch(examples: dict[str, np.ndarray], batch_size: int) -> int:

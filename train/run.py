@@ -147,14 +147,16 @@ def flat(tree: Any) -> dict[str, Any]:
     return leaves
 
 
-def main(program: Callable[[], None]) -> None:
+def main(
+    program: Callable[[], None],
+    *,
+    interrupted: str = "What was saved is kept: the same command, without --fresh, goes on.",
+) -> None:
     """Runs a program; expected errors become one sentence on stderr and a non-zero exit."""
     try:
         program()
     except KeyboardInterrupt:
-        sys.exit(
-            "Interrupted. What was saved is kept: the same command, without --fresh, goes on."
-        )
+        sys.exit(f"Interrupted. {interrupted}")
     except (Stop, ValueError, OSError) as error:
         if os.environ.get("RAINJAX_TRACEBACK"):
             raise

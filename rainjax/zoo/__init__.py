@@ -1,12 +1,14 @@
 """Pretrained parameters by name or path: `zoo.load("builtin_resnet")`, `zoo.names()`.
 
 An entry is two files side by side: `<name>.safetensors` with the numbers and `<name>.json`, a card
-that says which network they belong to and how they came about.
+that says which network they belong to and how they came about. A table of Feature Distillation
+is one JSON file that says both: `zoo.load_steps(path)`.
 """
 
 from rainjax.zoo._card import NETWORKS
 from rainjax.zoo._published import PUBLISHED, load_any
 from rainjax.zoo._store import Entry, check_name, load, load_torch, names, save
+from rainjax.zoo._tables import load_steps, save_steps
 
 __all__ = [
     "NETWORKS",
@@ -15,7 +17,9 @@ __all__ = [
     "check_name",
     "load",
     "load_any",
+    "load_steps",
     "load_torch",
     "names",
     "save",
+    "save_steps",
 ]

@@ -94,8 +94,8 @@ def save(
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
-    _write(path, content)
-    _write(path.with_suffix(".json"), (text + "\n").encode())
+    write(path, content)
+    write(path.with_suffix(".json"), (text + "\n").encode())
     return path
 
 
@@ -158,7 +158,7 @@ def _read_safetensors(content: bytes, path: pathlib.Path) -> dict[str, np.ndarra
         raise ValueError(f"{path} is not a readable safetensors file: {error}.") from None
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
+def write(path: pathlib.Path, content: bytes) -> None:
     """Writes all or nothing, so that a run cut short leaves no half file behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     temporary.write_bytes(content)
