@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -90,12 +92,12 @@ class _Shelf:
         name = f"{config.bank_size} patches of {train.name}, {train.split}"
         return bank, {"name": name, "sha256": train.fingerprint}
 
-    def edsr(self, name: str) -> zoo.Entry:
-        """Returns a super-resolution network of the zoo."""
+    def edsr(self, name: str) -> tuple[EDSR, Params, dict | None]:
+        """Returns a super-resolution network, its parameters and where they came from."""
         entry = zoo.load_any(name)
         if not isinstance(entry.network, EDSR):
             raise ValueError(f"{name!r} holds a {type(entry.network).__name__}, not an EDSR.")
-        return entry
+        return entry.network, entry.params, source(entry)
 
     @functools.cached_property
     def _train(self):
@@ -105,7 +107,19 @@ class _Shelf:
 
 
 def _plain(title: str, make: Callable[[_Shelf], Defense]) -> _Maker:
-    return _Maker(title, lambda shelf: (make(shelf), (), None))
+    """Returns the maker of a defense without parameters."""
+
+    def made(shelf: _Shelf):
+        defense = make(shelf)
+        return defense, defense.init(jax.random.key(0)), None
+
+    return _Maker(title, made)
+
+
+def _designed(shelf: _Shelf):
+    table = pathlib.Path(shelf.config.table or "")
+    digest = hashlib.sha256(table.read_bytes()).hexdigest()
+    return FeatureDistillation(zoo.load_steps(table)), (), {"name": str(table), "sha256": digest}
 
 
 def _quilting(shelf: _Shelf):
@@ -114,14 +128,13 @@ def _quilting(shelf: _Shelf):
 
 
 def _super_resolution(shelf: _Shelf):
-    entry = shelf.edsr(shelf.config.enhancer)
-    return defenses.SuperResolution(entry.network), entry.params, source(entry)
+    network, params, where = shelf.edsr(shelf.config.enhancer)
+    return defenses.SuperResolution(network), params, where
 
 
 def _rain(shelf: _Shelf):
-    entry = shelf.edsr(shelf.config.rain)
-    rain = defenses.RAIN(entry.network, shift_fraction=shelf.config.shift_fraction)
-    return rain, entry.params, source(entry)
+    network, params, where = shelf.edsr(shelf.config.rain)
+    return defenses.RAIN(network, shift_fraction=shelf.config.shift_fraction), params, where
 
 
 def _subset(shelf: _Shelf):
@@ -140,10 +153,7 @@ def _subset(shelf: _Shelf):
 MAKERS = {
     "undefended": _plain("no defense", lambda shelf: Identity()),
     "fd": _plain("Feature Distillation, 25/30", lambda shelf: FeatureDistillation()),
-    "fd_designed": _plain(
-        "Feature Distillation, designed",
-        lambda shelf: FeatureDistillation(zoo.load_steps(shelf.config.table)),
-    ),
+    "fd_designed": _Maker("Feature Distillation, designed", _designed),
     "jpeg": _plain("JPEG, quality 75", lambda shelf: defenses.JPEG(75)),
     "shield": _plain("SHIELD", lambda shelf: defenses.SHIELD()),
     "bit_depth": _plain("bit depth, 3 bits", lambda shelf: defenses.BitDepth(3)),
@@ -232,7 +242,9 @@ def _adaptive(config: Transformations, row: Row, radius: float) -> list[Cell]:
     defense, classifier = row.target.defense, row.target.classifier
     own = own_gradient(defense)
     attack = NoisyAPGD(radius=radius, num_steps=config.num_steps, loss="margin")
-    ways = [("bpda", "BPDA, identity", BPDA(defense, Identity()), "the identity's gradient")]
+    ways: list[tuple[str, str, Defense, str]] = [
+        ("bpda", "BPDA, identity", BPDA(defense, Identity()), "the identity's gradient")
+    ]
     if own is not None:
         words = "its own gradient" if own == defense else "the gradient of soft rounding"
         ways.append(("own", "own gradient", own, words))

@@ -7,6 +7,7 @@ code gets what it wants to be given, and is handed images one after the other, a
 
 import concurrent.futures
 import dataclasses
+import importlib
 import io
 import pathlib
 import statistics
@@ -230,9 +231,8 @@ def _others() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     except ImportError:
         pass
     try:
-        from art.defences.preprocessor import TotalVarMin
-
-        art = TotalVarMin(clip_values=(0.0, 1.0))
+        library = importlib.import_module("art.defences.preprocessor")
+        art = library.TotalVarMin(clip_values=(0.0, 1.0))
         found["ART"] = lambda x: art(x[None].astype(np.float32) / 255)[0][0]
     except ImportError:
         pass

@@ -116,7 +116,9 @@ def attack_text(record: dict) -> str:
     steps = f"{attack['num_steps']} steps"
     if "step_size" in attack:
         steps += f" of {rec.radius_text(attack['norm'], attack['step_size'])}"
-    radius = rec.radius_text(attack["norm"], attack["radius"])
+    budget = rec.ball(record)
+    assert budget is not None
+    radius = rec.radius_text(*budget)
     if attack.get("num_restarts", 1) > 1:
         steps += f", {attack['num_restarts']} starts"
     draws = rec.eot(record).get("draws", "independent")
