@@ -112,12 +112,14 @@ def predict(
     """Returns what the smoothed classifier answers: PREDICT of Section 3.2.1.
 
     Abstains unless a two-sided binomial test tells the two most frequent classes apart at level
-    `alpha` (the paper's 0.001): an answer is not the smoothed classifier's with a probability of
-    at most `alpha`. For the other options, and for errors, see `count_classes`.
+    `alpha` (0.001 in the authors' code): an answer is not the smoothed classifier's with a
+    probability of at most `alpha`. For the other options, and for errors, see `count_classes`.
     """
     _check_alpha(alpha)
+    images = jnp.asarray(images)
+    check_batch(smoothed.target, params, keys, images)
     if 2 * 0.5**num_draws > alpha:
-        _refuse_few("num_draws", num_draws, alpha, math.log2(2 / alpha))
+        _refuse_few("num_draws", num_draws, alpha, math.ceil(math.log2(2 / alpha)))
     counts = count_classes(
         smoothed, params, _branch(keys, _PREDICT), images, num_draws=num_draws,
         batch_size=batch_size, chunk_size=chunk_size, mesh=mesh, on_draw=on_draw,
@@ -145,7 +147,7 @@ def certify(
     """Returns radii in which the smoothed classifier's answer is certain: CERTIFY, Section 3.2.2.
 
     `num_select` draws select a class, and as many as `num_estimate` others, which never meet
-    those, bound its probability; see `certificates`. Defaults are the paper's (Section 4). With
+    those, bound its probability; see `certificates`. Defaults are those of the authors' code. With
     a probability of at least 1 - `alpha` for every image, over the draws, the smoothed classifier
     gives this class everywhere in an open ball of this L2 radius around it. That is said of the
     smoothed classifier, whose answer `predict` finds, and of no other; and of exact arithmetic:
@@ -154,8 +156,10 @@ def certify(
     For the other options, and for errors, see `count_classes`.
     """
     _check_alpha(alpha)
+    images = jnp.asarray(images)
+    check_batch(smoothed.target, params, keys, images)
     if 0.5**num_estimate >= alpha:
-        _refuse_few("num_estimate", num_estimate, alpha, math.log2(1 / alpha))
+        _refuse_few("num_estimate", num_estimate, alpha, math.floor(math.log2(1 / alpha)) + 1)
     selected, estimated = (
         count_classes(
             smoothed, params, _branch(keys, stage), images, num_draws=num_draws,
@@ -330,11 +334,11 @@ def _check_answers(broken: np.ndarray, rows: np.ndarray) -> None:
 
 def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < 1:
-        raise ValueError(f"{alpha=} must lie between 0 and 1; the paper's is 0.001.")
+        raise ValueError(f"{alpha=} must lie between 0 and 1; 0.001 is usual.")
 
 
-def _refuse_few(name: str, number: int, alpha: float, least: float) -> None:
+def _refuse_few(name: str, number: int, alpha: float, least: int) -> None:
     raise ValueError(
         f"{name}={number} can only abstain at {alpha=}, even if all draws agree: take at least "
-        f"{math.floor(least) + 1}."
+        f"{least}."
     )

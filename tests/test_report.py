@@ -179,7 +179,7 @@ def test_damaged_pictures_and_spectra_are_named(tmp_path):
 def test_ticks_are_where_they_say(highest):
     figure = Figure()
     axes = figure.subplots()
-    figures._percent_axis(axes, highest)
+    figures.percent_axis(axes, highest)
     figure.draw_without_rendering()
     places, labels = axes.get_yticks(), axes.yaxis.get_ticklabels()
     said = [float(label.get_text().removesuffix(" %")) / 100 for label in labels]

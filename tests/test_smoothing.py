@@ -325,6 +325,7 @@ def test_draws_that_only_fill_a_chunk_are_nobodys():
         ({"chunk_size": 0}, "chunk_size=0 must be at least 1"),
         ({"images": 2 + np.zeros((1, 2, 2, 3), np.float32)}, r"Images must lie in \[0, 1\]"),
         ({"keys": keys_of(2)}, "1 images came with 2 keys"),
+        ({"keys": jax.random.key(0)}, "Keys must be an array of one key per image"),
         ({"params": ()}, "Parameters must be"),
         ({"target": Defended(Identity(), Linear(SIZE, 1))}, "The classifier has one class"),
     ],
