@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -273,3 +274,15 @@ def test_the_attack_is_on_the_classifier_alone_whatever_the_batches(classifier):
 def test_bad_options_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(program.PRESETS["smoke"][1], **changes)
+
+
+def test_the_committed_design_is_what_its_record_chose():
+    folder = pathlib.Path(__file__).parents[1] / "eval" / "records" / "design"
+    record = json.loads((folder / "design.json").read_text())
+    found, defensive = record["refinement"], record["defensive"]
+    fitting = [c["step"] for c in found["candidates"] if c["loss"] <= found["tolerance"]]
+    assert found["step"] == max(fitting)
+    assert zoo.load_steps(folder) == two_steps(
+        record["band"]["positions"], max(fitting), defensive["step"]
+    )
+    assert not record["revision"].endswith("-modified")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from eval.style import BLUE, GREY, INK, OCHRE, RUST, STYLE, png_bytes
 
@@ -120,12 +120,9 @@ def _accuracy(axes: Axes, record: dict[str, Any]) -> None:
     scores = [one["accuracy"] for one in found["candidates"]]
     floor = found["undefended"] - found["tolerance"]
     axes.plot(steps, scores, "o-", color=BLUE, linewidth=1.2)
-    axes.axhline(found["undefended"], color=GREY, linewidth=1.4)
-    axes.axhline(floor, color=RUST, linestyle=(0, (5, 2)), linewidth=1.4)
-    place = {"transform": axes.get_yaxis_transform(), "ha": "right"}
-    axes.text(1, found["undefended"], "no defense", color=GREY, va="bottom", **place)
-    tolerated = f"tolerated loss of {found['tolerance']:g}"
-    axes.text(1, floor, tolerated, color=RUST, va="bottom", **place)
+    axes.axhline(found["undefended"], color=GREY, linewidth=1.4, label="no defense")
+    tolerated = f"tolerated loss, {found['tolerance']:.3g}"
+    axes.axhline(floor, color=RUST, linestyle=(0, (5, 2)), linewidth=1.4, label=tolerated)
     best = "chosen" if found["found"] else "the best, and not enough"
     cost = f"loss {found['loss']:.2%} ± {found['loss_error']:.2%}"
     axes.plot(
@@ -138,6 +135,7 @@ def _accuracy(axes: Axes, record: dict[str, Any]) -> None:
         title=f"Accuracy with step {record['defensive']['step']:g} outside the band",
         xlabel="step inside the band, grey levels",
         ylabel=f"accuracy on {found['num_examples']} images that choose",
-        xlim=(0, None), ylim=(low - 0.2 * (high - low), high + 0.1 * (high - low)),
+        xlim=(0, None), ylim=(low - 0.45 * (high - low), high + 0.1 * (high - low)),
     )  # fmt: skip
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))

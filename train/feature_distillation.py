@@ -101,17 +101,19 @@ PRESETS = {
     ),
     "cifar10": (
         "For a published ResNet-20 (--classifier FILE.npz) on CIFAR-10, whose training images it "
-        "has seen: minutes on two busy cores.",
+        "has seen, at 2/255: minutes on two busy cores. Steps of 15 for 4/255 cost it 2 %, steps "
+        "of 30 for 8/255 7 %.",
         Design(
             run=Output("cifar10_design"),
             data=Data("cifar10"),
             classifier=tyro.MISSING,
             classifier_arch="resnet20",
+            radius=2 / 255,
         ),
     ),
     "imagenette224": (
         "For MobileNetV2 (--classifier FILE.npz) on Imagenette at 224 x 224, whose training "
-        "images it has seen: minutes on two busy cores.",
+        "images it has seen: a quarter of an hour on two busy cores.",
         Design(
             run=Output("imagenette224_design"),
             data=Data("imagenette224", num_training=500, num_validation=500),
