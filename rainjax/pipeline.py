@@ -33,11 +33,13 @@ class Defended:
     def logits(self, params: Params, key: Draw, image: Image) -> Logits:
         """Returns the classifier's logits for the image purified with one draw.
 
-        They are NaN where the purified image holds one, whatever the classifier makes of it.
+        They are NaN where the image or the purified one holds a NaN, whatever a draw leaves out
+        and whatever the classifier makes of it.
         """
         purified = self.defense.apply(params["defense"], key, image)
         logits = self.classifier.apply(params["classifier"], purified)
-        return jnp.where(jnp.isnan(purified).any(), jnp.nan, logits)
+        broken = jnp.isnan(image).any() | jnp.isnan(purified).any()
+        return jnp.where(broken, jnp.nan, logits)
 
     def predict(self, params: Params, key: Draw, image: Image) -> Int[Array, ""]:
         """Returns the most likely class under one draw."""

@@ -83,6 +83,15 @@ def test_defense_is_a_function_of_its_key(defense_run):
     assert defense_run.case.defense.is_random == defense_run.case.random
 
 
+def test_defense_does_not_hide_nan(defense_run):
+    """Not a single one, wherever a draw may look: what is broken would look robust."""
+    pipeline = Defended(defense_run.case.defense, Linear(IMAGES[0].size, 4))
+    params = {"defense": defense_run.params, "classifier": {"kernel": jnp.ones((192, 4))}}
+    logits = jax.jit(jax.vmap(pipeline.logits, (None, 0, None)))
+    torn = IMAGES[2].at[4, 3, 1].set(jnp.nan)
+    assert np.isnan(logits(params, jax.random.split(KEYS[0], 16), torn)).all()
+
+
 def test_defense_gradient_is_finite(defense_run):
     defense, params = defense_run.case.defense, defense_run.params
     total = lambda x: jnp.sum(defense.apply(params, KEYS[2], x) ** 2)

@@ -119,6 +119,14 @@ def test_denoising_follows():
     assert defense.denoiser == WaveletDenoising(0.04)
 
 
+def test_nan_that_is_overwritten_is_not_hidden():
+    """Nearly every one of these pixels is."""
+    image = np.full((2, 2, 3), 0.5, np.float32)
+    image[0, 1, 2] = np.nan
+    apply = jax.jit(jax.vmap(PixelDeflection(60).apply, (None, 0, None)))
+    assert np.isnan(apply((), jax.random.split(KEY, 9), image)).any(axis=(1, 2, 3)).all()
+
+
 def test_draws_that_are_no_keys_are_refused():
     for draw in (jnp.array(3), Stratum(KEY, jnp.array(3))):
         with pytest.raises(TypeError, match="Pixel deflection needs a PRNG key, not"):

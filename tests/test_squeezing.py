@@ -30,6 +30,15 @@ def test_median_is_that_of_scipy(size):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_median_of_nan_is_nan():
+    image = IMAGE.copy()
+    image[5, 6, 1] = np.nan
+    expected = np.zeros(IMAGE.shape, bool)
+    expected[4:7, 5:8, 1] = True
+    found = jax.jit(MedianFilter(3).apply)((), KEY, image)
+    np.testing.assert_array_equal(np.isnan(found), expected)
+
+
 def test_bad_options_are_refused():
     for make, sentence in (
         (lambda: BitDepth(0), r"bits=0 must lie in 1\.\.16"),

@@ -64,7 +64,9 @@ class PixelDeflection(Defense):
         del params
         if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             raise TypeError(f"Pixel deflection needs a PRNG key, not {key}.")
-        return self.denoiser.purify(self.deflect(key, image))
+        whole = self.denoiser.purify(self.deflect(key, image))
+        # A NaN that was overwritten unread would pass for mended.
+        return jnp.where(jnp.isnan(image).any(), jnp.nan, whole)
 
     def deflect(self, key: PRNGKey, image: Image) -> Image:
         """Returns the image with some pixels replaced by neighbours, before denoising."""

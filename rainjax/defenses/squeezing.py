@@ -41,7 +41,8 @@ class MedianFilter(Deterministic):
     """Replaces every value by the median of a square of `size` around it, channel by channel.
 
     Borders are mirrored, and squares of an even side lie towards the upper left, and take the
-    upper of two medians, as SciPy's `median_filter` does. The gradient goes to the value taken.
+    upper of two medians, as SciPy's `median_filter` does. The gradient goes to the value taken. A NaN in the square is
+    passed on, not outvoted.
 
     Raises:
         ValueError: the size is below 1.
@@ -62,4 +63,5 @@ class MedianFilter(Deterministic):
         shifted = [
             wide[i : i + height, j : j + width] for i in range(self.size) for j in range(self.size)
         ]
-        return jnp.sort(jnp.stack(shifted), axis=0)[self.size**2 // 2]
+        ordered = jnp.sort(jnp.stack(shifted), axis=0)  # NaN comes last
+        return jnp.where(jnp.isnan(ordered[-1]), jnp.nan, ordered[self.size**2 // 2])
