@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import numbers
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rainjax._checks import check_option
 from rainjax._types import Draw, Image, Params, PRNGKey, Stratum
 from rainjax.defenses._base import Defense
 
@@ -74,8 +75,7 @@ def check_draws(draws: str) -> None:
     Raises:
         ValueError: with the kinds there are.
     """
-    if draws not in get_args(Draws):
-        raise ValueError(f"{draws=} is none of {', '.join(map(repr, get_args(Draws)))}.")
+    check_option("draws", draws, Draws)
 
 
 def draw(key: PRNGKey, number: int | Int[Array, ""], draws: Draws = "independent") -> Draw:

@@ -71,9 +71,18 @@ def split_key(draw: Draw, num: int) -> list[PRNGKey]:
     Raises:
         TypeError: the draw is a stratum, or the number of an outcome.
     """
+    return list(jax.random.split(check_key(draw), num))
+
+
+def check_key(draw: Draw) -> PRNGKey:
+    """Returns `draw`, a key.
+
+    Raises:
+        TypeError: it is a stratum, or the number of an outcome.
+    """
     if not isinstance(draw, jax.Array) or not jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
         raise TypeError(f"A stage that spreads and lists no draws needs a PRNG key, not {draw}.")
-    return list(jax.random.split(draw, num))
+    return draw
 
 
 def choices(draw: PRNGKey | Stratum, shape: tuple[int, ...], num: int) -> Integer[Array, "..."]:

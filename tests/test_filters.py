@@ -136,9 +136,8 @@ def test_bad_options_are_refused():
         (lambda: BilateralFilter(4), "size=4 must be odd and at least 1"),
         (lambda: BilateralFilter(sigma_color=0.0), "sigma_color=0.0 must be positive"),
         (lambda: BilateralFilter(sigma_spatial=float("nan")), "sigma_spatial=nan must be"),
-        (lambda: LowPass(0), r"cutoff=0 must be a whole number in 1\.\.15"),
-        (lambda: LowPass(16), "cutoff=16 must be"),
-        (lambda: LowPass(2.5), "cutoff=2.5 must be"),
+        (lambda: LowPass(0), r"cutoff=0 must lie in 1\.\.15"),
+        (lambda: LowPass(16), "cutoff=16 must lie"),
     ):
         with unchecked(), pytest.raises(ValueError, match=sentence):
             make()

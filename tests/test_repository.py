@@ -20,6 +20,7 @@ LIBRARY = sorted((ROOT / "rainjax").rglob("*.py"))
 # A part of the library may import from the parts before it, and from itself.
 ORDER = [
     "_types",
+    "_checks",
     "keys",
     "devices",
     "transforms",
@@ -86,8 +87,9 @@ def test_ranks_are_not_promoted():
 
 def test_readme_example_runs(capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    # For the third see tests/adapters.
-    example, attacks, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    # For the last see tests/adapters.
+    example, defenses, attacks, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(defenses, {})
     exec(attacks, {})
     names = {}
     exec(example, names)

@@ -3,12 +3,13 @@
 Each function takes one perturbation or gradient, shaped like the image.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from rainjax._checks import check_option
 from rainjax._types import Image, PRNGKey
 
 Norm = Literal["linf", "l2", "l1"]
@@ -22,8 +23,7 @@ def check(norm: str, radius: float) -> None:
     Raises:
         ValueError: with the offending value.
     """
-    if norm not in get_args(Norm):
-        raise ValueError(f"{norm=} is none of {', '.join(map(repr, get_args(Norm)))}.")
+    check_option("norm", norm, Norm)
     if not 0 <= radius < float("inf"):
         raise ValueError(f"{radius=} must be finite and not negative.")
 

@@ -32,6 +32,7 @@ class InputDiversity(Defense):
     smallest: float = 0.9
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability={self.probability} must lie in [0, 1].")
         if not 0 < self.smallest <= 1:
@@ -63,6 +64,7 @@ class ScaleInvariance(Defense):
     num_copies: int = 5
 
     def __post_init__(self):
+        super().__post_init__()
         if self.num_copies < 1:
             raise ValueError(f"num_copies={self.num_copies} must be at least 1.")
 
@@ -91,6 +93,7 @@ class TranslationInvariance(Deterministic):
     size: int = 7
 
     def __post_init__(self):
+        super().__post_init__()
         if self.size < 1 or self.size % 2 == 0:
             raise ValueError(f"size={self.size} must be odd and at least 1.")
 

@@ -5,13 +5,21 @@ import dataclasses
 
 import jax
 
+from rainjax._checks import check_fields
 from rainjax._types import Draw, Image, Params, PRNGKey
 from rainjax.keys import split_draw
 
 
 @dataclasses.dataclass(frozen=True)
 class Defense(abc.ABC):
-    """A purifier: hyperparameters as fields, randomness through the key of `apply`."""
+    """A purifier: hyperparameters as fields, randomness through the key of `apply`.
+
+    Raises:
+        ValueError: a field is not of the type it is declared with.
+    """
+
+    def __post_init__(self):
+        check_fields(self)
 
     def init(self, key: PRNGKey) -> Params:
         """Returns fresh parameters; `()` for a defense that has none."""

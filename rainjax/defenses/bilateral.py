@@ -34,6 +34,7 @@ class BilateralFilter(Deterministic):
     sigma_spatial: float = 1.0
 
     def __post_init__(self):
+        super().__post_init__()
         if self.size < 1 or self.size % 2 == 0:
             raise ValueError(f"size={self.size} must be odd and at least 1.")
         for name in ("sigma_color", "sigma_spatial"):

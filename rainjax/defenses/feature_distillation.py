@@ -7,12 +7,13 @@ published code decides.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from rainjax import transforms
+from rainjax._checks import check_option
 from rainjax._types import Image
 from rainjax.defenses._base import Deterministic
 from rainjax.transforms import Rounding, Subsampling
@@ -38,15 +39,14 @@ def two_steps(
     if not all(0 < step < math.inf for step in (accuracy, defense)):
         raise ValueError(f"{accuracy=} and {defense=} are steps: positive, and finite.")
     vertical, horizontal = np.indices((8, 8))
-    if bands == "corner4x4":
-        sensitive = (vertical < 4) & (horizontal < 4)
-    elif bands == "triangle15":
-        sensitive = vertical + horizontal <= 4
-    elif isinstance(bands, str):
-        raise ValueError(f"{bands=} is none of {', '.join(map(repr, get_args(Bands)))}.")
+    if isinstance(bands, str):
+        check_option("bands", bands, Bands)
+        corner, triangle = (vertical < 4) & (horizontal < 4), vertical + horizontal <= 4
+        sensitive = corner if bands == "corner4x4" else triangle
     else:
-        positions = np.asarray(bands, int)
-        if positions.size and not 0 <= positions.min() <= positions.max() < 64:
+        positions = np.asarray(bands)
+        whole = positions.dtype.kind in "iu" and ((positions >= 0) & (positions < 64)).all()
+        if positions.size and not whole:
             raise ValueError(f"{bands=} must be positions in 0..63.")
         sensitive = np.isin(8 * vertical + horizontal, positions)
     table = np.where(sensitive, accuracy, defense)
@@ -83,21 +83,16 @@ class FeatureDistillation(Deterministic):
     rounding: Rounding = "true"
 
     def __post_init__(self):
+        super().__post_init__()
         flat = [step for row in self.steps for step in row]
         if len(self.steps) != 8 or any(len(row) != 8 for row in self.steps):
             raise ValueError(f"steps must be 8 rows of 8, not {[len(r) for r in self.steps]}.")
         if not all(0 < step < math.inf for step in flat):
             raise ValueError(f"steps must be positive and finite: {self.steps}.")
-        if self.colours not in ("rgb", "ycbcr"):
-            raise ValueError(f"colours={self.colours!r} is neither 'rgb' nor 'ycbcr'.")
-        if self.subsampling not in get_args(Subsampling):
-            raise ValueError(f"subsampling={self.subsampling!r} is neither '4:4:4' nor '4:2:0'.")
         if self.colours == "rgb" and self.subsampling != "4:4:4":
             raise ValueError(
                 f"subsampling={self.subsampling!r} needs colours='ycbcr': RGB has no such planes."
             )
-        if self.rounding not in get_args(Rounding):
-            raise ValueError(f"rounding={self.rounding!r} is none of {get_args(Rounding)}.")
 
     def purify(self, image: Image) -> Image:
         """Returns the quantised image."""

@@ -30,6 +30,7 @@ class GaussianNoise(Defense):
     sigma: float = 0.25
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.sigma < math.inf:
             raise ValueError(f"sigma={self.sigma} must be positive and finite.")
 

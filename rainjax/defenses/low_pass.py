@@ -30,8 +30,9 @@ class LowPass(Deterministic):
     cutoff: int = 5
 
     def __post_init__(self):
-        if not isinstance(self.cutoff, int) or not 1 <= self.cutoff <= 15:
-            raise ValueError(f"cutoff={self.cutoff} must be a whole number in 1..15.")
+        super().__post_init__()
+        if not 1 <= self.cutoff <= 15:
+            raise ValueError(f"cutoff={self.cutoff} must lie in 1..15.")
 
     def purify(self, image: Image) -> Image:
         """Returns the image without its high frequencies."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from rainjax._types import Draw, Image, Params, PRNGKey
 from rainjax.defenses._base import Defense
 from rainjax.defenses.wavelet_denoising import WaveletDenoising
+from rainjax.keys import check_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,11 @@ class PixelDeflection(Defense):
     denoiser: WaveletDenoising = WaveletDenoising()
 
     def __post_init__(self):
+        super().__post_init__()
         if self.num_deflections < 1:
             raise ValueError(f"num_deflections={self.num_deflections} must be at least 1.")
         if self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1.")
-        if self.channels not in ("apart", "together"):
-            raise ValueError(f"channels={self.channels!r} is neither 'apart' nor 'together'.")
 
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
         """Returns the deflected and denoised image.
@@ -62,9 +62,7 @@ class PixelDeflection(Defense):
             TypeError: the draw is no PRNG key: places cannot be listed, nor spread evenly.
         """
         del params
-        if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            raise TypeError(f"Pixel deflection needs a PRNG key, not {key}.")
-        whole = self.denoiser.purify(self.deflect(key, image))
+        whole = self.denoiser.purify(self.deflect(check_key(key), image))
         # A NaN that was overwritten unread would pass for mended.
         return jnp.where(jnp.isnan(image).any(), jnp.nan, whole)
 

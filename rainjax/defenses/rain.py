@@ -38,12 +38,9 @@ class RAIN(Defense):
     downsample: Literal["random", "average", "bicubic"] = "random"
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.shift_fraction < 1:
             raise ValueError(f"shift_fraction={self.shift_fraction} must lie in [0, 1).")
-        if self.downsample not in ("random", "average", "bicubic"):
-            raise ValueError(
-                f"downsample={self.downsample!r} is none of 'random', 'average', 'bicubic'."
-            )
         if self.network.scale != 2:
             raise ValueError(
                 f"RAIN halves an image, so its network must double it, not scale it by "

@@ -29,6 +29,7 @@ class RandomCrop(Defense):
     share: float = 90 / 224
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.share <= 1:
             raise ValueError(f"share={self.share} must lie in (0, 1].")
 

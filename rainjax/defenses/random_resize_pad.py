@@ -35,6 +35,7 @@ class RandomResizePad(Defense):
     smallest: float = 310 / 331
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.smallest < 1:
             raise ValueError(f"smallest={self.smallest} must lie in (0, 1), both ends excluded.")
 

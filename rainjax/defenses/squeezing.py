@@ -1,7 +1,6 @@
 """Feature squeezers: fewer levels, and the median of neighbours (Xu et al., NDSS 2018)."""
 
 import dataclasses
-from typing import get_args
 
 import jax.numpy as jnp
 
@@ -15,7 +14,8 @@ from rainjax.transforms import Rounding
 class BitDepth(Deterministic):
     """Rounds every value to one of `2**bits` evenly spaced levels.
 
-    Its true gradient is zero; `rounding` is the attacker's choice: see `transforms.rounded`.
+    Three bits are those of Guo et al. (2018). The true gradient is zero; `rounding` is the
+    attacker's choice: see `transforms.rounded`.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -25,10 +25,9 @@ class BitDepth(Deterministic):
     rounding: Rounding = "true"
 
     def __post_init__(self):
+        super().__post_init__()
         if not 1 <= self.bits <= 16:
             raise ValueError(f"bits={self.bits} must lie in 1..16.")
-        if self.rounding not in get_args(Rounding):
-            raise ValueError(f"rounding={self.rounding!r} is none of {get_args(Rounding)}.")
 
     def purify(self, image: Image) -> Image:
         """Returns the image with fewer levels."""
@@ -41,8 +40,9 @@ class MedianFilter(Deterministic):
     """Replaces every value by the median of a square of `size` around it, channel by channel.
 
     Borders are mirrored, and squares of an even side lie towards the upper left, and take the
-    upper of two medians, as SciPy's `median_filter` does. The gradient goes to the value taken. A NaN in the square is
-    passed on, not outvoted.
+    upper of two medians, as SciPy's `median_filter` does; those of two are the paper's for
+    ImageNet. The gradient goes to the value taken. A NaN in the square is passed on, not
+    outvoted.
 
     Raises:
         ValueError: the size is below 1.
@@ -51,6 +51,7 @@ class MedianFilter(Deterministic):
     size: int = 2
 
     def __post_init__(self):
+        super().__post_init__()
         if self.size < 1:
             raise ValueError(f"size={self.size} must be at least 1.")
 

@@ -38,6 +38,7 @@ class SuperResolution(Defense):
     denoiser: WaveletDenoising = WaveletDenoising(sigma=0.01)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.network.scale != 2:
             raise ValueError(
                 f"SuperResolution doubles an image, and its network scales by "

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import get_args
 
 import jax.numpy as jnp
 
@@ -34,17 +33,11 @@ class WaveletDenoising(Deterministic):
     num_levels: int | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         if self.sigma is not None and not 0 <= self.sigma < math.inf:
             raise ValueError(f"sigma={self.sigma} must be finite and not negative, or None.")
         if self.num_levels is not None and self.num_levels < 1:
             raise ValueError(f"num_levels={self.num_levels} must be at least 1, or None.")
-        for name, names in (
-            ("colours", get_args(WaveletColours)),
-            ("sigma_scale", get_args(SigmaScale)),
-            ("wavelet", get_args(Wavelet)),
-        ):
-            if getattr(self, name) not in names:
-                raise ValueError(f"{name}={getattr(self, name)!r} is none of {names}.")
 
     def purify(self, image: Image) -> Image:
         """Returns the denoised image."""

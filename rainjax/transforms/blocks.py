@@ -1,13 +1,14 @@
 """The 8x8 block DCT that JPEG is made of, as two matrix products, and rounding to steps in it."""
 
 import functools
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rainjax._checks import check_option
 from rainjax._types import Image
 
 BLOCK = 8
@@ -64,16 +65,15 @@ def rounded(values: Float[Array, "..."], rounding: Rounding = "true") -> Float[A
     Raises:
         ValueError: no rounding is called so.
     """
+    check_option("rounding", rounding, Rounding)
     if rounding == "true":
         return jnp.round(values)
     if rounding == "straight_through":
         return values + jax.lax.stop_gradient(jnp.round(values) - values)
     if rounding == "sine":
         return values - jnp.sin(2 * jnp.pi * values) / (2 * jnp.pi)
-    if rounding == "cubic":
-        whole = jax.lax.stop_gradient(jnp.round(values))
-        return whole + (values - whole) ** 3
-    raise ValueError(f"{rounding=} is none of {', '.join(map(repr, get_args(Rounding)))}.")
+    whole = jax.lax.stop_gradient(jnp.round(values))
+    return whole + (values - whole) ** 3
 
 
 def _along_columns(image: Image, matrix: np.ndarray) -> Image:

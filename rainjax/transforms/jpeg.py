@@ -4,13 +4,14 @@ Written to do what libjpeg does (Pillow's encoder and decoder, both at their def
 that cosines are exact where it has integers, and that nothing is coded.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rainjax._checks import check_option
 from rainjax._types import Image
 from rainjax.transforms.blocks import (
     Blocks,
@@ -113,8 +114,7 @@ def jpeg_with_steps(
     height, width, channels = image.shape
     if channels not in (1, 3):
         raise ValueError(f"JPEG takes one channel or three (RGB), not {channels}.")
-    if subsampling not in get_args(Subsampling):
-        raise ValueError(f"{subsampling=} is neither '4:4:4' nor '4:2:0'.")
+    check_option("subsampling", subsampling, Subsampling)
     grey = _to_grey_levels(image * 255, rounding)
     if channels == 1:
         return _plane(grey, steps, rounding)[:height, :width] / 255

@@ -7,13 +7,14 @@ with BayesShrink, as sums of slices: nothing is convolved.
 import functools
 import math
 import operator
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from rainjax._checks import check_option
 from rainjax._types import Image
 from rainjax.transforms.jpeg import TO_RGB, TO_YCBCR
 
@@ -116,10 +117,8 @@ def wavelet_shrinkage(
         ValueError: an option is unknown, or an image for YCbCr has not three channels.
     """
     height, width, channels = image.shape
-    if colours not in get_args(WaveletColours):
-        raise ValueError(f"{colours=} is neither 'rgb' nor 'ycbcr'.")
-    if sigma_scale not in get_args(SigmaScale):
-        raise ValueError(f"{sigma_scale=} is neither 'image' nor 'range'.")
+    check_option("colours", colours, WaveletColours)
+    check_option("sigma_scale", sigma_scale, SigmaScale)
     if colours == "ycbcr" and channels != 3:
         raise ValueError(f"YCbCr needs three channels, not {channels}: give colours='rgb'.")
     if num_levels is None:
@@ -222,8 +221,7 @@ def _mirror(taps: tuple[float, ...]) -> tuple[float, ...]:
 @functools.cache
 def _scaling_filter(wavelet: Wavelet) -> tuple[float, ...]:
     """Returns Daubechies' low-pass filter: the spectral factor with roots inside the circle."""
-    if wavelet not in get_args(Wavelet):
-        raise ValueError(f"{wavelet=} is none of {', '.join(map(repr, get_args(Wavelet)))}.")
+    check_option("wavelet", wavelet, Wavelet)
     moments = int(wavelet.removeprefix("db"))
     y, z = np.poly1d([-0.25, 0.5, -0.25]), np.poly1d([1.0, 0.0])  # y = (2 - z - 1/z) / 4, times z
     square = sum(
