@@ -17,6 +17,7 @@ from rainjax.defenses import (
     GaussianNoise,
     Identity,
     MedianFilter,
+    RandomCrop,
     RandomSubset,
 )
 from tests.tiny import Mask, unchecked
@@ -139,6 +140,16 @@ def test_what_is_random():
     assert RandomSubset((MedianFilter(),), num_min=0).is_random
     assert RandomSubset((GaussianNoise(),)).is_random
     assert not RandomSubset((MedianFilter(),)).is_random
+
+
+def test_one_stage_takes_any_draw_that_it_knows():
+    image = jnp.asarray(np.random.default_rng(0).uniform(size=(6, 6, 3)), jnp.float32)
+    subset = RandomSubset((MedianFilter(),))
+    assert subset.stratifies
+    expected = MedianFilter().purify(image)
+    for draw in (KEYS[0], Stratum(KEYS[0], jnp.asarray(0)), jnp.asarray(0)):
+        np.testing.assert_array_equal(subset.apply(((),), draw, image), expected)
+    assert not RandomSubset((RandomCrop(),)).stratifies
 
 
 def test_bad_input_is_refused():

@@ -39,6 +39,7 @@ class RandomSubset(Defense):
     num_max: int | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.stages:
             raise ValueError(f"stages={self.stages} must hold at least one defense.")
         if not 0 <= self.num_min <= self._most <= len(self.stages) or self._most < 1:
@@ -59,7 +60,9 @@ class RandomSubset(Defense):
         return not always_one or self.stages[0].is_random
 
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the last applied stage's image; `key` is a PRNG key."""
+        """Returns the last applied stage's image; `key` is a PRNG key, where one is needed."""
+        if not self.is_random:
+            return self.stages[0].apply(params[0], key, image)
         order_key, *stage_keys = split_key(key, 1 + len(self.stages))
         branches: list[Callable[[Image], Image]] = [
             functools.partial(stage.apply, p, k)
