@@ -239,6 +239,7 @@ def test_memory_does_not_grow_with_positions_times_bank():
         (lambda: patch_bank(KEY, np.zeros((2, 4, 9, 3), np.uint8), 9), "fits into none of 2"),
         (lambda: patch_bank(KEY, np.zeros((0, 9, 9, 3), np.uint8), 9), "none of 0 images"),
         (lambda: patch_bank(KEY, np.zeros((2, 9, 9, 3), np.uint8), 0), "num_patches=0"),
+        (lambda: patch_bank(KEY, np.zeros((2, 9, 9, 3)), 9), "uint8, not float64"),
     ],
 )
 def test_bad_options_are_refused(make, sentence):
@@ -251,6 +252,7 @@ def test_bad_banks_and_draws_are_refused():
     for params, sentence in (
         ((), r"shape \(0,\) are no patches of \(5, 5, 3\): patch_bank cuts them"),
         (_bank(9, 4), r"shape \(9, 4, 4, 3\) are no patches of \(5, 5, 3\)"),
+        ((255 * _bank(12, 5)).astype(jnp.uint8), "holds uint8, not floats"),
         (bank, "num_neighbours=10 is more than a bank of 9 has"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -5,7 +5,7 @@ the defense.
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,7 @@ class Quilting(Defense):
     gradient: Gradient = "true"
 
     def __post_init__(self):
+        super().__post_init__()
         if not 1 <= self.overlap <= self.patch_size // 2:
             raise ValueError(
                 f"overlap={self.overlap} must lie in 1..{self.patch_size // 2}, at most half of "
@@ -64,8 +65,6 @@ class Quilting(Defense):
             )
         if self.num_neighbours < 1:
             raise ValueError(f"num_neighbours={self.num_neighbours} must be at least 1.")
-        if self.gradient not in get_args(Gradient):
-            raise ValueError(f"gradient={self.gradient!r} is none of {get_args(Gradient)}.")
 
     def init(self, key: PRNGKey) -> Params:
         """Refuses: a bank is cut from images.
@@ -89,7 +88,8 @@ class Quilting(Defense):
         """Returns the image made of the bank's patches.
 
         Raises:
-            ValueError: the bank's patches have another shape, or are fewer than the neighbours.
+            ValueError: the bank's patches have another shape, are no floats, or are fewer than
+                the neighbours.
         """
         bank = self._checked(params, image.shape[-1])
         (draw,) = split_draw(key, 1)
@@ -113,6 +113,10 @@ class Quilting(Defense):
             raise ValueError(
                 f"Parameters of shape {shape} are no patches of {wanted}: patch_bank cuts them."
             )
+        if not jnp.issubdtype(params.dtype, jnp.floating):
+            raise ValueError(
+                f"The bank holds {params.dtype}, not floats in [0, 1]: use patch_bank."
+            )
         if shape[0] < self.num_neighbours:
             raise ValueError(
                 f"num_neighbours={self.num_neighbours} is more than a bank of {shape[0]} has."
@@ -129,8 +133,11 @@ def patch_bank(
     """Returns patches in [0, 1], uniform over the images and the places in them, independent.
 
     Raises:
-        ValueError: there are no images, they are smaller than a patch, or a number is below 1.
+        ValueError: there are no images, they are smaller than a patch or not of 8 bits, or a
+            number is below 1.
     """
+    if images.dtype != np.uint8:
+        raise ValueError(f"Patches are cut from images in grey levels, uint8, not {images.dtype}.")
     count, height, width, _ = images.shape
     if num_patches < 1 or patch_size < 1:
         raise ValueError(f"{num_patches=} and {patch_size=} must be at least 1.")
