@@ -8,6 +8,7 @@ what no attack can.
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Callable
 
 import jax
@@ -17,6 +18,7 @@ import scipy.special
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
+from rainjax._checks import check_fields
 from rainjax._types import Image, Logits, Params, PRNGKey
 from rainjax.devices import full_batches
 from rainjax.metrics import wilson_interval
@@ -48,8 +50,8 @@ class Smoothed:
     sigma: float
 
     def __post_init__(self):
-        if not 0 < self.sigma < math.inf:
-            raise ValueError(f"sigma={self.sigma} must be positive and finite; 0.25 is usual.")
+        check_fields(self)
+        _check_sigma(self.sigma)
 
     def init(self, key: PRNGKey) -> Params:
         """Returns fresh parameters of the pipeline."""
@@ -188,8 +190,10 @@ def certificates(
     (Theorem 1, all others taken for one), and there is none unless that is above one half.
 
     Raises:
-        ValueError: `counts` do not lie in 0..`num_draws`, or `alpha` is not between 0 and 1.
+        ValueError: `counts` do not lie in 0..`num_draws`, `alpha` is not between 0 and 1, or
+            `sigma` not positive and finite.
     """
+    _check_sigma(sigma)
     low = lower_bound(counts, num_draws, alpha)
     certain = low > 0.5
     radii = sigma * scipy.special.ndtri(np.where(certain, low, 0.5))
@@ -257,16 +261,16 @@ def count_classes(
 
     Raises:
         ValueError: images and keys do not belong together or are out of range, a number is below
-            1, the classifier has one class, or a logit is NaN, which is no answer.
+            1 or no whole one, the classifier has one class, or a logit is NaN, which is no answer.
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
     images = jnp.asarray(images)
     if chunk_size is None:
         chunk_size = 4 if jax.default_backend() == "cpu" else 64
-    numbers = {"num_draws": num_draws, "batch_size": batch_size, "chunk_size": chunk_size}
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name}={number} must be at least 1.")
+    given = {"num_draws": num_draws, "batch_size": batch_size, "chunk_size": chunk_size}
+    for name, number in given.items():
+        if not isinstance(number, numbers.Integral) or number < 1:
+            raise ValueError(f"{name}={number} must be a whole number, and at least 1.")
     check_batch(smoothed.target, params, keys, images)
     if jax.eval_shape(smoothed.logits, params, keys[0], images[0]).shape[0] < 2:
         raise ValueError("The classifier has one class, so there is nothing to tell apart.")
@@ -308,9 +312,9 @@ def _count_chunk(target: Defended, chunk: int, sigma, params, keys, images, star
             jnp.isnan(logits).any() & wanted  # NaN is first in argmax: class 0 would be counted
         )
 
-    numbers = start + jnp.arange(chunk)
+    which = start + jnp.arange(chunk)
     draws = jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))
-    counted, broken = draws(keys, images, numbers)
+    counted, broken = draws(keys, images, which)
     return counted.sum(1), broken.any(1)
 
 
@@ -330,6 +334,11 @@ def _check_answers(broken: np.ndarray, rows: np.ndarray) -> None:
             f"The pipeline's logits are NaN under noise for {broken.sum()} of {len(rows)} images, "
             f"the first of them number {rows[broken.argmax()]}: mend the pipeline."
         )
+
+
+def _check_sigma(sigma: float) -> None:
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"{sigma=} must be positive and finite; 0.25 is usual.")
 
 
 def _check_alpha(alpha: float) -> None:

@@ -319,10 +319,12 @@ def test_draws_that_only_fill_a_chunk_are_nobodys():
         ({"sigma": 0.0}, "sigma=0.0 must be positive"),
         ({"sigma": math.nan}, "sigma=nan must be positive"),
         ({"alpha": 0.0}, "alpha=0.0 must lie between 0 and 1"),
-        ({"num_select": 0}, "num_draws=0 must be at least 1"),
+        ({"num_select": 0}, "num_draws=0 must be a whole number, and at least 1"),
         ({"num_estimate": 9}, r"num_estimate=9 can only abstain .* take at least 10"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"chunk_size": 0}, "chunk_size=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number"),
+        ({"chunk_size": 2.0}, "chunk_size=2.0 must be a whole number"),
+        ({"num_estimate": 1e5}, "num_draws=100000.0 must be a whole number"),
+        ({"sigma": "0.25"}, "sigma=.0.25. must be a number"),
         ({"images": 2 + np.zeros((1, 2, 2, 3), np.float32)}, r"Images must lie in \[0, 1\]"),
         ({"keys": keys_of(2)}, "1 images came with 2 keys"),
         ({"keys": jax.random.key(0)}, "Keys must be an array of one key per image"),
@@ -348,6 +350,8 @@ def test_bad_numbers_are_refused():
         predict(LINEAR, PARAMS, keys_of(1), images_at([0.1]), num_draws=10)
     with pytest.raises(ValueError, match=r"counts=\[10\] must lie in 0..num_draws=9"):
         certificates(ten, ten, num_draws=9, sigma=1.0)
+    with pytest.raises(ValueError, match=r"sigma=-1.0 must be positive"):
+        certificates(ten, ten, num_draws=10, sigma=-1.0)
     with pytest.raises(ValueError, match=r"alpha=1.0 must lie between 0 and 1"):
         smoothing.lower_bound(ten, 10, 1.0)
     with pytest.raises(ValueError, match="1 certificates came with 2 labels"):
