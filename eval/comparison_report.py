@@ -32,8 +32,9 @@ def summaries(folder: pathlib.Path | None, records: list[dict]) -> list[Table]:
     Claims of time are held against the record of `python -m eval speed` that lies beside the
     folder, if one does: `speed.json`, or `speed/speed.json`.
     """
-    places = ("speed.json", "speed/speed.json") if folder else ()
-    speed = [path for path in (folder.parent / place for place in places) if path.exists()]
+    names = ("speed.json", "speed/speed.json")
+    places = [folder.parent / name for name in names] if folder else []
+    speed = [path for path in places if path.exists()]
     claims = claims_table(records, speed_report.load(speed[0]) if speed else None)
     return [short_table(records), *([claims] if claims is not None else [])]
 

@@ -164,9 +164,9 @@ def as_plain(table: Table) -> str:
             lines.append("  ".join([texts[0].ljust(widths[0]), *padded]).rstrip())
         if number == 0:
             lines.append("  ".join("-" * w for w in widths))
-    indent = {"initial_indent": "  ", "subsequent_indent": "    "}
+    fold = lambda note: textwrap.fill(note, 99, initial_indent="  ", subsequent_indent="    ")
     plain = [note.replace("**", "").replace("`", "") for note in table.notes]
-    return "\n".join([*lines, "", *(textwrap.fill(note, 99, **indent) for note in plain)])
+    return "\n".join([*lines, "", *map(fold, plain)])
 
 
 def _folded(cell: Cell) -> list[str]:
