@@ -145,7 +145,7 @@ def test_torchattacks_fools_the_undefended_network(torch, network):
 def test_readme_example_runs(torch, network, capsys):
     """The last one, with a small pipeline under the names that the first one leaves."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    _, _, example = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    *_, example = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     (pipeline, params), _ = network
     names = {
         "defended": pipeline, "params": params, "images": jnp.asarray(IMAGES), "np": np,
