@@ -58,10 +58,7 @@ def short_table(records: list[dict]) -> Table:
         cells = [Cell(title), _score(_clean(shown, key), num)]
         for radius in radii:
             cells.append(_score(_blind(shown, key, radius), num))
-            # Without a defense there is nothing to know.
-            same = key == "undefended" and cells[-1] != ABSENT
-            informed = _informed(shown, key, radius)
-            cells.append(Cell("= blind") if same else _score(informed, num))
+            cells.append(_score(_informed(shown, key, radius), num))
         body.append(tuple(cells))
     data = shown[0]["data"]
     within = " and ".join(rec.radius_text("linf", r) for r in radii)
@@ -97,7 +94,8 @@ def _attack_notes(shown: list[dict]) -> list[str]:
             "who knows more has as well; those with another n are compared on the images they "
             "share. *BPDA, identity* takes the identity's gradient for the transformation's; "
             "*own gradient* the transformation's, or, where it rounds, that of soft rounding; "
-            "*EOT* averages over draws. An attack of more steps, draws or starts may leave less."
+            "*EOT* averages over draws. APGD is for rows without randomness, NoisyAPGD for the "
+            "others. An attack of more steps, draws or starts may leave less."
         )
     return notes
 
@@ -243,8 +241,6 @@ def _draw_row(axes, place: int, shown: list[dict], key: str, radius: float) -> N
         ends = [100 * best["result"]["mean"][end] for end in ("low", "high")]
         axes.plot(ends, [place, place], color=RUST, linewidth=1.2)
         axes.plot(share(best), place, "o", color=RUST)
-    elif blind is not None and key == "undefended":
-        axes.plot(share(blind), place, "o", color=INK)  # blind is informed: nothing to know
 
 
 def _fits(shown: list[dict], row: str, columns: tuple, radius: float) -> list[dict]:
@@ -310,9 +306,11 @@ def _settings(shown: list[dict], columns: tuple) -> list[str]:
     for key in columns:
         own = [r for r in shown if r["column"]["key"] == key]
         if own:
-            attack = own[0]["column"]["attack"]
-            many = attack["num_steps"] > 1
-            text = f"{attack['class']}, {attack['num_steps']} step{'s' * many}"
+            attacks = [record["column"]["attack"] for record in own]
+            # Rows without randomness have a rule of their own.
+            rules = " or ".join(sorted({attack["class"] for attack in attacks}))
+            many = attacks[0]["num_steps"] > 1
+            text = f"{rules}, {attacks[0]['num_steps']} step{'s' * many}"
             draws = rec.num_draws(own[0])
             text += f", {draws} draws a step" if draws > 1 else ""
             found.append(f"{own[0]['column']['title']} ({text})")
