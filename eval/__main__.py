@@ -32,7 +32,8 @@ class Report:
     """Writes the report of a folder of records again, and the tables of a README."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The study's folder: the one that holds records/. Or peers.json or smoothing.json."""
+    """The study's folder: the one that holds records/. Or peers.json, smoothing.json or
+    speed.json."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
@@ -86,7 +87,8 @@ def main() -> None:
     except (ValueError, FileNotFoundError, MemoryError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("Stopped. The same command goes on from here.")
+        resumed = isinstance(command, Robustness | Transformations | smoothing.Smoothing)
+        sys.exit(f"Stopped. The same command {'goes on from here' if resumed else 'begins anew'}.")
 
 
 def _report(options: Report) -> None:
@@ -115,7 +117,8 @@ def _sanity(command: sanity.Sanity) -> None:
 
 def _show(folder: pathlib.Path) -> None:
     paths = report.write_report(folder)
-    print("\n" + report.summary(report.load_records(folder), sanity.load(folder)))
+    records, checked = report.load_records(folder), sanity.load(folder)
+    print("\n" + report.summary(records, checked, folder=folder))
     print("\n" + "\n".join(f"Wrote {path}" for path in paths))
 
 

@@ -12,18 +12,20 @@ import numpy as np
 
 from eval import admission, bench
 from eval.config import Transformations
-from eval.files import write_arrays
+from eval.files import read_array, write_arrays
+from eval.records import read_json
 from eval.spectra import purify
 from eval.study import Cell, Row, source
 from rainjax import data, defenses, zoo
 from rainjax._types import Params
-from rainjax.attacks import EOT, PGD, CarliniWagner, DeepFool, NoisyAPGD, fgsm
+from rainjax.attacks import APGD, EOT, PGD, CarliniWagner, DeepFool, NoisyAPGD, fgsm
 from rainjax.data import ImageSet
 from rainjax.defenses import Chain, Defense, FeatureDistillation, Identity, RandomSubset
 from rainjax.gradients import BPDA
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.nets import EDSR
 from rainjax.pipeline import Defended
+from rainjax.provenance import without_folder
 
 _ROLES = ("comparison", "table")
 
@@ -38,29 +40,72 @@ def run(config: Transformations) -> pathlib.Path:
     images = data.load(config.data, config.split, data_dir=config.data_dir)
     found = rows(config)
     admission.check(config, images, found[0])
+    _check_shapes(config, images, found)
     cells = [cell for row in found for cell in row_cells(config, row)]
     # Rows can join later: what they are made of is each record's own.
     admission.claim(config.folder, admission.identity(config, images, found[:1]))
+    _check_sources(config, found)
     # One blind attack serves every row: made once, then scored behind each of them.
     cells.sort(key=lambda cell: (cell.column in ("bpda", "own", "eot"), cell.column == "eot"))
     made = bench.measure(config, images, cells)
-    if made or not (config.folder / "gallery.npz").exists():
-        write_arrays(config.folder / "gallery.npz", _gallery(config, images, found))
+    _write_gallery(config, images, found, anew=made > 0)
     return config.folder
 
 
-def _gallery(config: Transformations, images: ImageSet, found: list[Row]) -> dict:
-    """Returns the first image behind every transformation."""
+def _check_shapes(config: Transformations, images: ImageSet, found: list[Row]) -> None:
+    """Refuses a transformation that these images or its parameters do not fit, hours early."""
+    first, _ = images.get(np.arange(1))
+    shape = jax.ShapeDtypeStruct(first.shape[1:], jnp.float32)
+    for row in found:
+        try:
+            jax.eval_shape(row.target.logits, row.params, jax.random.key(0), shape)
+        except ValueError as error:
+            height, width, _ = first.shape[1:]
+            raise ValueError(
+                f"The row {row.key!r} does not fit {config.data!r}, images of {height} x {width}: "
+                f"{error} Change that, or name the other rows with --rows."
+            ) from error
+
+
+def _check_sources(config: Transformations, found: list[Row]) -> None:
+    """Refuses to add to a row what is made of another bank, table or network than its records."""
+    sources = {row.key: row.sources["defense"] for row in found}
+    for path in sorted((config.folder / "records").glob("*.json")):
+        row = read_json(path).get("row", {})
+        there = row.get("params", {}).get("defense")
+        now = sources.get(row.get("key"), there)
+        if there != now:
+            raise ValueError(
+                f"{path} is of a {row['key']!r} made of {there}, and not of {now}: choose another "
+                "--name, or delete the records of that row."
+            )
+
+
+def _write_gallery(
+    config: Transformations, images: ImageSet, found: list[Row], *, anew: bool
+) -> None:
+    """Adds the rows to the gallery, in which those of earlier runs stay."""
+    path, kept = config.folder / "gallery.npz", {}
+    if path.exists():
+        titles = read_array(path, "titles").tolist()
+        kept = dict(zip(titles, read_array(path, "images"), strict=True))
+    if not anew and {row.title for row in found} <= kept.keys():
+        return
+    shown = kept | _gallery(config, images, found)
+    titles = [maker.title for maker in MAKERS.values() if maker.title in shown]
+    pictures = np.stack([shown[title] for title in titles])
+    write_arrays(path, {"images": pictures, "titles": np.array(titles)})
+
+
+def _gallery(config: Transformations, images: ImageSet, found: list[Row]) -> dict[str, np.ndarray]:
+    """Returns the first image behind every transformation, by title."""
     first = images.get(np.arange(1))[0].astype(np.float32) / 255
     keys = example_keys(config.seed, Purpose.SCORE, np.arange(1))
-    shown = [
-        np.asarray(purify(row.target.defense, row.params["defense"], keys, jnp.asarray(first)))[0]
+    shown = {
+        row.title: purify(row.target.defense, row.params["defense"], keys, jnp.asarray(first))[0]
         for row in found
-    ]
-    return {
-        "images": np.round(np.stack(shown) * 255).astype(np.uint8),
-        "titles": np.array([row.title for row in found]),
     }
+    return {name: np.round(255 * np.asarray(x)).astype(np.uint8) for name, x in shown.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +125,22 @@ class _Shelf:
     @functools.cached_property
     def small(self) -> bool:
         """Whether pictures are CIFAR's size, for which some papers' numbers are too large."""
-        return max(self._train.image(0).shape[:2]) < 96
+        config = self.config
+        images = data.load(config.data, config.split, data_dir=config.data_dir)
+        return max(images.image(0).shape[:2]) < 96
 
     @functools.cached_property
     def bank(self) -> tuple[Params, dict]:
         """Patches of training pictures, for quilting."""
-        config, train = self.config, self._train
+        config = self.config
+        name = config.bank_data or config.data
+        try:
+            train = data.load(name, config.bank_split, data_dir=config.data_dir)
+        except ValueError as error:
+            raise ValueError(
+                f"The patches of the row 'quilting': {error} Name others with --bank-data and "
+                "--bank-split."
+            ) from error
         images, _ = train.get(np.arange(min(len(train), 2000)))
         key = purpose_key(config.seed, Purpose.DATA)
         bank = defenses.patch_bank(key, images, config.bank_size)
@@ -99,12 +154,6 @@ class _Shelf:
             raise ValueError(f"{name!r} holds a {type(entry.network).__name__}, not an EDSR.")
         return entry.network, entry.params, source(entry)
 
-    @functools.cached_property
-    def _train(self):
-        config = self.config
-        name = config.bank_data or config.data
-        return data.load(name, config.bank_split, data_dir=config.data_dir)
-
 
 def _plain(title: str, make: Callable[[_Shelf], Defense]) -> _Maker:
     """Returns the maker of a defense without parameters."""
@@ -117,9 +166,12 @@ def _plain(title: str, make: Callable[[_Shelf], Defense]) -> _Maker:
 
 
 def _designed(shelf: _Shelf):
-    table = pathlib.Path(shelf.config.table or "")
-    digest = hashlib.sha256(table.read_bytes()).hexdigest()
-    return FeatureDistillation(zoo.load_steps(table)), (), {"name": str(table), "sha256": digest}
+    name = shelf.config.table or ""
+    steps = zoo.load_steps(name)
+    path = pathlib.Path(name)
+    path = path / "table.json" if path.is_dir() else path
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return FeatureDistillation(steps), (), {"name": without_folder(name), "sha256": digest}
 
 
 def _quilting(shelf: _Shelf):
@@ -192,7 +244,7 @@ def rows(config: Transformations) -> list[Row]:
         raise ValueError("The row 'fd_designed' needs the table it is made of: give --table.")
     classifier = zoo.load_any(config.classifier, config.classifier_arch)
     shelf, found = _Shelf(config), []
-    for key in ("undefended", *(name for name in names if name != "undefended")):
+    for key in dict.fromkeys(("undefended", *names)):
         defense, params, where = MAKERS[key].make(shelf)
         found.append(
             Row(
@@ -216,8 +268,7 @@ def row_cells(config: Transformations, row: Row) -> list[Cell]:
             cells.append(
                 Cell(row, column, title, threat, alone, attack, config.num_examples, _ROLES)
             )
-        if row.key != "undefended":
-            cells += _adaptive(config, row, radius)
+        cells += _adaptive(config, row, radius)
     for column, title, attack in _nearest(config):
         cells.append(Cell(row, column, title, threat, alone, attack, config.num_examples, _ROLES))
     return cells
@@ -241,10 +292,13 @@ def _nearest(config: Transformations):
 def _adaptive(config: Transformations, row: Row, radius: float) -> list[Cell]:
     defense, classifier = row.target.defense, row.target.classifier
     own = own_gradient(defense)
-    attack = NoisyAPGD(radius=radius, num_steps=config.num_steps, loss="margin")
-    ways: list[tuple[str, str, Defense, str]] = [
-        ("bpda", "BPDA, identity", BPDA(defense, Identity()), "the identity's gradient")
-    ]
+    # The published rule keeps the highest loss it met, which on a random pipeline is a lucky one.
+    rule = NoisyAPGD if defense.is_random else APGD
+    attack = rule(radius=radius, num_steps=config.num_steps, loss="margin")
+    ways: list[tuple[str, str, Defense, str]] = []
+    if row.key != "undefended":
+        backward = BPDA(defense, Identity())
+        ways.append(("bpda", "BPDA, identity", backward, "the identity's gradient"))
     if own is not None:
         words = "its own gradient" if own == defense else "the gradient of soft rounding"
         ways.append(("own", "own gradient", own, words))

@@ -5,16 +5,20 @@ import pathlib
 import textwrap
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from eval import records as rec
-from eval import speed_report
+from eval import speed_report, tables
 from eval.files import read_array
 from eval.style import BLUE, FAINT, GREY, INK, RUST, STYLE, Drawing, png_bytes
 from eval.tables import ABSENT, Cell, Table, interval, percent
 
 _BLIND = ("fgsm", "bim", "pgd")
 _ADAPTIVE = ("bpda", "own", "eot")
+# The radii that papers quote most; records hold 0.0313 for 8/255 at times.
+_QUOTED = (2 / 255, 8 / 255)
+_NEAR = 0.03 / 255
 
 
 def is_comparison(records: list[dict]) -> bool:
@@ -22,54 +26,78 @@ def is_comparison(records: list[dict]) -> bool:
     return any("comparison" in record["roles"] for record in records)
 
 
-def summaries(folder: pathlib.Path, records: list[dict]) -> list[Table]:
+def summaries(folder: pathlib.Path | None, records: list[dict]) -> list[Table]:
     """Returns the short table and, where Feature Distillation is in it, that of its claims.
 
-    Claims of time are held against `speed.json` beside the folder, if it is there.
+    Claims of time are held against the record of `python -m eval speed` that lies beside the
+    folder, if one does: `speed.json`, or `speed/speed.json`.
     """
-    speed = folder.parent / "speed.json"
-    claims = claims_table(records, speed_report.load(speed) if speed.exists() else None)
+    names = ("speed.json", "speed/speed.json")
+    places = [folder.parent / name for name in names] if folder else []
+    speed = [path for path in places if path.exists()]
+    claims = claims_table(records, speed_report.load(speed[0]) if speed else None)
     return [short_table(records), *([claims] if claims is not None else [])]
 
 
-def short_table(records: list[dict], radii: tuple[float, ...] = (2 / 255, 8 / 255)) -> Table:
-    """Returns clean accuracy and, for each radius, the strongest blind and informed attacks."""
+def short_table(records: list[dict]) -> Table:
+    """Returns clean accuracy and, for each radius, the strongest blind and informed attacks.
+
+    The radii are 2/255 and 8/255 or, if neither was measured, the smallest and the largest.
+    """
     shown = rec.with_role(records, "comparison")
-    radii = tuple(r for r in _radii(shown) if any(math.isclose(r, w) for w in radii))
+    every = _radii(shown)
+    quoted = [r for r in every if any(abs(r - w) < _NEAR for w in _QUOTED)]
+    radii = quoted or sorted({*every[:1], *every[-1:]})
+    num = max(r["result"]["num_examples"] for r in shown)
     header = [Cell(""), Cell("clean")]
     for radius in radii:
         text = rec.radius_text("linf", radius)
         header += [Cell(f"{text}, blind"), Cell(f"{text}, informed")]
     body = []
     for key, title in rec.rows(shown).items():
-        clean = _find(shown, key, ("clean",), None)
-        cells = [Cell(title), _score(clean)]
+        cells = [Cell(title), _score(_clean(shown, key), num)]
         for radius in radii:
-            cells += [_score(_find(shown, key, names, radius)) for names in (_BLIND, _ADAPTIVE)]
+            cells.append(_score(_blind(shown, key, radius), num))
+            cells.append(_score(_informed(shown, key, radius), num))
         body.append(tuple(cells))
     data = shown[0]["data"]
-    few = sorted({r["result"]["num_examples"] for r in shown if r["column"]["key"] == "eot"})
-    many = sorted({r["result"]["num_examples"] for r in shown} - set(few))
+    within = " and ".join(rec.radius_text("linf", r) for r in radii)
+    draws = max(record["num_score_draws"] for record in shown)
+    seen = f"; where a row is random, the mean over {draws} draws that no attacker saw"
+    seen = seen if draws > 1 else ""
     return Table(
-        f"Transformations of {data['name']}, attacked within L∞ radius "
-        + " and ".join(rec.radius_text("linf", r) for r in radii),
+        f"Transformations of {data['name']}"
+        + (f", attacked within L∞ radius {within}" if radii else ", not attacked"),
         tuple(header),
         tuple(body),
         (
-            f"Accuracy on the first {_numbers(many)} images of {data['name']} ({data['split']} "
-            "split), in brackets the 95 % Wilson interval for the choice of images; a random "
-            f"transformation is scored under {_draws(shown)} draws that no attacker saw.",
-            "**blind**: the strongest of "
-            + ", ".join(_titles(shown, _BLIND))
-            + ", found on the classifier alone, which is what papers of transformations measure.",
-            "**informed**: the strongest of "
-            + ", ".join(_settings(shown, _ADAPTIVE))
-            + ("" if few in ([], many) else f"; EOT on {_numbers(few)} images")
-            + ". *BPDA, identity* takes the identity's gradient for the transformation's; *own "
-            "gradient* the transformation's, or, where it rounds, that of soft rounding; *EOT* "
-            "averages over draws.",
+            f"Accuracy on the first {num} images of {data['name']} ({data['split']} split), or on "
+            "the first n where n is named, in brackets the 95 % Wilson interval for the choice "
+            f"of images, and the attack that left so little{seen}.",
+            *_attack_notes(shown),
         ),
     )
+
+
+def _attack_notes(shown: list[dict]) -> list[str]:
+    """Returns what blind and informed attacks are, of the ones that were run."""
+    blind, informed = _settings(shown, _BLIND), _settings(shown, _ADAPTIVE)
+    notes = []
+    if blind:
+        notes.append(
+            f"**blind**: the strongest of {', '.join(blind)}, found on the classifier alone, "
+            "which is what papers of transformations measure."
+        )
+    if informed:
+        notes.append(
+            f"**informed**: the strongest of {', '.join(informed)}, and of the blind ones, which "
+            "who knows more has as well; those with another n are compared on the images they "
+            "share. *BPDA, identity* takes the identity's gradient for the transformation's; "
+            "*own gradient* the transformation's, or, where it rounds, that of soft rounding; "
+            "*EOT* averages over draws. APGD is for rows without randomness, NoisyAPGD for the "
+            "others. An attack of more steps, draws or starts may leave less."
+        )
+    return notes
 
 
 def claims_table(records: list[dict], speed: dict | None = None) -> Table | None:
@@ -82,41 +110,41 @@ def claims_table(records: list[dict], speed: dict | None = None) -> Table | None
     if "fd" not in rec.rows(shown):
         return None
     small = [r for r in _radii(shown) if r < 2.5 / 255]
-    bare, clean = (_find(shown, key, ("clean",), None) for key in ("undefended", "fd"))
+    bare, clean = (_clean(shown, key) for key in ("undefended", "fd"))
     if not small or bare is None or clean is None:
         return None
     near = max(small)
     size = rec.radius_text("linf", near)
-    fooled, left = (_find(shown, key, _BLIND, near) for key in ("undefended", "fd"))
-    bpda, best = (_find(shown, "fd", names, near) for names in (("bpda",), _ADAPTIVE))
-    loss = 100 * (bare["result"]["mean"]["accuracy"] - clean["result"]["mean"]["accuracy"])
+    fooled, left = (_blind(shown, key, near) for key in ("undefended", "fd"))
+    bpda = tables.lowest(_fits(shown, "fd", ("bpda",), near))
+    best = _informed(shown, "fd", near)
     rows = [
         (
             "accuracy on benign images",
             "falls by at most 1 %",
-            f"falls by {loss:.1f} points, to {_text(clean)}",
+            f"{_change(bare, clean)}, to {_text(clean)}",
             "the same",
         ),
         (
             "accuracy on adversarial images",
             "from about 20 % to about 90 %",
-            f"from {_text(fooled)} to {_text(left)}: strongest blind attack at {size}",
-            f"to {_text(best)} at {size}",
+            f"from {_text(fooled)} to {_text(left)}: the strongest blind attacks at {size}",
+            _text(best, size),
         ),
         (
             "accuracy under the adaptive attack (BPDA)",
             "about 60 %",
-            f"{_text(bpda)}: BPDA with the identity at {size}",
-            f"{_text(best)} at {size}",
+            _text(bpda, size),
+            _text(best, size),
         ),
     ]
     if speed is not None:
-        ratios = speed_report.ratios(speed)
+        ratios = speed_report.ratio_texts(speed)
         rows.append(
             (
                 "time",
                 "about 259 times faster than quilting and total variation (not said which)",
-                "; ".join(f"{name}: {ratio:.0f} times" for name, ratio in ratios.items()),
+                "; ".join(f"{name}: {text}" for name, text in ratios.items()),
                 "—",
             )
         )
@@ -127,7 +155,8 @@ def claims_table(records: list[dict], speed: dict | None = None) -> Table | None
         (
             "Claims are of the abstracts of arXiv 1803.05787 and its CVPR version, of other "
             "networks and images; the claims name no radius, and the authors' code attacks at "
-            "2/255. Table 25/30 of that code, one pass.",
+            "2/255. Measured here is the table 25/30 of that code, in one pass; after ± the "
+            "standard error of a difference on the same images, in brackets 95 % intervals.",
         ),
     )
 
@@ -200,8 +229,8 @@ def gallery(path: pathlib.Path) -> Drawing:
 
 def _draw_row(axes, place: int, shown: list[dict], key: str, radius: float) -> None:
     share = lambda record: 100 * record["result"]["mean"]["accuracy"]
-    clean = _find(shown, key, ("clean",), None)
-    blind, best = (_find(shown, key, names, radius) for names in (_BLIND, _ADAPTIVE))
+    clean = _clean(shown, key)
+    blind, best = _blind(shown, key, radius), _informed(shown, key, radius)
     if clean is not None:
         axes.plot(share(clean), place, "|", color=GREY, markersize=9)
     if blind is not None and best is not None:
@@ -212,20 +241,32 @@ def _draw_row(axes, place: int, shown: list[dict], key: str, radius: float) -> N
         ends = [100 * best["result"]["mean"][end] for end in ("low", "high")]
         axes.plot(ends, [place, place], color=RUST, linewidth=1.2)
         axes.plot(share(best), place, "o", color=RUST)
-    elif blind is not None and key == "undefended":
-        axes.plot(share(blind), place, "o", color=INK)  # blind is informed: nothing to know
 
 
-def _find(shown: list[dict], row: str, columns: tuple, radius: float | None) -> dict | None:
-    """Returns the lowest record of a row in some columns at a radius, if there is one."""
-    fits = [
+def _fits(shown: list[dict], row: str, columns: tuple, radius: float) -> list[dict]:
+    return [
         record
         for record in shown
         if record["row"]["key"] == row
         and record["column"]["key"] in columns
-        and (radius is None or rec.ball(record) == ("linf", radius))
+        and rec.ball(record) == ("linf", radius)
     ]
-    return min(fits, key=lambda r: r["result"]["mean"]["accuracy"], default=None)
+
+
+def _clean(shown: list[dict], row: str) -> dict | None:
+    fits = (r for r in shown if (r["row"]["key"], r["column"]["key"]) == (row, "clean"))
+    return next(fits, None)
+
+
+def _blind(shown: list[dict], row: str, radius: float) -> dict | None:
+    return tables.lowest(_fits(shown, row, _BLIND, radius))
+
+
+def _informed(shown: list[dict], row: str, radius: float) -> dict | None:
+    """Returns the strongest of all attacks, if one of them was made for the row."""
+    if not _fits(shown, row, _ADAPTIVE, radius):
+        return None
+    return tables.lowest(_fits(shown, row, (*_BLIND, *_ADAPTIVE), radius))
 
 
 def _radii(shown: list[dict]) -> list[float]:
@@ -233,50 +274,54 @@ def _radii(shown: list[dict]) -> list[float]:
     return sorted({b[1] for b in found if b and b[0] == "linf" and b[1] < math.inf})
 
 
-def _score(record: dict | None) -> Cell:
+def _score(record: dict | None, usual: int | None) -> Cell:
+    """Returns a score with its attack, and with its n unless that is the usual one."""
     if record is None:
         return ABSENT
-    return Cell(percent(record["result"]["mean"]["accuracy"]), interval(record["result"]["mean"]))
+    score, num = record["result"]["mean"], record["result"]["num_examples"]
+    attack = [record["column"]["title"]] if record["column"]["attack"] else []
+    names = ", ".join([*attack, *([] if num == usual else [f"n = {num}"])])
+    brackets = f" ({names})" if names and usual is None else f" {names}"
+    return Cell(percent(score["accuracy"]), (interval(score) + brackets).strip())
 
 
-def _text(record: dict | None) -> str:
-    if record is None:
-        return "—"
-    return f"{_score(record)} (n = {record['result']['num_examples']})"
+def _text(record: dict | None, size: str = "") -> str:
+    return str(_score(record, None)) + (f" at {size}" if record and size else "")
 
 
-def _titles(shown: list[dict], columns: tuple) -> list[str]:
-    named = {r["column"]["key"]: r["column"]["title"] for r in shown}
-    return [named[key] for key in columns if key in named]
+def _change(before: dict, after: dict) -> str:
+    """Returns how far accuracy falls or rises, with the standard error on the same images."""
+    counts = [
+        np.array(r["result"]["correct_draws"]) / r["num_score_draws"] for r in (before, after)
+    ]
+    fall = 100 * (counts[0] - counts[1])
+    error = fall.std() / math.sqrt(len(fall))
+    verb = "falls" if fall.mean() >= 0 else "rises"
+    return f"{verb} by {abs(fall.mean()):.1f} ± {error:.1f} points"
 
 
 def _settings(shown: list[dict], columns: tuple) -> list[str]:
-    """Returns the titles of informed attacks, with what they are."""
+    """Returns the titles of attacks, with what they are."""
     found = []
     for key in columns:
         own = [r for r in shown if r["column"]["key"] == key]
         if own:
-            attack = own[0]["column"]["attack"]
-            text = f"{attack['class']}, {attack['num_steps']} steps"
+            attacks = [record["column"]["attack"] for record in own]
+            # Rows without randomness have a rule of their own.
+            rules = " or ".join(sorted({attack["class"] for attack in attacks}))
+            many = attacks[0]["num_steps"] > 1
+            text = f"{rules}, {attacks[0]['num_steps']} step{'s' * many}"
             draws = rec.num_draws(own[0])
             text += f", {draws} draws a step" if draws > 1 else ""
             found.append(f"{own[0]['column']['title']} ({text})")
     return found
 
 
-def _numbers(counts: list[int]) -> str:
-    return " or ".join(map(str, counts))
-
-
-def _draws(shown: list[dict]) -> int:
-    return max(record["num_score_draws"] for record in shown)
-
-
 def _alt(shown: list[dict], titles: dict[str, str], radii: list[float]) -> str:
     parts = []
     for key, title in titles.items():
         for radius in radii:
-            blind, best = (_find(shown, key, names, radius) for names in (_BLIND, _ADAPTIVE))
+            blind, best = _blind(shown, key, radius), _informed(shown, key, radius)
             if blind is not None and best is not None:
                 shares = (percent(r["result"]["mean"]["accuracy"]) for r in (blind, best))
                 words = " blind, ".join(shares)

@@ -127,9 +127,12 @@ class Transformations(Study):
     """
 
     rows: tuple[str, ...] = ()
-    """The transformations by name; empty for all."""
+    """The transformations by name, empty for all: fd, fd_designed (with --table), jpeg, shield,
+    bit_depth, median, bilateral, low_pass, total_variation, wavelet, super_resolution, quilting,
+    noise, resize_pad, crop, pixel_deflection, subset, rain. The bare classifier, undefended, is
+    measured in any case."""
     radii: tuple[float, ...] = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
-    """Radii of the L-inf ball."""
+    """Radii of the L-inf ball, in units of the [0, 1] range: 8/255 is 0.03137."""
     num_steps: int = 20
     """Steps of BIM, of PGD and of the attacks that know the transformation."""
     num_eot: int = 8
@@ -141,8 +144,8 @@ class Transformations(Study):
     cw_steps: int = 60
     """Steps of each of Carlini and Wagner's three searches."""
     table: str | None = None
-    """Also measure Feature Distillation with this table: a path, of
-    `python -m train.feature_distillation`."""
+    """Also measure Feature Distillation with this table: a file or a folder that
+    `python -m train.feature_distillation` wrote."""
     enhancer: str = "builtin_edsr"
     """The EDSR of the super-resolution defense: a zoo name or a path."""
     rain: str = "builtin_edsr_rain"
@@ -160,6 +163,9 @@ class Transformations(Study):
         super().__post_init__()
         if not self.radii or not all(0 < r <= 1 for r in self.radii):
             raise ValueError(f"radii={self.radii} must lie in (0, 1]; 8/255 is 0.03137.")
+        # As precise as the names of records are.
+        if len({f"{255 * r:.6g}" for r in self.radii}) < len(self.radii):
+            raise ValueError(f"radii={self.radii} holds one twice: leave it out.")
         if self.num_steps < 1 or self.cw_steps < 1 or self.bank_size < 1:
             raise ValueError(
                 f"num_steps={self.num_steps}, cw_steps={self.cw_steps} and bank_size="

@@ -57,6 +57,18 @@ STUDIES = {
     ),
 }
 
+
+def study(name: str) -> Robustness:
+    """Returns the study of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in STUDIES:
+        raise ValueError(f"No study is called {name!r}; there are {', '.join(STUDIES)}.")
+    return STUDIES[name][0]
+
+
 TRANSFORMATIONS = {
     "transformations": (
         Transformations(name="transformations"),

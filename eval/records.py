@@ -108,9 +108,9 @@ def with_role(records: Iterable[dict], role: str) -> list[dict]:
 
 
 def rows(records: Iterable[dict]) -> dict[str, str]:
-    """Returns row keys and titles: the undefended one first, then as first met."""
+    """Returns row keys and titles: no defense, what the papers propose, then as first met."""
     titles = {record["row"]["key"]: record["row"]["title"] for record in records}
-    known = ["undefended", "rain_pretrained", "rain_finetuned"]
+    known = ["undefended", "rain_pretrained", "rain_finetuned", "fd", "fd_designed"]
     order = sorted(titles, key=lambda key: known.index(key) if key in known else len(known))
     return {key: titles[key] for key in order}
 
@@ -148,7 +148,7 @@ def radius_text(norm: str, radius: float) -> str:
         return f"{radius:g}"
     # Radii such as 0.0313 come from rounding 8/255; no reader wants 7.98/255.
     steps = radius * 255
-    return f"{round(steps)}/255" if abs(steps - round(steps)) < 0.03 else f"{steps:.2g}/255"
+    return f"{round(steps)}/255" if abs(steps - round(steps)) < 0.03 else f"{steps:.3g}/255"
 
 
 def norm_text(norm: str) -> str:

@@ -81,15 +81,27 @@ _ABSENT = {
 }
 
 
-def summary(records: list[dict], checked: dict | None = None, width: int = 99) -> str:
-    """Returns the tables and the verdict as plain text for a terminal."""
+def summary(
+    records: list[dict],
+    checked: dict | None = None,
+    width: int = 99,
+    *,
+    folder: pathlib.Path | None = None,
+) -> str:
+    """Returns the tables and the verdict as plain text for a terminal.
+
+    Of transformations side by side these are the short tables: the report has the others.
+    """
     lines = []
     for finding in [*verdict(records), *sanity.findings(checked)]:
         text = finding.text.replace("**", "").replace("`", "")
         mark = "? " if finding.chance else "! " if finding.flag else "- "
         lines.append(textwrap.fill(mark + text, width, subsequent_indent="  "))
-    table = results_table(records, doubts=sanity.doubts(checked))
-    return "\n\n".join([table, "\n".join(lines)])
+    if comparison_report.is_comparison(records):
+        shown = "\n\n".join(map(tables.as_plain, comparison_report.summaries(folder, records)))
+    else:
+        shown = results_table(records, doubts=sanity.doubts(checked))
+    return "\n\n".join([shown, "\n".join(lines)])
 
 
 def write_report(folder: pathlib.Path | str) -> list[pathlib.Path]:

@@ -11,11 +11,10 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from eval import checks
+from eval import checks, presets
 from eval import study as st
 from eval.config import Robustness
 from eval.files import write_json
-from eval.presets import STUDIES
 from eval.records import read_json
 from eval.verdict import Finding
 from rainjax import data
@@ -76,8 +75,6 @@ def run(command: Sanity) -> pathlib.Path:
     Raises:
         ValueError: no study is called so, or its parts do not fit each other.
     """
-    if command.study not in STUDIES:
-        raise ValueError(f"No study is called {command.study!r}; there are {', '.join(STUDIES)}.")
     if not command.rows:
         raise ValueError("rows is empty: name the pipelines to check.")
     if command.num_examples < 2:
@@ -85,7 +82,7 @@ def run(command: Sanity) -> pathlib.Path:
             f"num_examples={command.num_examples} must be at least 2: changes are judged against "
             "how much they vary from image to image."
         )
-    config, _ = STUDIES[command.study]
+    config = presets.study(command.study)
     config = dataclasses.replace(
         config, classifier=command.classifier or config.classifier, data_dir=command.data_dir
     )

@@ -14,11 +14,10 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from eval import admission, smoothing_report
+from eval import admission, presets, smoothing_report
 from eval import study as st
 from eval.config import Robustness
 from eval.files import write_json
-from eval.presets import STUDIES
 from rainjax import data
 from rainjax.devices import data_mesh
 from rainjax.keys import Purpose, example_keys
@@ -91,9 +90,7 @@ def run(command: Smoothing) -> pathlib.Path:
         ValueError: no study is called so, its parts do not fit each other, or the folder holds a
             record of other options, images or networks.
     """
-    if command.study not in STUDIES:
-        raise ValueError(f"No study is called {command.study!r}; there are {', '.join(STUDIES)}.")
-    config = _config(command, STUDIES[command.study][0])
+    config = _config(command, presets.study(command.study))
     images_of = data.load(config.data, config.split, data_dir=config.data_dir)
     found = {row.key: row for row in st.rows(config)}
     admission.check(config, images_of, next(iter(found.values())))

@@ -26,7 +26,7 @@ from eval import speed_report
 from eval.files import write_json
 from rainjax import data, defenses, transforms
 from rainjax.defenses import JPEG, Defense, FeatureDistillation, Quilting, TotalVariation
-from rainjax.devices import batch_sharding, data_mesh
+from rainjax.devices import batch_sharding, data_mesh, num_cores
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.provenance import provenance
 
@@ -60,6 +60,8 @@ class Speed:
     def __post_init__(self):
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError(f"batch_sizes={self.batch_sizes} must be whole numbers from 1 on.")
+        if len(set(self.batch_sizes)) < len(self.batch_sizes):
+            raise ValueError(f"batch_sizes={self.batch_sizes} holds one twice: leave it out.")
         if self.size % 8:
             raise ValueError(f"size={self.size} must be a multiple of 8, the side of a block.")
         if min(self.size, self.bank_size, self.num_slow, self.num_repeats) < 1:
@@ -79,6 +81,7 @@ class _Entry:
     num_timed: int
     run: Callable[[], Any]
     mib_per_image: float | None = None
+    settings: str = ""
     seconds: list[float] = dataclasses.field(default_factory=list)
 
 
@@ -110,6 +113,7 @@ def run(options: Speed) -> pathlib.Path:
                 "whose": entry.whose,
                 "batch_size": entry.batch_size,
                 "num_timed": entry.num_timed,
+                "settings": entry.settings,
                 "ms_per_image": [1000 * s / entry.num_timed for s in entry.seconds],
                 "median_ms": 1000 * statistics.median(entry.seconds) / entry.num_timed,
                 "mib_per_image": entry.mib_per_image,
@@ -157,8 +161,8 @@ def _entries(options: Speed, images: np.ndarray, batch_size: int) -> list[_Entry
         _ours("total variation", TotalVariation(), (), batch, batch_size),
         _ours("quilting", Quilting(), bank, few, batch_size),
     ]
-    for whose, fn in _others().items():
-        entries.append(_loop("total variation", whose, fn, few, batch_size))
+    for whose, (fn, settings) in _others().items():
+        entries.append(_loop("total variation", whose, fn, few, batch_size, settings))
     return entries
 
 
@@ -184,15 +188,19 @@ def _ours(
     # What the compiler says is of one device's share.
     share = len(images) / place.mesh.size
     mib = None if held is None else held / share / 2**20
-    return _Entry(name, "rainjax", batch_size, len(images), run, mib)
+    settings = repr(defense) if isinstance(defense, TotalVariation | Quilting) else ""
+    return _Entry(name, "rainjax", batch_size, len(images), run, mib, settings)
 
 
-def _loop(name: str, whose: str, fn, images: np.ndarray, batch_size: int) -> _Entry:
-    return _Entry(name, whose, batch_size, len(images), lambda: [fn(x) for x in images])
+def _loop(
+    name: str, whose: str, fn, images: np.ndarray, batch_size: int, settings: str = ""
+) -> _Entry:
+    run = lambda: [fn(x) for x in images]
+    return _Entry(name, whose, batch_size, len(images), run, settings=settings)
 
 
 def _threads(name: str, whose: str, fn, images: np.ndarray, batch_size: int) -> _Entry:
-    pool = concurrent.futures.ThreadPoolExecutor(jax.local_device_count())
+    pool = concurrent.futures.ThreadPoolExecutor(num_cores())
     return _Entry(name, whose, batch_size, len(images), lambda: list(pool.map(fn, images)))
 
 
@@ -215,25 +223,37 @@ def _pillow(quality: int):
     return through
 
 
-def _others() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Returns other people's total variation, of the libraries that are installed."""
+def _others() -> dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]]:
+    """Returns other people's total variation and its settings, if they are installed.
+
+    What these libraries call total variation differs in kind: ART's leaves pixels out and
+    minimises by SciPy.
+    """
     found = {}
     try:
         from skimage import restoration
 
         scaled = lambda x: x.astype(np.float32) / 255
-        found["scikit-image, Chambolle"] = lambda x: restoration.denoise_tv_chambolle(
-            scaled(x), weight=0.1, channel_axis=-1
+        found["scikit-image, Chambolle"] = (
+            lambda x: restoration.denoise_tv_chambolle(scaled(x), weight=0.1, channel_axis=-1),
+            "weight=0.1, until it moves little",
         )
-        found["scikit-image, Bregman"] = lambda x: restoration.denoise_tv_bregman(
-            scaled(x), channel_axis=-1
+        found["scikit-image, Bregman"] = (
+            lambda x: restoration.denoise_tv_bregman(scaled(x), channel_axis=-1),
+            "defaults (weight=5.0, until it moves little)",
         )
     except ImportError:
         pass
     try:
         library = importlib.import_module("art.defences.preprocessor")
         art = library.TotalVarMin(clip_values=(0.0, 1.0))
-        found["ART"] = lambda x: art(x[None].astype(np.float32) / 255)[0][0]
+        chosen = ("prob", "norm", "lamb", "solver", "max_iter")
+        found["ART"] = (
+            lambda x: art(x[None].astype(np.float32) / 255)[0][0],
+            "TotalVarMin, defaults ("
+            + ", ".join(f"{name}={getattr(art, name)}" for name in chosen if hasattr(art, name))
+            + ")",
+        )
     except ImportError:
         pass
     return found

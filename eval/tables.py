@@ -1,7 +1,9 @@
 """Turns records into tables: one for each attack budget, in Markdown, HTML or plain text."""
 
 import dataclasses
+import itertools
 import math
+import textwrap
 from collections.abc import Iterable
 
 from eval import records as rec
@@ -67,18 +69,23 @@ def draws_tables(records: list[dict]) -> list[Table]:
 
 
 def strongest(records: list[dict], row: str, budget: tuple[str, float]) -> dict | None:
-    """Returns the record of the attack that left a row least; the known key does not compete.
-
-    Of attacks on the same images the lowest is taken; those that are left, each on images of its
-    own, are compared on the images that all of them have.
-    """
-    candidates = [
+    """Returns the `lowest` record of a row's attacks; the known key does not compete."""
+    return lowest(
         record
         for record in rec.with_role(records, "table")
         if record["row"]["key"] == row
         and rec.ball(record) == budget
         and record["column"]["key"] != "known_key"
-    ]
+    )
+
+
+def lowest(candidates: Iterable[dict]) -> dict | None:
+    """Returns the record of the attack that left least, None of none.
+
+    Of attacks on the same images the lowest is taken; those that are left, each on images of its
+    own, are compared on the images that all of them have.
+    """
+    candidates = list(candidates)
     if not candidates:
         return None
     # Where two are level, the one who knows more is named.
@@ -148,22 +155,23 @@ def as_markdown(table: Table) -> str:
 
 def as_plain(table: Table) -> str:
     """Returns a table for a terminal: the small print of each cell on a line of its own."""
-    body = [table.header, *table.rows]
-    widths = [
-        max(max(len(row[i].value), len(row[i].detail)) for row in body)
-        for i in range(len(table.header))
-    ]
+    body = [[_folded(cell) for cell in row] for row in (table.header, *table.rows)]
+    widths = [max(len(line) for row in body for line in row[i]) for i in range(len(table.header))]
     lines = [table.title, ""]
     for number, row in enumerate(body):
-        for text in ("value", "detail"):
-            cells = [getattr(cell, text) for cell in row]
-            if any(cells):
-                padded = [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
-                lines.append("  ".join([cells[0].ljust(widths[0]), *padded]).rstrip())
+        for texts in itertools.zip_longest(*row, fillvalue=""):
+            padded = [t.rjust(w) for t, w in zip(texts[1:], widths[1:], strict=True)]
+            lines.append("  ".join([texts[0].ljust(widths[0]), *padded]).rstrip())
         if number == 0:
             lines.append("  ".join("-" * w for w in widths))
+    fold = lambda note: textwrap.fill(note, 99, initial_indent="  ", subsequent_indent="    ")
     plain = [note.replace("**", "").replace("`", "") for note in table.notes]
-    return "\n".join([*lines, "", *(f"  {note}" for note in plain)])
+    return "\n".join([*lines, "", *map(fold, plain)])
+
+
+def _folded(cell: Cell) -> list[str]:
+    """Returns a cell's lines, none too wide for a terminal that shows several of them."""
+    return [*(textwrap.wrap(cell.value, 36) or [""]), *textwrap.wrap(cell.detail, 36)]
 
 
 def _robustness_table(

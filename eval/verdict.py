@@ -19,7 +19,8 @@ class Finding:
 def verdict(records: list[dict]) -> list[Finding]:
     """Returns the findings, then the flags; both follow from the records alone."""
     findings = []
-    for budget in budgets(records):
+    # Of many rows side by side a table says it better.
+    for budget in [] if rec.with_role(records, "comparison") else budgets(records):
         findings += [_row_finding(records, row, budget) for row in rec.rows(records)]
     flags = [
         *_ball_flags(records),

@@ -18,12 +18,12 @@ def use_all_cores() -> None:
     Raises:
       RuntimeError: JAX has already started its devices.
     """
-    num_cores = _num_cores()
+    cores = num_cores()
     try:
-        jax.config.update("jax_num_cpu_devices", num_cores)
+        jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError as error:
         raise RuntimeError(
-            f"JAX has already started its devices, so it cannot be given {num_cores} CPU devices: "
+            f"JAX has already started its devices, so it cannot be given {cores} CPU devices: "
             "call use_all_cores() first thing in the program."
         ) from error
 
@@ -73,7 +73,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Returns how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):  # the cores this process may use, where that is known
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

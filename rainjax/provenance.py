@@ -22,7 +22,7 @@ def provenance(program: str) -> dict[str, Any]:
     `program` is the module that runs, such as "eval". Folders of the machine are left out.
     """
     return {
-        "command": shlex.join(["python", "-m", program, *map(_without_folder, sys.argv[1:])]),
+        "command": shlex.join(["python", "-m", program, *map(without_folder, sys.argv[1:])]),
         "versions": {
             "rainjax": rainjax.__version__,
             **{name: _version(name) for name in ("jax", "jaxlib", "flax", "optax")},
@@ -54,6 +54,13 @@ def code_digest(*more: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def without_folder(word: str) -> str:
+    """Shortens a path from outside to its name: the rest says nothing on another machine."""
+    option, equals, value = word.rpartition("=")
+    outside = os.path.isabs(value) or ".." in pathlib.PurePath(value).parts
+    return option + equals + (pathlib.PurePath(value).name if outside else value)
+
+
 _DECIDING = (
     "keys.py",
     "transforms",
@@ -72,13 +79,6 @@ def _is_docstring(node: ast.stmt) -> bool:
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     )
-
-
-def _without_folder(word: str) -> str:
-    """Shortens a path from outside to its name: the rest says nothing on another machine."""
-    option, equals, value = word.rpartition("=")
-    outside = os.path.isabs(value) or ".." in pathlib.PurePath(value).parts
-    return option + equals + (pathlib.PurePath(value).name if outside else value)
 
 
 def _version(name: str) -> str | None:

@@ -1,8 +1,10 @@
 """The comparison of transformations from end to end, on a tiny network and a few pictures."""
 
+import copy
 import dataclasses
 import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from eval.config import Transformations
 from rainjax import data, defenses, zoo
 from rainjax.defenses import JPEG, Chain, FeatureDistillation, Identity, RandomSubset
 from rainjax.gradients import BPDA
+from rainjax.metrics import wilson_interval
 from tests.tiny import EDSR_TINY, RESNET_TINY, edsr_params, resnet_params
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -30,6 +33,7 @@ RANDOM = (
     "subset",
     "rain",
 )
+BLIND = ("fgsm", "bim", "pgd")
 CARD = {"data": {"name": "builtin"}, "command": "none", "seed": 0, "metrics": {}}
 
 
@@ -41,11 +45,11 @@ def config(tmp_path_factory):
     edsr = zoo.save(folder, "edsr", EDSR_TINY, edsr_params(1), CARD)
     return Transformations(
         name="tiny",
-        rows=("fd", "bit_depth", "noise"),
+        rows=("fd", "noise", "fd"),  # twice is once
         classifier=str(zoo.save(folder, "classifier", RESNET_TINY, classifier, CARD)),
         enhancer=str(edsr),
         rain=str(edsr),
-        radii=(2 / 255, 8 / 255),
+        radii=(2 / 255,),
         num_examples=6,
         num_eot_examples=4,
         num_steps=2,
@@ -66,21 +70,19 @@ def folder(config, quick_compilation):
 def test_every_cell_has_its_record(folder):
     found = {record["id"] for record in report.load_records(folder)}
     expected = set()
-    for row in ("undefended", "fd", "bit-depth", "noise"):
+    for row in ("undefended", "fd", "noise"):
         expected |= {f"{row}--clean--n6"}
         expected |= {f"{row}--{name}--nearest--k1--n6" for name in ("deepfool", "cw")}
-        for radius in (2, 8):
-            blind = [f"{name}--r{radius}--k1" for name in ("fgsm", "bim", "pgd")]
-            own = [] if row == "undefended" else ["bpda", "own"]
-            expected |= {f"{row}--{name}--n6" for name in blind}
-            expected |= {f"{row}--{name}--r{radius}--k1--n6" for name in own}
-            expected |= {f"{row}--eot--r{radius}--k2--n4"} if row == "noise" else set()
+        expected |= {f"{row}--{name}--r2--k1--n6" for name in BLIND}
+        own = ["own"] if row == "undefended" else ["bpda", "own"]
+        expected |= {f"{row}--{name}--r2--k1--n6" for name in own}
+        expected |= {f"{row}--eot--r2--k2--n4"} if row == "noise" else set()
     assert found == expected
 
 
 def test_blind_images_are_made_once_for_all_rows(folder):
-    # Two batches of 8 blind attacks; of 2 informed ones for 3 rows at 2 radii, and of EOT's.
-    assert len(list(folder.glob("work/*.npz"))) == 2 * 8 + 2 * 2 * 3 * 2 + 2 * 2
+    # Two batches of 5 blind attacks, of 5 informed ones, and of EOT's.
+    assert len(list(folder.glob("work/*.npz"))) == 2 * 5 + 2 * 5 + 2
 
 
 def test_another_run_does_nothing(folder, config, monkeypatch):
@@ -105,37 +107,142 @@ def test_report_and_readme_show_it(folder, tmp_path, capsys):
     assert "| Gaussian noise" in readme.read_text()
 
 
+def with_counts(record, counts, radius=None):
+    """Returns the record with other answers, as if they were those of another radius."""
+    changed = copy.deepcopy(record)
+    share = sum(counts) / (len(counts) * changed["num_score_draws"])
+    low, high = wilson_interval(share * len(counts), len(counts))
+    changed["result"]["correct_draws"] = counts
+    changed["result"]["mean"] = {"accuracy": share, "low": low, "high": high}
+    if radius is not None:
+        changed["column"]["attack"]["radius"] = radius
+    return changed
+
+
+def of(records, row, column):
+    (found,) = [r for r in records if (r["row"]["key"], r["column"]["key"]) == (row, column)]
+    return found
+
+
+def short_line(records, title):
+    table = comparison_report.short_table(records)
+    return {str(row[0]): [*map(str, row)] for row in table.rows}[title]
+
+
 def test_short_table_holds_the_lowest_of_each_kind(folder):
     records = report.load_records(folder)
-    table = comparison_report.short_table(records)
+    columns = (*BLIND, "bpda", "own", "eot")
+    fgsm, bim, pgd, bpda, own, eot = (of(records, "noise", name) for name in columns)
+    made = [
+        of(records, "undefended", "clean"), of(records, "undefended", "pgd"),
+        with_counts(of(records, "noise", "clean"), [2, 2, 2, 2, 2, 0]),
+        with_counts(fgsm, [2, 2, 2, 2, 0, 0]), with_counts(bim, [2, 2, 2, 1, 0, 0]),
+        with_counts(pgd, [2, 2, 2, 2, 1, 0]), with_counts(bpda, [2, 1, 0, 0, 0, 0]),
+        with_counts(own, [2, 0, 0, 0, 0, 2]),
+        # Lower on its four images, and as low on all six as anybody can tell.
+        with_counts(eot, [2, 0, 0, 0]),
+        # At a radius as people type it, one who knows nothing does best.
+        with_counts(fgsm, [2, 0, 0, 0, 0, 0], 0.03137),
+        with_counts(bpda, [2, 2, 0, 0, 0, 0], 0.03137),
+    ]  # fmt: skip
+    table = comparison_report.short_table(made)
     assert [str(cell) for cell in table.header][1:] == [
         "clean", "2/255, blind", "2/255, informed", "8/255, blind", "8/255, informed",
     ]  # fmt: skip
-    line = {str(row[0]): row for row in table.rows}["Gaussian noise"]
-    for place, names, radius in ((2, ("fgsm", "bim", "pgd"), 2), (5, ("bpda", "own", "eot"), 8)):
-        shares = []
-        for name in names:
-            (path,) = folder.glob(f"records/noise--{name}--r{radius}--*.json")
-            counts = json.loads(path.read_text())["result"]["correct_draws"]
-            shares.append(sum(counts) / (2 * len(counts)))
-        assert line[place].value == f"{100 * min(shares):.1f} %"
-    assert str(table.rows[0][3]) == "—"  # nothing to be informed of without a defense
+    line = short_line(made, "Gaussian noise")
+    assert line[1].startswith("83.3 % [")
+    assert line[2].startswith("58.3 % [")
+    assert line[2].endswith("] BIM")
+    # On four images EOT and the own gradient are level: who knows more is named, with its n.
+    assert line[3].startswith("25.0 % [")
+    assert line[3].endswith("] EOT, n = 4")
+    assert line[4:] == [line[4], line[4]]
+    assert line[5].startswith("16.7 % [")
+    assert line[5].endswith("] FGSM")
+    assert str(table.rows[0][3]) == "—"  # nobody informed attacked it
+    assert "first 6 images of" in table.notes[0]
+    assert "the mean over 2 draws" in table.notes[0]
+    assert "EOT (NoisyAPGD, 2 steps, 2 draws a step)" in table.notes[2]
+
+
+def test_short_table_of_what_little_there_is(folder):
+    records = report.load_records(folder)
+    clean = [record for record in records if record["column"]["key"] == "clean"]
+    table = comparison_report.short_table(clean)
+    assert (table.title, len(table.header), len(table.notes)) == (
+        "Transformations of builtin, not attacked", 2, 1,
+    )  # fmt: skip
+    assert comparison_report.figure(clean) is None
+    assert comparison_report.claims_table(clean) is None
+    pgd = of(records, "fd", "pgd")
+    other = [with_counts(pgd, [0] * 6, radius / 255) for radius in (3, 4, 12.5)]
+    header = [str(cell) for cell in comparison_report.short_table([*clean, *other]).header]
+    assert header[2::2] == ["3/255, blind", "12.5/255, blind"]
+    assert short_line([*clean, *other], "Feature Distillation, 25/30")[3] == "—"
 
 
 def test_claims_need_feature_distillation(folder):
     records = report.load_records(folder)
-    table = comparison_report.claims_table(records)
-    assert table is not None
-    clean = {key: rec_clean(records, key) for key in ("undefended", "fd")}
-    fall = 100 * (clean["undefended"] - clean["fd"])
-    assert f"falls by {fall:.1f} points" in str(table.rows[0][2])
+    bare, fd = (of(records, key, "clean") for key in ("undefended", "fd"))
+    rest = [record for record in records if record not in (bare, fd)]
+    bare, fd = with_counts(bare, [1, 1, 1, 1, 0, 0]), with_counts(fd, [1, 1, 0, 0, 1, 0])
+    for before, after, words in ((bare, fd, "falls"), (fd, bare, "rises")):
+        pair = [dict(before, row=bare["row"]), dict(after, row=fd["row"])]
+        table = comparison_report.claims_table([*rest, *pair])
+        assert table is not None
+        error = np.std([0, 0, 1, 1, -1, 0]) * 100 / np.sqrt(6)
+        assert f"{words} by 16.7 ± {error:.1f} points, to" in str(table.rows[0][2])
+    share = min(of(records, "fd", name)["result"]["mean"]["accuracy"] for name in BLIND)
+    assert f"to {100 * share:.1f} % [" in str(table.rows[1][2])
     without = [record for record in records if record["row"]["key"] != "fd"]
     assert comparison_report.claims_table(without) is None
 
 
-def rec_clean(records, key):
-    (clean,) = [r for r in records if (r["row"]["key"], r["column"]["key"]) == (key, "clean")]
-    return clean["result"]["mean"]["accuracy"]
+def test_claims_of_time_are_held_against_the_benchmark(folder, tmp_path):
+    entries = [
+        {"name": name, "whose": whose, "batch_size": size, "median_ms": ms, "mib_per_image": 1.0}
+        for name, whose, ms in (
+            ("Feature Distillation", "rainjax", 2.0),
+            ("total variation", "rainjax", 3.0),
+            ("total variation", "somebody", 5000.0),
+        )
+        for size in (1, 64)
+    ]
+    speed = {
+        "kind": "speed", "schema": 1, "entries": entries,
+        "options": {"batch_sizes": [1, 64], "num_slow": 1, "size": 8, "data": "builtin",
+                    "num_repeats": 1, "bank_size": 1, "quality": 75},
+        "jpeg_error": {"mean": 0.0, "max": 0.0}, "run": {"num_devices": 1, "device": "cpu"},
+    }  # fmt: skip
+    for place in ("speed.json", "speed/speed.json"):
+        path = tmp_path / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(speed))
+        tables = comparison_report.summaries(tmp_path / "study", report.load_records(folder))
+        assert str(tables[1].rows[3][2]) == (
+            "total variation (rainjax): 1.5 × (batch 1), 1.5 × (batch 64); "
+            "total variation (somebody): 2,500 × (batch 1), 2,500 × (batch 64)"
+        )
+        path.unlink()
+
+
+def test_rows_that_join_later_join_the_gallery(folder, config, monkeypatch):
+    monkeypatch.setattr(bench, "measure", lambda *args: 1)
+    comparison.run(dataclasses.replace(config, rows=("bit_depth",)))
+    with np.load(folder / "gallery.npz") as gallery:
+        assert gallery["titles"].tolist() == [
+            "no defense", "Feature Distillation, 25/30", "bit depth, 3 bits", "Gaussian noise",
+        ]  # fmt: skip
+        shades = [len(np.unique(picture)) for picture in gallery["images"]]
+    assert shades[2] <= 8 < min(shades[:2])
+
+
+def test_a_row_is_not_made_of_two_things(folder, config):
+    _, row = comparison.rows(dataclasses.replace(config, rows=("fd",)))
+    comparison._check_sources(config, [row])
+    other = dataclasses.replace(row, sources={**row.sources, "defense": {"name": "60 patches"}})
+    with pytest.raises(ValueError, match=r"of a 'fd' made of None, and not of .*60 patches"):
+        comparison._check_sources(config, [other])
 
 
 @pytest.mark.parametrize("radius", [None, 0.5])
@@ -182,6 +289,9 @@ def test_an_attacker_has_a_gradient_wherever_there_is_one():
     [
         ({"rows": ("fd", "magic")}, "rows='magic' is none of undefended, fd,"),
         ({"rows": ("fd_designed",)}, "needs the table it is made of: give --table"),
+        ({"name": "other", "rows": ("quilting",), "bank_size": 5}, "'quilting' does not fit .*10"),
+        ({"rows": ("quilting",), "bank_split": "extra"}, "'extra'.* with --bank-data and --bank-"),
+        ({"num_examples": 10**6}, "num_examples=1000000, but 'builtin' has"),
         ({"name": "other", "enhancer": "builtin_resnet", "rows": ("super_resolution",)}, "ResNet"),
     ],
 )
@@ -195,6 +305,7 @@ def test_what_does_not_fit_is_refused(config, changes, sentence):
     [
         ({"radii": ()}, r"radii=\(\) must lie in"),
         ({"radii": (2.0,)}, r"radii=\(2.0,\) must lie in"),
+        ({"radii": (0.01, 0.02, 0.0100000001)}, "holds one twice: leave it out"),
         ({"bank_size": 0}, "bank_size=0 must be at least 1"),
         ({"num_eot": 0}, "num_eot=0 must be at least 1"),
     ],
@@ -204,10 +315,25 @@ def test_bad_options_are_refused(config, changes, sentence):
         dataclasses.replace(config, **changes)
 
 
+def test_a_table_is_a_file_or_its_folder_and_leaves_no_folder_in_records(config, tmp_path):
+    zoo.save_steps(tmp_path / "table.json", defenses.two_steps(), {})
+    made = []
+    for table in (tmp_path, tmp_path / "table.json"):
+        chosen = dataclasses.replace(config, rows=("fd_designed",), table=str(table))
+        made.append(comparison.rows(chosen)[1].sources["defense"])
+    assert [where["name"] for where in made] == [tmp_path.name, "table.json"]
+    assert made[0]["sha256"] == made[1]["sha256"]
+    with pytest.raises(FileNotFoundError, match="There is no table of steps at"):
+        comparison.rows(dataclasses.replace(chosen, table=str(tmp_path / "none.json")))
+
+
 def test_command_line_knows_it(capsys):
     with pytest.raises(SystemExit):
         program.tyro.cli(program.Command, args=["transformations", "--help"])
-    assert "--cw-steps" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--cw-steps" in told
+    for name in comparison.MAKERS:
+        assert re.search(rf"\b{name}\b", told), name
 
 
 def test_folder_is_where_it_was_asked_for(folder, config):
