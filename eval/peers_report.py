@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from eval.peers_worker import ATTACKS
-from eval.records import read_json
+from eval.records import load_lone
 from eval.tables import Cell, Table, as_markdown, as_plain, interval, percent
 from rainjax.metrics import wilson_interval
 
@@ -22,18 +22,7 @@ def load(path: pathlib.Path | str) -> dict[str, Any]:
     Raises:
         ValueError: it is damaged, or another kind of record.
     """
-    record = read_json(pathlib.Path(path))
-    problem = "" if record.get("kind") == "peers" and record.get("schema") == 1 else "another kind"
-    if not problem:
-        try:
-            text(record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problem = f"{type(error).__name__}: {error}"
-    if problem:
-        raise ValueError(
-            f"{path} is no usable record of `python -m eval peers` ({problem}): make it again."
-        )
-    return record
+    return load_lone(path, "peers", lambda record: None if text(record) else "it says nothing")
 
 
 def _costs(record: dict[str, Any]) -> Table:

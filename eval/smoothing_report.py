@@ -10,7 +10,7 @@ import scipy.special
 from matplotlib.figure import Figure
 
 from eval.figures import percent_axis
-from eval.records import read_json
+from eval.records import load_lone
 from eval.style import COLOURS, GREEN, STYLE, Drawing, png_bytes
 from eval.tables import Cell, Table, as_markdown, as_plain, interval, percent
 from rainjax.smoothing import (
@@ -34,20 +34,7 @@ def load(path: pathlib.Path | str) -> dict[str, Any]:
     Raises:
         ValueError: it is damaged, another kind of record, or at odds with its own counts.
     """
-    record = read_json(pathlib.Path(path))
-    known = record.get("kind") == "smoothing" and record.get("schema") == 1
-    problem = "" if known else "another kind"
-    if not problem:
-        try:
-            problem = _problem(record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problem = f"{type(error).__name__}: {error}"
-    if problem:
-        raise ValueError(
-            f"{path} is no usable record of `python -m eval smoothing` ({problem}): delete it, "
-            "and run that again."
-        )
-    return record
+    return load_lone(path, "smoothing", _problem)
 
 
 def figure(record: dict[str, Any]) -> Drawing:

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from eval.records import read_json
+from eval.records import load_lone
 from eval.tables import ABSENT, Cell, Table, as_markdown, as_plain
 
 # What the paper compares its speed with, whoever wrote it: none is left out for being fast.
@@ -21,19 +21,7 @@ def load(path: pathlib.Path | str) -> dict[str, Any]:
     Raises:
         ValueError: it is damaged, or another kind of record.
     """
-    record = read_json(pathlib.Path(path))
-    problem = "" if record.get("kind") == "speed" and record.get("schema") == 1 else "another kind"
-    if not problem:
-        try:
-            text(record)
-            problem = "" if record["entries"] else "it has no entries"
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problem = f"{type(error).__name__}: {error}"
-    if problem:
-        raise ValueError(
-            f"{path} is no usable record of `python -m eval speed` ({problem}): make it again."
-        )
-    return record
+    return load_lone(path, "speed", _problem)
 
 
 def ratios(record: dict[str, Any]) -> dict[str, float]:
@@ -55,6 +43,10 @@ def ratio_texts(record: dict[str, Any]) -> dict[str, str]:
         quoted = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
         found.setdefault(than, []).append(f"{quoted} × ({size})")
     return {than: ", ".join(quoted) for than, quoted in found.items()}
+
+
+def _problem(record: dict[str, Any]) -> str | None:
+    return None if record["entries"] and text(record) else "it has no entries"
 
 
 def _table(record: dict[str, Any]) -> Table:

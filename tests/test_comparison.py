@@ -19,7 +19,7 @@ from rainjax import data, defenses, zoo
 from rainjax.defenses import JPEG, Chain, FeatureDistillation, Identity, RandomSubset
 from rainjax.gradients import BPDA
 from rainjax.metrics import wilson_interval
-from tests.tiny import EDSR_TINY, RESNET_TINY, edsr_params, resnet_params
+from tests import saved_networks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -34,21 +34,17 @@ RANDOM = (
     "rain",
 )
 BLIND = ("fgsm", "bim", "pgd")
-CARD = {"data": {"name": "builtin"}, "command": "none", "seed": 0, "metrics": {}}
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("networks")
-    images, labels = data.load("builtin", "train").get(np.arange(200))
-    classifier = resnet_params(images.astype(np.float32) / 255, labels)
-    edsr = zoo.save(folder, "edsr", EDSR_TINY, edsr_params(1), CARD)
+    networks = saved_networks.save(tmp_path_factory.mktemp("networks"))
     return Transformations(
         name="tiny",
         rows=("fd", "noise", "fd"),  # twice is once
-        classifier=str(zoo.save(folder, "classifier", RESNET_TINY, classifier, CARD)),
-        enhancer=str(edsr),
-        rain=str(edsr),
+        classifier=networks["classifier"],
+        enhancer=networks["pretrained"],
+        rain=networks["finetuned"],
         radii=(2 / 255,),
         num_examples=6,
         num_eot_examples=4,

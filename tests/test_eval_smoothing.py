@@ -13,11 +13,10 @@ from rainjax.defenses import Identity
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
 from rainjax.smoothing import ABSTAINED, Smoothed, certify
-from tests.tiny import EDSR_TINY, RESNET_TINY, edsr_params, resnet_params
+from tests import saved_networks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-CARD = {"data": {"name": "builtin"}, "command": "none", "seed": 0, "metrics": {}}
 OPTIONS = {
     "sigmas": (0.01, 0.1), "num_examples": 12, "num_select": 10, "num_estimate": 40,
     "radii": (0.0, 0.005, 0.05), "batch_size": 4, "chunk_size": 20,
@@ -26,14 +25,8 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """A classifier that is sometimes right and an EDSR, saved as a user would."""
-    folder = tmp_path_factory.mktemp("networks")
-    images, labels = data.load("builtin", "train").get(np.arange(200))
-    classifier = resnet_params(images.astype(np.float32) / 255, labels)
-    return {
-        "classifier": str(zoo.save(folder, "classifier", RESNET_TINY, classifier, CARD)),
-        "finetuned": str(zoo.save(folder, "after", EDSR_TINY, edsr_params(2), CARD)),
-    }
+    found = saved_networks.save(tmp_path_factory.mktemp("networks"))
+    return {name: found[name] for name in ("classifier", "finetuned")}
 
 
 @pytest.fixture(scope="module")

@@ -26,25 +26,17 @@ from eval.presets import STUDIES
 from rainjax import data, evaluation, zoo
 from rainjax.keys import Purpose, example_keys
 from rainjax.nets import ResNet
-from tests.tiny import EDSR_TINY, RESNET_TINY, edsr_params, resnet_params
+from tests import saved_networks
+from tests.saved_networks import CARD
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = pathlib.Path(__file__).parents[1]
-CARD = {"data": {"name": "builtin"}, "command": "none", "seed": 0, "metrics": {}}
 
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """A classifier that is sometimes right, and two EDSRs, saved as a user would."""
-    folder = tmp_path_factory.mktemp("networks")
-    images, labels = data.load("builtin", "train").get(np.arange(200))
-    classifier = resnet_params(images.astype(np.float32) / 255, labels)
-    return {
-        "classifier": str(zoo.save(folder, "classifier", RESNET_TINY, classifier, CARD)),
-        "pretrained": str(zoo.save(folder, "before", EDSR_TINY, edsr_params(1), CARD)),
-        "finetuned": str(zoo.save(folder, "after", EDSR_TINY, edsr_params(2), CARD)),
-    }
+    return saved_networks.save(tmp_path_factory.mktemp("networks"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,19 @@
+"""Tiny networks saved to a folder, as a user's own would be."""
+
+import numpy as np
+
+from rainjax import data, zoo
+from tests.tiny import EDSR_TINY, RESNET_TINY, edsr_params, resnet_params
+
+CARD = {"data": {"name": "builtin"}, "command": "none", "seed": 0, "metrics": {}}
+
+
+def save(folder) -> dict[str, str]:
+    """Returns the paths of a classifier that is sometimes right, and of two EDSRs."""
+    images, labels = data.load("builtin", "train").get(np.arange(200))
+    classifier = resnet_params(images.astype(np.float32) / 255, labels)
+    return {
+        "classifier": str(zoo.save(folder, "classifier", RESNET_TINY, classifier, CARD)),
+        "pretrained": str(zoo.save(folder, "before", EDSR_TINY, edsr_params(1), CARD)),
+        "finetuned": str(zoo.save(folder, "after", EDSR_TINY, edsr_params(2), CARD)),
+    }
