@@ -35,7 +35,8 @@ def two(key, image):
 
 def wavy(key, image):
     """A surface with many hills: the margin of label 0 is the sum of the waves."""
-    return jnp.stack([jnp.zeros((), image.dtype), jnp.sum(WAVES * jnp.sin(20 * image))])
+    waves = jnp.asarray(WAVES, image.dtype)  # JAX may remember them from a test in 64 bits
+    return jnp.stack([jnp.zeros((), image.dtype), jnp.sum(waves * jnp.sin(20 * image))])
 
 
 def attacked(attack, logits_fn, image=IMAGE, key=KEY, label=0):
