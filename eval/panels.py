@@ -75,7 +75,7 @@ def _say(axes: Axes, name: str, right: bool) -> None:
 
 
 def _wrap(name: str) -> str:
-    return textwrap.fill(name, 16, max_lines=2, placeholder=" …")
+    return textwrap.fill(name, 16, max_lines=2)
 
 
 def _read_panel(path: pathlib.Path) -> dict[str, np.ndarray]:

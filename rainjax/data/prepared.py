@@ -142,6 +142,12 @@ class PreparedSet(ImageSet):
         import tensorflow_datasets as tfds
 
         place = f"{self.name!r}, split {self.split!r}, in {builder.data_dir}"
+        stored = builder.info.file_format
+        if stored not in tfds.core.FileFormat.with_random_access():
+            raise ValueError(
+                f"{place} is stored as {stored.value}, which cannot be read"
+                " without TensorFlow; prepare it with --file_format=array_record."
+            )
         try:
             records = builder.as_data_source(
                 self.split, decoders={"image": tfds.decode.SkipDecoding()}
@@ -149,11 +155,6 @@ class PreparedSet(ImageSet):
             # Files are opened at their first record: ask each for it, so that damage shows now.
             for start in np.cumsum([0, *info.shard_lengths[:-1]]).tolist():
                 records[start]
-        except NotImplementedError as error:  # what TFDS raises of a format it cannot index
-            raise ValueError(
-                f"{place} is stored as {builder.info.file_format.value}, which cannot be read"
-                " without TensorFlow; prepare it with --file_format=array_record."
-            ) from error
         except Exception as error:
             raise ValueError(f"{place} is damaged or incomplete: {error}") from error
         return records
