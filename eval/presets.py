@@ -72,8 +72,7 @@ def study(name: str) -> Robustness:
 TRANSFORMATIONS = {
     "transformations": (
         Transformations(name="transformations"),
-        "Every transformation side by side, on the built-in set: an hour or two on two busy "
-        "cores.",
+        "Every transformation side by side, on the built-in set.",
     ),
     "cifar10_transformations": (
         Transformations(
