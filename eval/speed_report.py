@@ -76,7 +76,9 @@ def _table(record: dict[str, Any]) -> Table:
         tuple(map(Cell, ("", "whose", *(f"batch {size}" for size in sizes), "memory"))),
         tuple(rows),
         (
-            f"Medians of {options['num_repeats']} rounds in which all take turns, on {source}; "
+            f"Medians of {options['num_repeats']} rounds in which all take turns, on {source}, a "
+            f"turn the mean over the calls of {options['min_seconds']:g} s at least, after one "
+            "that is not counted; "
             f"rainjax on {run['num_devices']} × {run['device']}, compiled before and given "
             "float32 images that lie on the device; other people's code is given uint8 ones, one "
             "after the other unless it says otherwise. Pillow writes and reads a file, whose "

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, quick_compilation):
     options = Speed(
-        size=40, batch_sizes=(1, 2), bank_size=60, num_slow=1, num_repeats=3,
+        size=40, batch_sizes=(1, 2), bank_size=60, num_slow=1, num_repeats=3, min_seconds=0.001,
         out=tmp_path_factory.mktemp("speed"),
     )  # fmt: skip
     return speed.run(options)
@@ -40,6 +40,20 @@ def test_both_sides_of_every_ratio_are_there(path):
         whose = {w for name, w, _ in times if name == "total variation"}
         assert {f"total variation ({w}), batch {size}" for w in whose} <= ratios.keys()
     assert times["quilting", "rainjax", 2]["num_timed"] == 1
+
+
+def test_a_turn_is_the_mean_over_its_calls_without_the_first(monkeypatch):
+    clock, called = [0.0], []
+
+    def call():
+        called.append(None)
+        clock[0] += 1.0 if len(called) == 1 else 0.25
+
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+    assert speed._turn(call, 0.9) == 0.25
+    assert len(called) == 5  # one that is not counted, and four that fill 0.9 seconds
+    assert speed._turn(call, 0.0) == 0.25
+    assert len(called) == 7
 
 
 def test_scipys_is_the_same_transform():
@@ -79,6 +93,7 @@ def test_damaged_records_are_named(path, tmp_path):
         ({"batch_sizes": (2, 2)}, r"batch_sizes=\(2, 2\) holds one twice"),
         ({"size": 30}, "size=30 must be a multiple of 8"),
         ({"num_repeats": 0}, "num_repeats=0 must be at least 1"),
+        ({"min_seconds": -1.0}, "min_seconds=-1.0 must be finite and not negative"),
     ],
 )
 def test_bad_options_are_refused(options, sentence):
