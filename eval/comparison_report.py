@@ -168,7 +168,7 @@ def figure(records: list[dict]) -> Drawing | None:
     if not radii:
         return None
     titles = rec.rows(shown)
-    height = 1.1 + 0.27 * len(titles)
+    height = (1.1 if len(radii) > 2 else 1.6) + 0.27 * len(titles)
     with matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"}):
         drawn = Figure(figsize=(2.6 + 2.1 * len(radii), height))
         grid = drawn.subplots(1, len(radii), sharey=True, squeeze=False)[0]
@@ -186,7 +186,8 @@ def figure(records: list[dict]) -> Drawing | None:
             grid[0].plot([], [], "o", color=BLUE, fillstyle="none", label="strongest blind")[0],
             grid[0].plot([], [], "o", color=RUST, label="strongest informed, 95 % interval")[0],
         ]
-        drawn.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        across = 3 if len(radii) > 2 else 1  # as wide as the panels are
+        drawn.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False)
         png = png_bytes(drawn)
     return Drawing(
         "comparison",

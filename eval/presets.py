@@ -105,6 +105,7 @@ TRANSFORMATIONS = {
         ),
         "Every transformation of photographs at 224 pixels that no JPEG has touched: import the "
         "pictures of the NIPS 2017 competition and Imagenette (for quilting's patches) first, "
-        "give --classifier FILE.npz of MobileNetV2's.",
+        "give --classifier FILE.npz of MobileNetV2's. Its blind attacks take half an hour on two "
+        "cores, those that know the transformation longer.",
     ),
 }
