@@ -206,7 +206,8 @@ def test_claims_of_time_are_held_against_the_benchmark(folder, tmp_path):
     ]
     speed = {
         "kind": "speed", "schema": 1, "entries": entries,
-        "options": {"batch_sizes": [1, 64], "num_slow": 1, "size": 8, "data": "builtin",
+        "options": {"batch_sizes": [1, 64], "num_slow": 1, "min_seconds": 0.1,
+                    "size": 8, "data": "builtin",
                     "num_repeats": 1, "bank_size": 1, "quality": 75},
         "jpeg_error": {"mean": 0.0, "max": 0.0}, "run": {"num_devices": 1, "device": "cpu"},
     }  # fmt: skip
