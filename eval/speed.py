@@ -134,8 +134,8 @@ def run(options: Speed) -> pathlib.Path:
 def _turn(call: Callable[[], Any], min_seconds: float) -> float:
     """Returns the seconds of a call, the mean over as many as fill `min_seconds`.
 
-    One call before them is not counted: caches hold what the turn before left there, and its
-    threads spin on for a while, which of a call of one millisecond would make three.
+    One call before them is not counted: right after another turn's work, a call of one
+    millisecond was seen to take three.
     """
     call()
     begun, calls = time.perf_counter(), 0
