@@ -15,18 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import PIL.Image
 import pytest
 
 from rainjax.checkpoints import Checkpoints
 from rainjax.devices import data_mesh
-from rainjax.keys import Purpose, purpose_key
 from rainjax.nets import MobileNetV2
-from tests.tiny import EDSR_TINY, edsr_params
 from train import loop
+from train.batches import Batches, Held
+from train.compute import Compute
 from train.optimizers import Optimizer
 from train.options import Data
 from train.run import Run, Stop
-from train.super_resolution import loss
+from train.step import init_state, make_step
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -41,13 +42,10 @@ def line_task(**changes) -> tuple[loop.Task, dict]:
 
     x = np.linspace(-1, 1, 32, dtype=np.float32)
 
-    def batch(step):
-        rows = np.random.default_rng(step).choice(32, 8, replace=False)
-        return {"x": x[rows], "y": 3 * x[rows] + 1, "index": rows.astype(np.int32)}
-
+    examples = {"x": x, "y": 3 * x + 1, "index": np.arange(32, dtype=np.int32)}
     task = loop.Task(
         loss=line_loss,
-        batch=batch,
+        batches=Batches(Held(examples), seed=0, batch_size=8),
         evaluate=lambda params: {"closeness": -abs(float(params["w"]) - 3)},
         select="closeness",
         batch_size=8,
@@ -69,33 +67,16 @@ def _epochs(folder):
     return [json.loads(line)["epoch"] for line in lines]
 
 
-def test_sharded_step_equals_single_device_step():
-    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
-    batch = {"image": images, "index": np.arange(8, dtype=np.int32)}
-    loss_fn = lambda p, f, k, x: loss(p, f, k, x, network=EDSR_TINY, degradation="random")
-    optimizer, key = optax.sgd(1e-4, momentum=0.9), purpose_key(0, Purpose.TRAIN)
-    ends = []
-    for num_devices in (1, 2):
-        mesh = data_mesh(num_devices, batch_size=8)
-        step = loop.make_step(loss_fn, optimizer, mesh)
-        state = loop.init_state(edsr_params(1), optimizer, mesh)
-        for _ in range(3):
-            state, metrics = step(state, key, batch)
-        ends.append((state.params, metrics))
-    assert len(jax.tree.leaves(ends[1][0])[0].sharding.device_set) == 2
-    # Sums over the batch are taken in another order: float32 rounding, no more.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=2e-5), *ends)
-
-
 def test_an_example_draws_the_same_in_any_batch():
     seen = []
 
     def draw_loss(params, frozen, key, example):
         return params * 0.0, {"draw": jax.random.uniform(key) * example["weight"]}
 
-    step = loop.make_step(draw_loss, optax.sgd(0.0), data_mesh(1))
+    mesh = Compute().mesh(4)
+    step = make_step(draw_loss, optax.sgd(0.0), mesh)
     for rows in ([3, 1, 2, 0], [9, 3, 7, 5]):
-        state = loop.init_state(jnp.zeros(()), optax.sgd(0.0), data_mesh(1))
+        state = init_state(jnp.zeros(()), optax.sgd(0.0), mesh)
         weight = (np.array(rows) == 3).astype(np.float32)
         batch = {"weight": weight, "index": np.array(rows, np.int32)}
         seen += [float(step(state, jax.random.key(0), batch)[1]["draw"])]
@@ -118,13 +99,14 @@ def test_an_interrupted_run_goes_on_to_the_same_parameters(tmp_path, sent):
     whole = fit_line(tmp_path / "whole")
     task, _ = line_task()
 
-    def interrupting(step):
-        if step == 12:
-            os.kill(os.getpid(), sent)
-        return task.batch(step)
+    def interrupting(first):
+        for step, batch in enumerate(task.batches(first), first):
+            if step == 12:
+                os.kill(os.getpid(), sent)
+            yield batch
 
-    with pytest.raises(Stop, match="after step 13 of 20, which is saved"):
-        fit_line(tmp_path / "cut", batch=interrupting)
+    with pytest.raises(Stop, match=r"after step 1[123] of 20, which is saved"):
+        fit_line(tmp_path / "cut", batches=interrupting)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     resumed = fit_line(tmp_path / "cut")
     assert np.array_equal(resumed.params["w"], whole.params["w"])
@@ -152,6 +134,34 @@ def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path):
     assert np.array_equal(resumed.params["w"], whole.params["w"])
     assert resumed.metrics == whole.metrics
     assert _epochs(tmp_path / "cut") == list(range(41))
+
+
+def test_pictures_that_were_passed_over_are_named_once_and_counted(tmp_path, capsys):
+    task, _ = line_task()
+
+    def some_corrupt(first):
+        for step, batch in enumerate(task.batches(first), first):
+            yield {**batch, "corrupt": np.array([-1, 17, -1, 4 if step else -1, -1, -1, -1, -1])}
+
+    outcome = fit_line(tmp_path, batches=some_corrupt)
+    assert outcome.metrics["corrupt_images"] == 2
+    said = capsys.readouterr().out
+    assert said.count("Picture 17 cannot be decoded") == 1
+    assert "Picture 4 cannot be decoded, and the next one is taken in its place (2 such" in said
+
+
+def test_a_run_leaves_files_for_tensorboard_and_panels(tmp_path):
+    def panel(params, path):
+        PIL.Image.new("RGB", (4, 4), (0, 0, int(20 * params["w"]))).save(path)
+
+    fit_line(tmp_path, panel=panel)
+    assert [path.name for path in sorted((tmp_path / "panels").iterdir())] == [
+        f"epoch-000{epoch}.png" for epoch in range(1, 5)
+    ]
+    (events,) = (tmp_path / "tensorboard").glob("events.*")
+    written = events.read_bytes()
+    for tag in (b"training/loss", b"training/input_wait", b"validation/closeness", b"panel"):
+        assert tag in written
 
 
 def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path):
@@ -225,26 +235,73 @@ def test_a_gradient_that_vanished_stops_and_keeps_the_checkpoint(tmp_path):
 # whatever test it next runs in: it is made to run in this one.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    tree = {"w": jnp.ones((2,))}
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(7, tree, {"note": 1})
-        assert checkpoints.latest() == (7, {"note": 1})
-        assert np.array_equal(checkpoints.restore(7, tree)["w"], tree["w"])
-        for file in (tmp_path / "checkpoints/7").rglob("*"):
-            if file.is_file() and file.parent.name == "d":
-                file.write_bytes(b"damaged")
-        with pytest.raises(ValueError, match="7 cannot be read"):
-            checkpoints.restore(7, tree)
-    (file,) = (tmp_path / "checkpoints/7").rglob("_CHECKPOINT_METADATA")
+@pytest.mark.parametrize("part", ["arrays", "metadata"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, part):
+    tree = lambda step: {"w": jnp.full((2,), float(step))}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (3, 7):
+            checkpoints.save(step, tree(step), {"note": step}, value=float(step))
+    if part == "metadata":
+        (file,) = (tmp_path / "7").rglob("_CHECKPOINT_METADATA")
+        file.write_text("")
+    for file in (tmp_path / "7").rglob("*"):
+        if part == "arrays" and file.is_file() and file.parent.name == "d":
+            file.write_bytes(b"damaged")
+    with Checkpoints(tmp_path) as checkpoints:
+        said = r"7 is damaged \(.*; the one of step 3 is taken"
+        with pytest.warns(UserWarning, match=said):
+            found = checkpoints.resume(tree(0))
+        assert found is not None
+        step, (restored, note) = found
+        assert (step, note, restored["w"].tolist()) == (3, {"note": 3}, [3.0, 3.0])
+        with pytest.raises(ValueError, match="7 is damaged"):
+            checkpoints.restore(7, tree(0))
+        checkpoints.save(7, tree(8), {"note": 8}, value=8.0)  # and is written over in its turn
+        checkpoints.wait()
+        assert checkpoints.restore(7, tree(0))["w"].tolist() == [8.0, 8.0]
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_where_all_checkpoints_are_damaged_nothing_is_taken(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, {"w": jnp.ones(2)}, {})
+    (file,) = (tmp_path / "3").rglob("_CHECKPOINT_METADATA")
     file.write_text("")
-    again = r"7 cannot be read.*go on from the one before"
     with (
-        Checkpoints(tmp_path / "checkpoints") as checkpoints,
-        pytest.raises(ValueError, match=again),
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match=r"3 is damaged .*, and there is no other: start over"),
     ):
         checkpoints.latest()
     gc.collect()
+
+
+def test_the_last_checkpoints_and_the_best_stay(tmp_path):
+    tree = lambda step: {"w": jnp.full((2,), float(step))}
+    values = {1: 0.1, 2: 0.7, 3: 0.7, 4: None, 5: 0.2, 6: 0.3, 7: None}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, value in values.items():
+            checkpoints.save(step, tree(step), {}, value=value)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 6, 7]
+        found = checkpoints.best(tree(0))
+        assert found is not None
+        assert (found[0], found[1][0]["w"].tolist(), found[1][1]) == (2, [2.0, 2.0], 0.7)
+
+
+def test_another_architecture_is_refused_by_its_first_parameter(tmp_path):
+    params = lambda width: {"head": {"bias": jnp.ones(2), "kernel": jnp.ones((3, width))}}
+    optimizer, mesh = optax.adam(0.1), Compute().mesh(2)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, init_state(params(4), optimizer, mesh), {})
+        checkpoints.wait()
+        for like, first in (
+            (params(5), r"params/head/kernel = float32\[3, 4\], wanted is float32\[3, 5\]"),
+            ({"neck": jnp.ones(2)}, r"params/neck = absent, wanted is float32\[2\]"),
+        ):
+            with pytest.raises(ValueError, match=f"another network or optimizer: it has {first}"):
+                checkpoints.resume(init_state(like, optimizer, mesh))
 
 
 def test_schedules_have_the_rates_they_promise():

@@ -9,22 +9,23 @@ import jax.numpy as jnp
 import tyro
 
 from rainjax import zoo
-from rainjax.devices import use_all_cores
 from rainjax.keys import Purpose, purpose_key
 from rainjax.nets import IMAGENETTE_CLASSES, MobileNetV2, ResNet
 from train import loop
 from train.augment import flip_and_shift
+from train.batches import Batches
+from train.compute import Compute
+from train.measure import mean_over
 from train.optimizers import Optimizer
 from train.options import (
     Data,
     Output,
     batches_per_epoch,
-    identity,
-    labelled,
+    program,
     save_entry,
-    shuffled_batch,
+    training_source,
+    validation_examples,
 )
-from train.run import Run, main
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Classifier:
     data: Annotated[Data, tyro.conf.arg(name="")]
     network: tyro.conf.AvoidSubcommands[ResNet | MobileNetV2]
     optimizer: Optimizer
+    compute: Compute = Compute()
     init: str | None = None
     """Start from these parameters: the name or path of a zoo entry of the same network, or the
     path of published weights (.npz)."""
@@ -108,7 +110,7 @@ def loss(params, frozen, key, example, *, options: Classifier):
     del frozen
     image = jnp.asarray(example["image"], jnp.float32) / 255
     image = flip_and_shift(key, image, padding=options.padding)
-    logits = options.network.apply(params, image)
+    logits = options.compute.lower(options.network.apply)(params, image)
     log_probs = jax.nn.log_softmax(logits)
     share = options.label_smoothing
     value = -(1 - share) * log_probs[example["label"]] - share * log_probs.mean()
@@ -128,17 +130,16 @@ def score(params, key, example, *, options: Classifier):
 def train(options: Classifier) -> None:
     """Runs the training that `options` describe, or goes on with it."""
     split = options.data.load()
-    training = labelled(split.training, split.training_indices)
-    validation = labelled(split.validation, split.validation_indices)
+    training, validation = training_source(split), validation_examples(split)
     params, start = _start(options, split.training.num_classes)
     facts = {"init_sha256": start, "fingerprint": split.training.fingerprint}
     steps_per_epoch = batches_per_epoch(training, options.batch_size)
     task = loop.Task(
         loss=functools.partial(loss, options=options),
-        batch=functools.partial(
-            shuffled_batch, training, seed=options.seed, batch_size=options.batch_size
+        batches=Batches(
+            training, options.seed, options.batch_size, workers=options.compute.workers
         ),
-        evaluate=loop.mean_over(
+        evaluate=mean_over(
             functools.partial(score, options=options),
             validation,
             seed=options.seed,
@@ -152,11 +153,10 @@ def train(options: Classifier) -> None:
     optimizer = options.optimizer.build(
         num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
     )
-    with Run(
-        options.run.folder, identity(options, **facts), program="train.classifier",
-        fresh=options.run.fresh,
-    ) as run:  # fmt: skip
-        outcome = loop.fit(task, params, optimizer, run, seed=options.seed)
+    with options.run.open(options, program="train.classifier", **facts) as run:
+        outcome = loop.fit(
+            task, params, optimizer, run, seed=options.seed, compute=options.compute
+        )
     save_entry(
         run, options.run, options.network, outcome, split, options=options,
         class_names=list(split.training.class_names), init_sha256=start,
@@ -180,5 +180,4 @@ def _start(options: Classifier, num_classes: int):
 
 
 if __name__ == "__main__":
-    use_all_cores()
-    main(lambda: train(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)))
+    program(train, PRESETS, __doc__)

@@ -15,11 +15,13 @@ import tyro
 
 from rainjax import zoo
 from rainjax.defenses.rain import RAIN
-from rainjax.devices import use_all_cores
 from rainjax.nets import EDSR
 from rainjax.pipeline import Defended
 from train import loop
 from train.augment import flip_and_shift
+from train.batches import Batches
+from train.compute import Compute
+from train.measure import mean_over
 from train.optimizers import Optimizer
 from train.options import (
     Data,
@@ -27,13 +29,12 @@ from train.options import (
     batches_per_epoch,
     check_held_out,
     check_outputs,
-    identity,
-    labelled,
+    program,
     save_entry,
-    shuffled_batch,
+    training_source,
+    validation_examples,
 )
 from train.panels import purified_panel
-from train.run import Run, main
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class FinetuneRAIN:
     """The EDSR to start from: the name or path of a zoo entry."""
     classifier_arch: str | None = None
     """The architecture of published weights, such as `resnet20`; a zoo entry says so itself."""
+    compute: Compute = Compute()
     shift_fraction: float = 0.05
     """Largest shift as a share of the low-resolution height (paper: 0.05), rounded down."""
     num_epochs: int = 10
@@ -143,12 +145,23 @@ PRESETS = {
 }  # fmt: skip
 
 
-def loss(params, frozen, key, example, *, pipeline: Defended, padding: int):
+def loss(
+    params,
+    frozen,
+    key,
+    example,
+    *,
+    pipeline: Defended,
+    padding: int,
+    compute: Compute | None = None,
+):
     """Returns the classifier's cross-entropy on one augmented example behind RAIN."""
     augment_key, rain_key = jax.random.split(key)
     image = jnp.asarray(example["image"], jnp.float32) / 255
     image = flip_and_shift(augment_key, image, padding=padding)
-    logits = pipeline.logits({"defense": params, "classifier": frozen}, rain_key, image)
+    logits = (compute or Compute()).lower(pipeline.logits)(
+        {"defense": params, "classifier": frozen}, rain_key, image
+    )
     value = -jax.nn.log_softmax(logits)[example["label"]]
     return value, {"accuracy": (jnp.argmax(logits) == example["label"]).astype(jnp.float32)}
 
@@ -173,8 +186,7 @@ def train(options: FinetuneRAIN) -> None:
     pipeline = Defended(RAIN(edsr, shift_fraction=options.shift_fraction), classifier.network)
 
     split = options.data.load()
-    training = labelled(split.training, split.training_indices)
-    validation = labelled(split.validation, split.validation_indices)
+    training, validation = training_source(split), validation_examples(split)
     check_outputs(classifier.network, split.training, validation["image"])
     check_held_out(classifier, split)
     facts = {
@@ -182,7 +194,7 @@ def train(options: FinetuneRAIN) -> None:
         "classifier_sha256": classifier.sha256,
         "fingerprint": split.training.fingerprint,
     }
-    measure = loop.mean_over(
+    measure = mean_over(
         functools.partial(score, pipeline=pipeline),
         validation,
         seed=options.seed,
@@ -192,9 +204,11 @@ def train(options: FinetuneRAIN) -> None:
     if options.steps_per_epoch is not None:
         steps_per_epoch = min(options.steps_per_epoch, steps_per_epoch)
     task = loop.Task(
-        loss=functools.partial(loss, pipeline=pipeline, padding=options.padding),
-        batch=functools.partial(
-            shuffled_batch, training, seed=options.seed, batch_size=options.batch_size
+        loss=functools.partial(
+            loss, pipeline=pipeline, padding=options.padding, compute=options.compute
+        ),
+        batches=Batches(
+            training, options.seed, options.batch_size, workers=options.compute.workers
         ),
         evaluate=lambda params: measure({"defense": params, "classifier": frozen}),
         select="accuracy",
@@ -205,25 +219,30 @@ def train(options: FinetuneRAIN) -> None:
     optimizer = options.optimizer.build(
         num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
     )
-    with Run(
-        options.run.folder, identity(options, **facts), program="train.finetune_rain",
-        fresh=options.run.fresh,
-    ) as run:  # fmt: skip
-        outcome = loop.fit(task, start.params, optimizer, run, seed=options.seed, frozen=frozen)
-    path = save_entry(
-        run, options.run, edsr, outcome, split, options=options,
-        shift_fraction=options.shift_fraction, init_sha256=start.sha256,
-        classifier_sha256=classifier.sha256,
+    draw = functools.partial(
+        _draw, pipeline=pipeline, before=start.params, frozen=frozen,
+        images=validation["image"][:4], seed=options.seed,
     )  # fmt: skip
-    panel = path.with_suffix(".png")
-    purified_panel(
-        panel, pipeline, {"defense": start.params, "classifier": frozen},
-        {"defense": outcome.params, "classifier": frozen}, validation["image"][:4],
-        seed=options.seed,
-    )  # fmt: skip
-    print(f"Wrote {panel}: original, and one draw of RAIN before and after tuning.")
+    with options.run.open(options, program="train.finetune_rain", **facts) as run:
+        outcome = loop.fit(
+            dataclasses.replace(task, panel=draw), start.params, optimizer, run,
+            seed=options.seed, frozen=frozen, compute=options.compute,
+        )  # fmt: skip
+        path = save_entry(
+            run, options.run, edsr, outcome, split, options=options,
+            shift_fraction=options.shift_fraction, init_sha256=start.sha256,
+            classifier_sha256=classifier.sha256,
+        )  # fmt: skip
+        panel = path.with_suffix(".png")
+        if jax.process_index() == 0:
+            draw(outcome.params, panel)
+        run.say(f"Wrote {panel}: original, and one draw of RAIN before and after tuning.")
+
+
+def _draw(after, path, *, pipeline, before, frozen, images, seed):
+    whole = lambda params: {"defense": params, "classifier": frozen}
+    purified_panel(path, pipeline, whole(before), whole(after), images, seed=seed)
 
 
 if __name__ == "__main__":
-    use_all_cores()
-    main(lambda: train(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)))
+    program(train, PRESETS, __doc__)

@@ -1,57 +1,48 @@
-"""The training loop all programs share: one pure jitted step, epochs, checkpoints, resumption."""
+"""The training loop all programs share: epochs of one pure step, checkpoints, resumption."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from rainjax._types import Params, PRNGKey
-from rainjax.devices import batch_sharding, data_mesh, replicated
+from rainjax._types import Params
+from rainjax.checkpoints import Note
 from rainjax.keys import Purpose, purpose_key
+from train.batches import ahead
+from train.compute import Compute, place_batch, whole
 from train.run import Run, Stop
+from train.step import LossFn, Metrics, TrainState, init_state, make_step
 
-Example = Mapping[str, Any]
-Metrics = dict[str, Any]
-# (params, frozen, key, example) -> (loss, metrics), for one example.
-LossFn = Callable[[Params, Params, PRNGKey, Example], tuple[Float[Array, ""], Metrics]]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """Everything a step changes."""
-
-    step: Int[Array, ""]
-    params: Params
-    opt_state: optax.OptState
+# How many steps lie between two questions to the other processes whether to stop.
+_ASK_EVERY = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What a program teaches: the loss, where batches come from, what decides which epoch is kept.
 
-    `batch(step)` is a pure function of the step, so that a resumed run sees what an
-    uninterrupted one would have seen; its arrays have the example axis first and include
-    `index`, the position of each example in the data set, which its key is made of.
-    `evaluate(params)` measures on validation data; `select` names its number to maximise.
+    `batches(step)` begins an endless sequence of batches at that step, which depends on it alone,
+    so that a resumed run sees what an uninterrupted one would have seen; their arrays have the
+    example axis first and include `index`, the position of each example in the data set, which
+    its key is made of. `corrupt`, where it is among them, holds the index of a picture that was
+    passed over for the example, or -1. `evaluate(params)` measures on validation data; `select`
+    names its number to maximise. `panel(params, path)` draws what has been learned.
     """
 
     loss: LossFn
-    batch: Callable[[int], dict[str, np.ndarray]]
+    batches: Callable[[int], Iterator[dict[str, np.ndarray]]]
     evaluate: Callable[[Params], Metrics]
     select: str
     batch_size: int
     num_epochs: int
     steps_per_epoch: int
+    panel: Callable[[Params, Any], None] | None = None
 
     def __post_init__(self):
         for field in ("batch_size", "num_epochs", "steps_per_epoch"):
@@ -68,82 +59,6 @@ class Outcome:
     seconds: float
 
 
-def make_step(
-    loss: LossFn, optimizer: optax.GradientTransformation, mesh: Mesh, frozen: Params = ()
-) -> Callable[[TrainState, PRNGKey, Example], tuple[TrainState, Metrics]]:
-    """Returns the jitted `(state, key, batch) -> (state, metrics)`; it consumes `state`.
-
-    `frozen` is an argument of the loss and no output of the step: nothing can change it.
-    """
-
-    def step(frozen, state, key, batch):
-        # The key tree: purpose (`key`) -> example index -> step.
-        keys = jax.vmap(
-            lambda index: jax.random.fold_in(jax.random.fold_in(key, index), state.step)
-        )(batch["index"])
-
-        def mean_loss(params):
-            losses, metrics = jax.vmap(lambda k, x: loss(params, frozen, k, x))(keys, batch)
-            return losses.mean(), jax.tree.map(lambda m: m.mean(), metrics)
-
-        (value, metrics), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), **metrics}
-        return TrainState(state.step + 1, params, opt_state), metrics
-
-    everywhere = replicated(mesh)
-    frozen = jax.device_put(frozen, everywhere)
-    jitted = jax.jit(step, donate_argnums=1, out_shardings=(everywhere, everywhere))
-    return lambda state, key, batch: jitted(
-        frozen, state, key, jax.device_put(batch, batch_sharding(mesh))
-    )
-
-
-def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Returns the state before the first step, a whole copy on every device."""
-    params = jax.tree.map(lambda p: jnp.array(p, copy=True), params)  # the steps consume it
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    return jax.device_put(state, replicated(mesh))
-
-
-def mean_over(
-    fn: Callable[[Params, PRNGKey, Example], Metrics],
-    examples: dict[str, np.ndarray],
-    *,
-    seed: int,
-    batch_size: int,
-) -> Callable[[Params], Metrics]:
-    """Returns `params -> metrics`: the mean over all `examples` of `fn` of one example.
-
-    The keys depend on the seed and on each example's `index` alone: every epoch is measured
-    with the same draws.
-    """
-    num_examples = len(examples["index"])
-    batch_size = min(batch_size, num_examples)
-    mesh = data_mesh(batch_size=batch_size)
-    root = purpose_key(seed, Purpose.SCORE)
-
-    @jax.jit
-    def one_batch(params, root, batch):
-        keys = jax.vmap(lambda index: jax.random.fold_in(root, index))(batch["index"])
-        return jax.vmap(lambda k, x: fn(params, k, x))(keys, batch)
-
-    def evaluate(params):
-        params = jax.device_put(params, replicated(mesh))
-        parts = []
-        for start in range(0, num_examples, batch_size):
-            # The last batch is filled up, so that there is one shape to compile.
-            rows = np.minimum(np.arange(start, start + batch_size), num_examples - 1)
-            batch = {name: values[rows] for name, values in examples.items()}
-            part = one_batch(params, root, jax.device_put(batch, batch_sharding(mesh)))
-            kept = num_examples - start
-            parts.append(jax.tree.map(lambda m, kept=kept: np.asarray(m)[:kept], part))
-        return {name: float(np.concatenate([p[name] for p in parts]).mean()) for name in parts[0]}
-
-    return evaluate
-
-
 def fit(
     task: Task,
     params: Params,
@@ -152,6 +67,7 @@ def fit(
     *,
     seed: int,
     frozen: Params = (),
+    compute: Compute | None = None,
 ) -> Outcome:
     """Trains, and returns the epoch with the highest validation number, the start included.
 
@@ -161,64 +77,49 @@ def fit(
     Raises:
       Stop: the loss is no longer finite, the gradient is zero, or the run was asked to stop.
     """
-    mesh = data_mesh(batch_size=task.batch_size)
-    state = init_state(params, optimizer, mesh)
-    step_fn = make_step(task.loss, optimizer, mesh, frozen)
+    compute = compute or Compute()
+    mesh = compute.mesh(task.batch_size)
+    state = init_state(params, optimizer, mesh, average=compute.average)
+    step_fn = make_step(
+        task.loss, optimizer, mesh, frozen,
+        accumulate=compute.accumulate, average=compute.average,
+    )  # fmt: skip
     key = purpose_key(seed, Purpose.TRAIN)
     num_steps = task.num_epochs * task.steps_per_epoch
 
-    resumed = run.resume({"state": state, "best": state.params})
+    resumed = run.resume(state)
     if resumed is None:
-        best, best_epoch, before, seconds = _copy(state.params), 0, task.evaluate(params), 0.0
-        best_value = before[task.select]
-        if not math.isfinite(best_value):
-            raise Stop(
-                f"The parameters to start from have {task.select} = {best_value} on the "
-                "validation images, and no epoch compares with that: look at these images."
-            )
-        run.log({"epoch": 0, "step": 0, **_prefixed(before)})
-        validation = before
+        first, history = 0, _start(task, state, run)
     else:
-        tree, note = resumed
-        state, best = tree["state"], tree["best"]
-        best_epoch, best_value, before = note["best_epoch"], note["best_value"], note["before"]
-        validation, seconds = note["validation"], note["seconds"]
-    started = time.monotonic() - seconds
+        first, state, note = resumed
+        history = _History.from_note(note)
+    started = time.monotonic() - history.seconds
 
-    def save(step):
-        note = {
-            "best_epoch": best_epoch,
-            "best_value": best_value,
-            "before": before,
-            "validation": validation,
-            "seconds": time.monotonic() - started,
-        }
-        run.save(step, {"state": state, "best": best}, note)
+    def save(step: int, state: TrainState, value: float | None = None) -> None:
+        history.seconds = time.monotonic() - started
+        run.save(step, state, dataclasses.asdict(history), value=value)
 
-    first = int(state.step)
-    window = _Window()
+    window = _Window(history, task, run)
     pending = None
-    bar = tqdm(total=num_steps, initial=first, unit="step", dynamic_ncols=True, mininterval=1)
+    batches = ahead(window.without_corrupt(task.batches(first)), lambda b: place_batch(b, mesh))
+    bar = tqdm(
+        total=num_steps, initial=first, unit="step", dynamic_ncols=True, mininterval=1,
+        disable=jax.process_index() > 0,
+    )  # fmt: skip
     with bar, run.listening() as asked_to_stop:
         for step in range(first, num_steps):
-            state, metrics = step_fn(state, key, task.batch(step))
+            state, metrics = step_fn(state, key, window.next_of(batches))
             # One step behind, so that the devices never wait for the host.
-            window.add(pending, task.batch_size)
+            window.add(pending)
             pending = metrics, step + 1
             bar.set_postfix_str(window.summary(), refresh=False)
             bar.update()
             epoch, position = divmod(step + 1, task.steps_per_epoch)
             if position == 0:
-                window.add(pending, task.batch_size)
+                window.add(pending)
                 pending = None
                 window.check_learning(epoch)
-                validation = task.evaluate(state.params)
-                if validation[task.select] > best_value:
-                    best, best_epoch, best_value = (
-                        _copy(state.params),
-                        epoch,
-                        validation[task.select],
-                    )
+                validation = task.evaluate(whole(state.learned))
                 line = {
                     "epoch": epoch,
                     "step": step + 1,
@@ -226,43 +127,125 @@ def fit(
                     **_prefixed(validation),
                 }
                 run.log(line)
-                tqdm.write(_sentence(line, task.num_epochs, is_best=best_epoch == epoch))
-                save(step + 1)
-                window = _Window()
-            if asked_to_stop() and step + 1 < num_steps:
+                is_best = history.take(validation, validation[task.select])
+                run.say(_sentence(line, task.num_epochs, is_best=is_best))
+                save(step + 1, state, validation[task.select])
+                _draw(task, state, run, epoch, step + 1)
+                window.restart()
+            if (step + 1 < num_steps) and (position == 0 or (step + 1) % _ask_every() == 0):
+                if not asked_to_stop():
+                    continue
                 if position:
-                    window.add(pending, task.batch_size)
-                    save(step + 1)
+                    window.add(pending)
+                    save(step + 1, state)
+                run.wait()
                 raise Stop(
                     f"Stopped after step {step + 1} of {num_steps}, which is saved in "
                     f"{run.folder}: the same command, without --fresh, goes on from there."
                 )
+    best_step, best, value = run.best(state)
     final = {
-        "selected_epoch": best_epoch,
+        "selected_epoch": best_step // task.steps_per_epoch,
         "num_epochs": task.num_epochs,
-        "validation": {"metric": task.select, "value": best_value},
-        "validation_before": before,
-        "validation_last_epoch": validation,
+        "validation": {"metric": task.select, "value": value},
+        "validation_before": history.before,
+        "validation_last_epoch": history.validation,
     }
-    return Outcome(best, final, time.monotonic() - started)
+    if history.corrupt:
+        final["corrupt_images"] = len(history.corrupt)
+    return Outcome(whole(best.learned), final, time.monotonic() - started)
+
+
+@dataclasses.dataclass
+class _History:
+    """What a checkpoint remembers besides the state."""
+
+    before: Metrics
+    validation: Metrics
+    best_value: float
+    seconds: float = 0.0
+    corrupt: list[int] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def from_note(cls, note: Note) -> "_History":
+        return cls(**{field.name: note[field.name] for field in dataclasses.fields(cls)})
+
+    def take(self, validation: Metrics, value: float) -> bool:
+        """Notes an epoch's validation; returns whether it is the best so far."""
+        self.validation = validation
+        is_best = value > self.best_value
+        self.best_value = max(value, self.best_value)
+        return is_best
+
+
+def _start(task: Task, state: TrainState, run: Run) -> _History:
+    """Measures the parameters to start from, which may turn out to be the best."""
+    before = task.evaluate(whole(state.learned))
+    value = before[task.select]
+    if not math.isfinite(value):
+        raise Stop(
+            f"The parameters to start from have {task.select} = {value} on the "
+            "validation images, and no epoch compares with that: look at these images."
+        )
+    run.log({"epoch": 0, "step": 0, **_prefixed(before)})
+    history = _History(before, before, value)
+    run.save(0, state, dataclasses.asdict(history), value=value)
+    return history
+
+
+def _draw(task: Task, state: TrainState, run: Run, epoch: int, step: int) -> None:
+    """Draws the panel of an epoch: some twenty of them in a run, however long, and the last."""
+    panel = task.panel
+    if panel is None or (epoch % math.ceil(task.num_epochs / 20) and epoch < task.num_epochs):
+        return
+    learned = whole(state.learned)
+    run.picture(step, f"epoch-{epoch:04d}", lambda path: panel(learned, path))
+
+
+def _ask_every() -> int:
+    return _ASK_EVERY if jax.process_count() > 1 else 1
 
 
 class _Window:
     """Running means of the steps since the last epoch's end, and a check that learning goes on."""
 
-    def __init__(self):
+    def __init__(self, history: _History, task: Task, run: Run):
+        self._history, self._task, self._run = history, task, run
+        self.restart()
+
+    def restart(self) -> None:
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._num_images = 0
+        self._waited = 0.0
         self._started = time.monotonic()
 
-    def add(self, pending: tuple[Metrics, int] | None, num_images: int) -> None:
+    def next_of(self, batches: Iterator[Any]) -> Any:
+        """Returns the next batch, and counts the time it keeps the host waiting."""
+        before = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - before
+        return batch
+
+    def without_corrupt(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Takes `corrupt` out of each batch, and says which pictures were passed over."""
+        for batch in batches:
+            passed_over = {int(index) for index in batch.get("corrupt", ()) if index >= 0}
+            for index in sorted(passed_over - set(self._history.corrupt)):
+                self._history.corrupt.append(index)
+                self._run.say(
+                    f"Picture {index} cannot be decoded, and the next one is taken in its place "
+                    f"({len(self._history.corrupt)} such so far)."
+                )
+            yield {name: rows for name, rows in batch.items() if name != "corrupt"}
+
+    def add(self, pending: tuple[Metrics, int] | None) -> None:
         if pending is None:
             return
         metrics, step = pending
         values = {name: float(value) for name, value in metrics.items()}
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(values[name]):
+                self._run.wait()
                 raise Stop(
                     f"The {name.replace('_', ' ')} of step {step} is {values[name]}; the last "
                     "checkpoint is kept. Lower optimizer.learning_rate or set "
@@ -271,7 +254,6 @@ class _Window:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
-        self._num_images += num_images
 
     def check_learning(self, epoch: int) -> None:
         # A network whose every output is clipped, or every unit dead, does not come back.
@@ -285,18 +267,20 @@ class _Window:
     def means(self) -> Metrics:
         seconds = time.monotonic() - self._started
         means = {name: total / self._count for name, total in self._sums.items()}
-        return {**means, "images_per_second": self._num_images / seconds}
+        return {
+            **means,
+            "images_per_second": self._count * self._task.batch_size / seconds,
+            "input_wait": self._waited / seconds,
+        }
 
     def summary(self) -> str:
         if not self._count:
             return ""
         means = self.means()
-        return f"loss {means['loss']:.4g}, {means['images_per_second']:.0f} images/s"
-
-
-def _copy(tree: Params) -> Params:
-    """Copies arrays, because the next step consumes the ones it is given."""
-    return jax.tree.map(jnp.copy, tree)
+        return (
+            f"loss {means['loss']:.4g}, {means['images_per_second']:.0f} images/s, "
+            f"{means['input_wait']:.0%} waiting for input"
+        )
 
 
 def _prefixed(metrics: Metrics) -> Metrics:

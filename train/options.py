@@ -1,18 +1,25 @@
 """Options that every training program has, and the examples they stand for."""
 
+import contextlib
 import dataclasses
 import pathlib
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 from rainjax import data, zoo
 from rainjax.data import ImageSet
+from rainjax.devices import use_all_cores
 from rainjax.nets import Network
+from train.batches import Held, Pictures
+from train.compute import join
 from train.loop import Outcome
-from train.run import Run, flat
+from train.run import Run, flat, main
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +32,20 @@ class Output:
     """The folder that holds the runs."""
     fresh: bool = False
     """Start over, instead of going on from the checkpoint that the folder holds."""
+    keep: int = 2
+    """Checkpoints that stay, the newest ones; the best stays besides."""
 
     def __post_init__(self):
         zoo.check_name(self.name)
+        if self.keep < 1:
+            raise ValueError(f"keep={self.keep}: at least one checkpoint must stay.")
+
+    def open(self, options: Any, *, program: str, **facts: Any) -> Run:
+        """Returns the run of these options; `facts` decide its outcome as well."""
+        return Run(
+            self.folder, identity(options, **facts), program=program, fresh=self.fresh,
+            keep=self.keep,
+        )  # fmt: skip
 
     @property
     def folder(self) -> pathlib.Path:
@@ -114,16 +132,60 @@ class Split:
         }
 
 
+def training_source(split: Split, *, one_size: bool = True) -> Held | Pictures:
+    """Returns the training examples for `Batches`.
+
+    Raises:
+      ValueError: images are to be of one size, which goes with labels, and have none.
+    """
+    image_set, indices = split.training, split.training_indices
+    if isinstance(image_set, data.BuiltinSet):
+        # They are made by JAX, which a worker process had better leave alone.
+        return Held(labelled(image_set, indices))
+    if one_size and image_set.num_classes < 1:
+        raise ValueError(f"The data set {image_set.name!r} has no labels.")
+    shape = image_set.image(int(indices[0])).shape if one_size else None
+    return Pictures(image_set, indices, shape)
+
+
+def validation_examples(split: Split) -> dict[str, np.ndarray]:
+    """Returns the validation examples as `labelled` does, without those that are damaged."""
+    return labelled(split.validation, readable(split.validation, split.validation_indices))
+
+
 def labelled(image_set: ImageSet, indices: np.ndarray) -> dict[str, np.ndarray]:
     """Returns these examples as one dict of arrays, held in memory as uint8.
 
     Raises:
-      ValueError: the set has no labels.
+      ValueError: the set has no labels, or pictures of several sizes.
     """
     if image_set.num_classes < 1:
         raise ValueError(f"The data set {image_set.name!r} has no labels.")
     images, labels = image_set.get(indices)
     return {"image": images, "label": labels, "index": indices.astype(np.int32)}
+
+
+def readable(image_set: ImageSet, indices: np.ndarray) -> np.ndarray:
+    """Returns `indices` without those of pictures that cannot be decoded, and warns of these.
+
+    Raises:
+      ValueError: none can.
+    """
+    good = []
+    for index in indices.tolist():
+        with contextlib.suppress(data.DamagedPicture):
+            image_set.image(index)
+            good.append(index)
+    if not good:
+        raise ValueError(f"No validation picture of {image_set.name!r} can be decoded.")
+    if len(good) < len(indices):
+        first = next(index for index in indices.tolist() if index not in set(good))
+        warnings.warn(
+            f"{len(indices) - len(good)} of {len(indices)} validation pictures of "
+            f"{image_set.name!r} cannot be decoded and are left out, the first is {first}.",
+            stacklevel=2,
+        )
+    return np.array(good, indices.dtype)
 
 
 def check_outputs(classifier: Network, image_set: ImageSet, images: np.ndarray) -> None:
@@ -160,41 +222,42 @@ def check_held_out(classifier: zoo.Entry, split: Split) -> None:
         )
 
 
-def batches_per_epoch(examples: dict[str, np.ndarray], batch_size: int) -> int:
-    """Returns how many whole batches there are.
+def batches_per_epoch(source: Any, batch_size: int) -> int:
+    """Returns how many whole batches the examples make.
 
     Raises:
       ValueError: there is none.
     """
-    if not 1 <= batch_size <= len(examples["index"]):
+    if not 1 <= batch_size <= len(source):
         raise ValueError(
-            f"{batch_size=} must be at least 1, and at most the {len(examples['index'])} training "
-            "images."
+            f"{batch_size=} must be at least 1, and at most the {len(source)} training images."
         )
-    return len(examples["index"]) // batch_size
+    return len(source) // batch_size
 
 
-def shuffled_batch(
-    examples: dict[str, np.ndarray], step: int, *, seed: int, batch_size: int
-) -> dict[str, np.ndarray]:
-    """Returns batch number `step` of an endless sequence of shuffled epochs.
+def program(
+    train: Callable[[Any], None], presets: dict[str, Any], description: str | None
+) -> None:
+    """Runs a training program: reads its options, takes all cores, and joins other processes."""
+    use_all_cores()
 
-    What does not fill a batch at an epoch's end is left out of that epoch.
+    def read_and_train() -> None:
+        options = tyro.extras.overridable_config_cli(presets, description=description)
+        if options.compute.distributed:
+            join()
+        train(options)
 
-    Raises:
-      ValueError: as `batches_per_epoch`.
-    """
-    num_batches = batches_per_epoch(examples, batch_size)
-    epoch, position = divmod(step, num_batches)
-    order = np.random.default_rng((seed, epoch)).permutation(len(examples["index"]))
-    rows = order[position * batch_size : (position + 1) * batch_size]
-    return {name: values[rows] for name, values in examples.items()}
+    main(read_and_train)
+
+
+# On how many devices and processes a run is spread does not decide what comes out of it.
+_SPREAD = ("compute.shards", "compute.workers", "compute.distributed")
 
 
 def identity(options: Any, **facts: Any) -> dict[str, Any]:
     """Returns everything that decides a run's outcome: options but for places, and `facts`."""
     plain = flat(options)
-    places = ("run.", "data.data_dir", "init", "classifier")
+    places = ("run.", "data.data_dir", "init", "classifier", *_SPREAD)
     kept = {name: value for name, value in plain.items() if not name.startswith(places)}
     return {**kept, **facts}
 
@@ -222,7 +285,10 @@ def save_entry(
         **run.made_by,
         **extra,
     }
-    path = zoo.save(output.folder, output.name, network, outcome.params, card)
+    path = output.folder / f"{output.name}.safetensors"
+    if jax.process_index():
+        return path
+    zoo.save(output.folder, output.name, network, outcome.params, card)
     kept = outcome.metrics["validation"]
     print(
         f"Kept epoch {outcome.metrics['selected_epoch']} of {outcome.metrics['num_epochs']}: "

@@ -11,21 +11,21 @@ import numpy as np
 from rainjax import transforms
 from rainjax._types import Image, Params, PRNGKey
 from rainjax.keys import Purpose, example_keys
-from rainjax.metrics import psnr
+from rainjax.metrics import psnr, ssim
 from rainjax.nets import Network
 from rainjax.pipeline import Defended
 
 
 def super_resolution_panel(
-    path: pathlib.Path,
-    network: Network,
     params: Params,
+    path: pathlib.Path,
+    *,
+    network: Network,
     images: np.ndarray,
     degrade: Callable[[PRNGKey, Image], Image],
-    *,
     seed: int,
 ) -> None:
-    """Writes one row per image: low resolution, bicubic, restored with their PSNR, original."""
+    """Writes one row per image: low resolution, bicubic, restored with PSNR and SSIM, original."""
     keys = example_keys(seed, Purpose.SCORE, jnp.arange(len(images)))
     rows = []
     for key, image in zip(keys, images, strict=True):
@@ -36,8 +36,8 @@ def super_resolution_panel(
         rows.append(
             [
                 ("low resolution", low),
-                (f"bicubic, {psnr(bicubic, high):.1f} dB", bicubic),
-                (f"EDSR, {psnr(restored, high):.1f} dB", restored),
+                (f"bicubic, {_likeness(bicubic, high)}", bicubic),
+                (f"EDSR, {_likeness(restored, high)}", restored),
                 ("original", high),
             ]
         )
@@ -71,6 +71,10 @@ def purified_panel(
             [(f"{title}: class {c}", x) for (title, x), c in zip(shown, answers, strict=True)]
         )
     write_grid(path, rows)
+
+
+def _likeness(image: Image, original: Image) -> str:
+    return f"{psnr(image, original):.1f} dB, {ssim(image, original):.3f}"
 
 
 def write_grid(path: pathlib.Path, rows: list[list[tuple[str, Image]]]) -> None:

@@ -11,9 +11,16 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import numpy as np
+import PIL.Image
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
 from rainjax._types import Params
-from rainjax.checkpoints import Checkpoints
+from rainjax.checkpoints import Checkpoints, Note
 from rainjax.provenance import provenance
+from train.compute import anywhere, wait_for_all
 
 
 class Stop(Exception):
@@ -25,7 +32,9 @@ class Run:
 
     `identity` is everything that decides the outcome (options, sha256 of initial parameters,
     the data's fingerprint), as JSON. `program` is the module that runs, such as
-    "train.classifier". Use as a context manager.
+    "train.classifier"; `keep` the checkpoints that stay beside the best. Where several processes
+    train, each has a `Run` of the same folder, and the first of them writes. Use as a context
+    manager.
 
     Raises:
       Stop: the folder holds a run of another identity; the sentence names what differs.
@@ -38,19 +47,23 @@ class Run:
         *,
         program: str = "train",
         fresh: bool = False,
+        keep: int = 2,
     ):
         self.folder = folder
+        self._writes = jax.process_index() == 0
         self._here = provenance(program)
         self._sessions: list[dict[str, Any]] = []
         self._identity = json.loads(json.dumps(flat(identity)))  # as a checkpoint gives it back
         self._metrics = folder / "metrics.jsonl"
-        if fresh:
+        self._board: SummaryWriter | None = None
+        if fresh and self._writes:
+            self._clear()
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            self._metrics.unlink(missing_ok=True)
             for ending in ("safetensors", "json", "png"):  # nobody shall load them as this run's
                 (folder / f"{folder.name}.{ending}").unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        self._checkpoints = Checkpoints(folder / "checkpoints")
+        wait_for_all("the run's folder")
+        self._checkpoints = Checkpoints(folder / "checkpoints", keep=keep)
         try:
             self._require_same_identity()
         except BaseException:
@@ -61,30 +74,51 @@ class Run:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if self._board is not None:
+            self._board.close()
         self._checkpoints.__exit__(*error)
 
-    def resume(self, like: Params) -> tuple[Params, dict[str, Any]] | None:
-        """Returns the newest checkpoint's tree and note, or None at a fresh start."""
-        latest = self._checkpoints.latest()
-        if latest is None:
-            self._metrics.unlink(missing_ok=True)
+    def resume(self, like: Params) -> tuple[int, Params, Note] | None:
+        """Returns the newest readable checkpoint's step, tree and note; None at a fresh start."""
+        found = self._checkpoints.resume(like)
+        if found is None:
+            if self._writes:
+                self._clear()
             return None
-        step, note = latest
+        step, (tree, note) = found
         self._sessions = note.get("sessions", [])
-        print(f"Going on from step {step} in {self.folder} (--fresh starts over).", flush=True)
+        self.say(f"Going on from step {step} in {self.folder} (--fresh starts over).")
         # What was logged after this checkpoint is about to be logged again.
-        if self._metrics.exists():
+        if self._writes and self._metrics.exists():
             lines = self._metrics.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
             self._metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        return self._checkpoints.restore(step, like), note
+        self._open_board(purge_step=step + 1)
+        return step, tree, note
 
-    def save(self, step: int, tree: Params, note: dict[str, Any]) -> None:
-        """Writes a checkpoint."""
+    def save(self, step: int, tree: Params, note: Note, *, value: float | None = None) -> None:
+        """Begins to write a checkpoint; the one with the highest `value` stays."""
         if self._here not in self._sessions:
             self._sessions = [*self._sessions, self._here]
         facts = {"identity": self._identity, "sessions": self._sessions}
-        self._checkpoints.save(step, tree, {**note, **facts})
+        self._checkpoints.save(step, tree, {**note, **facts}, value=value)
+
+    def best(self, like: Params) -> tuple[int, Params, float]:
+        """Returns step, tree and value of the best checkpoint that can be read.
+
+        Raises:
+          ValueError: none can, or none was saved with a value.
+        """
+        self._checkpoints.wait()
+        found = self._checkpoints.best(like)
+        if found is None:
+            raise ValueError(f"{self.folder} holds no checkpoint with a value.")
+        step, (tree, value) = found
+        return step, tree, value
+
+    def wait(self) -> None:
+        """Returns when the checkpoints that `save` began are whole."""
+        self._checkpoints.wait()
 
     @property
     def made_by(self) -> dict[str, Any]:
@@ -93,13 +127,57 @@ class Run:
         return {**first, "continued_by": others} if others else first
 
     def log(self, line: dict[str, Any]) -> None:
-        """Appends a line to `metrics.jsonl`."""
+        """Appends a line to `metrics.jsonl`, and its numbers to the files TensorBoard reads."""
+        if not self._writes:
+            return
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        board = self._open_board()
+        for name, value in line.items():
+            if isinstance(value, (int, float)) and name != "step":
+                kind = "validation" if name.startswith("validation_") else "training"
+                tag = f"{kind}/{name.removeprefix('validation_')}"
+                board.add_scalar(tag, value, line["step"])
+        board.flush()
+
+    def picture(self, step: int, name: str, draw: Callable[[pathlib.Path], None]) -> None:
+        """Has `draw` write `panels/<name>.png`, and shows it in TensorBoard."""
+        if not self._writes:
+            return
+        path = self.folder / "panels" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        draw(path)
+        with PIL.Image.open(path) as image:
+            self._open_board().add_image(
+                "panel", np.asarray(image.convert("RGB")), step, dataformats="HWC"
+            )
+
+    def say(self, sentence: str) -> None:
+        """Prints above the progress bar, once however many processes there are."""
+        if self._writes:
+            tqdm.write(sentence)
+            sys.stdout.flush()
+
+    def _open_board(self, purge_step: int | None = None) -> SummaryWriter:
+        if self._board is None:
+            # What was written after `purge_step` is about to be written again.
+            self._board = SummaryWriter(
+                logdir=str(self.folder / "tensorboard"), purge_step=purge_step
+            )
+        return self._board
+
+    def _clear(self) -> None:
+        """Deletes what a run before noted in this folder."""
+        for name in ("tensorboard", "panels"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self._metrics.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Callable[[], bool]]:
-        """Yields a function that says whether Ctrl-C or SIGTERM has come; a second one kills."""
+        """Yields a function that says whether Ctrl-C or SIGTERM has come; a second one kills.
+
+        It has come for all processes when it has for one, and all of them have to ask.
+        """
         received = []
 
         def note(number, frame):
@@ -109,7 +187,7 @@ class Run:
 
         previous = {number: signal.signal(number, note) for number in _SIGNALS}
         try:
-            yield lambda: bool(received)
+            yield lambda: anywhere(bool(received))
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)

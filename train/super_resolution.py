@@ -10,16 +10,25 @@ import numpy as np
 import tyro
 
 from rainjax import transforms, zoo
-from rainjax.devices import use_all_cores
 from rainjax.keys import Purpose, purpose_key
 from rainjax.metrics import psnr
 from rainjax.nets import EDSR, EDSR_BASELINE, EDSR_SMALL
 from train import loop
 from train.augment import random_symmetry
+from train.batches import Batches, Patch
+from train.compute import Compute
+from train.measure import mean_over
 from train.optimizers import Optimizer
-from train.options import Data, Output, Split, identity, save_entry
+from train.options import (
+    Data,
+    Output,
+    Split,
+    program,
+    readable,
+    save_entry,
+    training_source,
+)
 from train.panels import super_resolution_panel
-from train.run import Run, main
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +39,7 @@ class SuperResolution:
     data: Annotated[Data, tyro.conf.arg(name="")]
     network: EDSR
     optimizer: Optimizer
+    compute: Compute = Compute()
     degradation: Literal["bicubic", "random"] = "bicubic"
     """How patches are halved: bicubic in 8 bits, as in the super-resolution literature, or by
     RAIN's own random pick of one pixel in four."""
@@ -116,13 +126,23 @@ def degrade(key, image, *, degradation: str):
     return jnp.round(jnp.clip(small, 0.0, 1.0) * 255) / 255
 
 
-def loss(params, frozen, key, example, *, network: EDSR, degradation: str):
+def loss(
+    params,
+    frozen,
+    key,
+    example,
+    *,
+    network: EDSR,
+    degradation: str,
+    compute: Compute | None = None,
+):
     """Returns the mean absolute error of one turned or mirrored patch, in grey levels."""
     del frozen
     symmetry_key, degrade_key = jax.random.split(key)
     high = random_symmetry(symmetry_key, jnp.asarray(example["image"], jnp.float32) / 255)
     low = degrade(degrade_key, high, degradation=degradation)
-    return 255 * jnp.abs(network.apply(params, low) - high).mean(), {}
+    restored = (compute or Compute()).lower(network.apply)(params, low)
+    return 255 * jnp.abs(restored - high).mean(), {}
 
 
 def score(params, key, example, *, network: EDSR, degradation: str):
@@ -135,59 +155,16 @@ def score(params, key, example, *, network: EDSR, degradation: str):
     return {"psnr": bounded(restored), "bicubic_psnr": bounded(bicubic)}
 
 
-class Patches:
-    """Random patches of images of any size, cut on the host; `batch(step)` is pure.
-
-    Decoded images stay in memory up to `max_bytes`; the others are decoded when needed.
-    """
-
-    def __init__(self, split: Split, patch: int, batch_size: int, seed: int, max_bytes=4 * 2**30):
-        self._set, self._indices = split.training, split.training_indices
-        self._patch, self._batch_size, self._seed = patch, batch_size, seed
-        self._bytes_left = max_bytes
-        self._cache: dict[int, np.ndarray] = {}
-
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """Returns the patches of one step, `n patch patch 3` uint8, and their images' indices."""
-        rng = np.random.default_rng((self._seed, step))
-        repeat = self._batch_size > len(self._indices)
-        chosen = rng.choice(self._indices, self._batch_size, replace=repeat)
-        return {
-            "image": np.stack([self._cut(rng, int(index)) for index in chosen]),
-            "index": chosen.astype(np.int32),
-        }
-
-    def _cut(self, rng: np.random.Generator, index: int) -> np.ndarray:
-        image = self._image(index)
-        height, width = image.shape[:2]
-        if min(height, width) < self._patch:
-            raise ValueError(
-                f"Image {index} of {self._set.name!r} is {height} x {width}, smaller than "
-                f"patch={self._patch}."
-            )
-        row = rng.integers(height - self._patch + 1)
-        column = rng.integers(width - self._patch + 1)
-        return image[row : row + self._patch, column : column + self._patch]
-
-    def _image(self, index: int) -> np.ndarray:
-        if index not in self._cache:
-            image = self._set.image(index)
-            if image.nbytes > self._bytes_left:
-                return image
-            self._bytes_left -= image.nbytes
-            self._cache[index] = image
-        return self._cache[index]
-
-
 def validation_crops(split: Split, *, largest: int = 128) -> dict[str, np.ndarray]:
     """Returns the centres of the validation images, all of one even size up to `largest`."""
-    images = [split.validation.image(int(index)) for index in split.validation_indices]
+    indices = readable(split.validation, split.validation_indices)
+    images = [split.validation.image(int(index)) for index in indices]
     side = min([largest, *(min(image.shape[:2]) for image in images)]) // 2 * 2
     crops = []
     for image in images:
         row, column = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
         crops.append(image[row : row + side, column : column + side])
-    return {"image": np.stack(crops), "index": split.validation_indices.astype(np.int32)}
+    return {"image": np.stack(crops), "index": indices.astype(np.int32)}
 
 
 def train(options: SuperResolution) -> None:
@@ -201,41 +178,43 @@ def train(options: SuperResolution) -> None:
             raise ValueError(f"init={options.init!r} holds {entry.network}, not {network}.")
     else:
         params = network.init(purpose_key(options.seed, Purpose.INIT))
-    patches = Patches(split, options.patch, options.batch_size, options.seed)
     validation = validation_crops(split)
     choices = {"network": network, "degradation": options.degradation}
+    draw = functools.partial(
+        super_resolution_panel, network=network, images=validation["image"][:4],
+        degrade=functools.partial(degrade, degradation=options.degradation), seed=options.seed,
+    )  # fmt: skip
     task = loop.Task(
-        loss=functools.partial(loss, **choices),
-        batch=patches.batch,
-        evaluate=loop.mean_over(
+        loss=functools.partial(loss, compute=options.compute, **choices),
+        batches=Batches(
+            training_source(split, one_size=False), options.seed, options.batch_size,
+            Patch(options.patch, options.seed), workers=options.compute.workers,
+        ),
+        evaluate=mean_over(
             functools.partial(score, **choices), validation, seed=options.seed, batch_size=100
         ),
         select="psnr",
         batch_size=options.batch_size,
         num_epochs=options.num_epochs,
         steps_per_epoch=options.steps_per_epoch,
-    )
+        panel=draw,
+    )  # fmt: skip
     optimizer = options.optimizer.build(
         num_epochs=options.num_epochs, steps_per_epoch=options.steps_per_epoch
     )
     facts = {"init_sha256": sha256, "fingerprint": split.training.fingerprint}
-    with Run(
-        options.run.folder, identity(options, **facts), program="train.super_resolution",
-        fresh=options.run.fresh,
-    ) as run:  # fmt: skip
-        outcome = loop.fit(task, params, optimizer, run, seed=options.seed)
-    path = save_entry(
-        run, options.run, network, outcome, split, options=options,
-        init_sha256=sha256,
-    )  # fmt: skip
-    panel = path.with_suffix(".png")
-    super_resolution_panel(
-        panel, network, outcome.params, validation["image"][:4],
-        functools.partial(degrade, degradation=options.degradation), seed=options.seed,
-    )  # fmt: skip
-    print(f"Wrote {panel}: low resolution, bicubic, EDSR, original.")
+    with options.run.open(options, program="train.super_resolution", **facts) as run:
+        outcome = loop.fit(
+            task, params, optimizer, run, seed=options.seed, compute=options.compute
+        )
+        path = save_entry(
+            run, options.run, network, outcome, split, options=options, init_sha256=sha256
+        )
+        panel = path.with_suffix(".png")
+        if jax.process_index() == 0:
+            draw(outcome.params, panel)
+        run.say(f"Wrote {panel}: low resolution, bicubic, EDSR, original.")
 
 
 if __name__ == "__main__":
-    use_all_cores()
-    main(lambda: train(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)))
+    program(train, PRESETS, __doc__)

@@ -3,12 +3,20 @@
 import os
 import pathlib
 
-from rainjax.data._base import ImageSet
+from rainjax.data._base import DamagedPicture, ImageSet
 from rainjax.data.builtin import NAME as _BUILTIN
 from rainjax.data.builtin import BuiltinSet
 from rainjax.data.prepared import PreparedSet, default_data_dir, describe, prepared_sets
 
-__all__ = ["ImageSet", "default_data_dir", "describe", "load", "prepared_sets"]
+__all__ = [
+    "BuiltinSet",
+    "DamagedPicture",
+    "ImageSet",
+    "default_data_dir",
+    "describe",
+    "load",
+    "prepared_sets",
+]
 
 
 def load(name: str, split: str, *, data_dir: str | os.PathLike | None = None) -> ImageSet:

@@ -6,6 +6,10 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 
+class DamagedPicture(ValueError):
+    """One picture of a set that cannot be read or decoded; the others may be well."""
+
+
 class ImageSet(abc.ABC):
     """Pictures in a fixed order, uint8 RGB, with labels where there are any.
 
@@ -43,6 +47,16 @@ class ImageSet(abc.ABC):
     @abc.abstractmethod
     def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         """Returns one picture, of whatever size it has."""
+
+    def example(self, index: int) -> tuple[UInt8[np.ndarray, "h w c"], int]:
+        """Returns one picture, of whatever size it has, and its label; -1 if there is none.
+
+        Raises:
+            IndexError: the position is outside the set.
+            DamagedPicture: the picture cannot be decoded.
+            ValueError: the label is impossible.
+        """
+        return self.image(index), int(self.labels(np.array([index]))[0])
 
     @abc.abstractmethod
     def labels(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:

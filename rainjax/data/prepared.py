@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Int, UInt8
 
-from rainjax.data._base import ImageSet
+from rainjax.data._base import DamagedPicture, ImageSet
 from rainjax.data.builtin import NAME as BUILTIN
 from rainjax.data.sources import MODES
 
@@ -124,6 +124,15 @@ class PreparedSet(ImageSet):
         self.check_indices(np.array([index]))
         return self._example(index)[0]
 
+    def example(self, index: int) -> tuple[UInt8[np.ndarray, "h w c"], int]:
+        """Returns one picture, of its own size, and its label, from one record."""
+        self.check_indices(np.array([index]))
+        return self._example(index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the decoded pictures behind: a worker process decodes its own."""
+        return {**self.__dict__, "_decoded": {}, "_decoded_bytes": 0}
+
     def labels(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         """Returns the labels alone; -1 for each picture of an unlabelled set."""
         self.check_indices(indices)
@@ -163,7 +172,7 @@ class PreparedSet(ImageSet):
         try:
             return self._records[index]
         except Exception as error:
-            raise ValueError(
+            raise DamagedPicture(
                 f"{self._place(index)} cannot be read, its file is damaged: {error}"
             ) from error
 
@@ -174,7 +183,7 @@ class PreparedSet(ImageSet):
         try:
             image = decode(record["image"])
         except Exception as error:
-            raise ValueError(f"{self._place(index)} cannot be decoded: {error}") from error
+            raise DamagedPicture(f"{self._place(index)} cannot be decoded: {error}") from error
         label = self._label(index, record)
         if self._decoded_bytes + image.nbytes <= _MEMORY:
             self._decoded[index] = image, label
