@@ -28,6 +28,8 @@ from rainjax.pipeline import Defended
 from rainjax.provenance import without_folder
 
 _ROLES = ("comparison", "table")
+# The columns of attackers who know the transformation.
+INFORMED = ("bpda", "own", "eot")
 
 
 def run(config: Transformations) -> pathlib.Path:
@@ -46,10 +48,35 @@ def run(config: Transformations) -> pathlib.Path:
     admission.claim(config.folder, admission.identity(config, images, found[:1]))
     _check_sources(config, found)
     # One blind attack serves every row: made once, then scored behind each of them.
-    cells.sort(key=lambda cell: (cell.column in ("bpda", "own", "eot"), cell.column == "eot"))
-    made = bench.measure(config, images, cells)
+    made = bench.measure(config, images, [cell for cell in cells if cell.column not in INFORMED])
+    for radius in sorted(config.radii):
+        wanted = [c for c in cells if c.column in INFORMED and _radius(c) == radius]
+        beaten = _beaten(config, cells, radius)
+        wanted = [cell for cell in wanted if cell.row.key not in beaten]
+        wanted.sort(key=lambda cell: cell.column == "eot")
+        made += bench.measure(config, images, wanted)
     _write_gallery(config, images, found, anew=made > 0)
     return config.folder
+
+
+def _radius(cell: Cell) -> float | None:
+    return None if cell.attack is None else cell.attack.radius
+
+
+def _beaten(config: Transformations, cells: list[Cell], radius: float) -> set[str]:
+    """Returns the rows of which an attack within a smaller radius has left nothing.
+
+    What it made lies within this radius as well, so there is nothing to look for.
+    """
+    found = set()
+    for cell in cells:
+        own = _radius(cell)
+        path = config.folder / "records" / f"{cell.id}.json"
+        if own is None or own >= radius or cell.num_examples < config.num_examples:
+            continue
+        if path.exists() and not any(read_json(path)["result"]["correct_draws"]):
+            found.add(cell.row.key)
+    return found
 
 
 def _check_shapes(config: Transformations, images: ImageSet, found: list[Row]) -> None:

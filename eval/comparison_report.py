@@ -58,7 +58,7 @@ def short_table(records: list[dict]) -> Table:
         cells = [Cell(title), _score(_clean(shown, key), num)]
         for radius in radii:
             cells.append(_score(_blind(shown, key, radius), num))
-            cells.append(_score(_informed(shown, key, radius), num))
+            cells.append(_score(_informed(shown, key, radius), num, radius))
         body.append(tuple(cells))
     data = shown[0]["data"]
     within = " and ".join(rec.radius_text("linf", r) for r in radii)
@@ -91,11 +91,12 @@ def _attack_notes(shown: list[dict]) -> list[str]:
     if informed:
         notes.append(
             f"**informed**: the strongest of {', '.join(informed)}, and of the blind ones, which "
-            "who knows more has as well; those with another n are compared on the images they "
-            "share. *BPDA, identity* takes the identity's gradient for the transformation's; "
-            "*own gradient* the transformation's, or, where it rounds, that of soft rounding; "
-            "*EOT* averages over draws. APGD is for rows without randomness, NoisyAPGD for the "
-            "others. An attack of more steps, draws or starts may leave less."
+            "who knows more has as well, within this radius or, where it is named, a smaller one; "
+            "those with another n are compared on the images they share. *BPDA, identity* takes "
+            "the identity's gradient for the transformation's; *own gradient* the "
+            "transformation's, or, where it rounds, that of soft rounding; *EOT* averages over "
+            "draws. APGD is for rows without randomness, NoisyAPGD for the others. An attack of "
+            "more steps, draws or starts may leave less."
         )
     return notes
 
@@ -129,13 +130,13 @@ def claims_table(records: list[dict], speed: dict | None = None) -> Table | None
             "accuracy on adversarial images",
             "from about 20 % to about 90 %",
             f"from {_text(fooled)} to {_text(left)}: the strongest blind attacks at {size}",
-            _text(best, size),
+            _text(best, at=True),
         ),
         (
             "accuracy under the adaptive attack (BPDA)",
             "about 60 %",
-            _text(bpda, size),
-            _text(best, size),
+            _text(bpda, at=True),
+            _text(best, at=True),
         ),
     ]
     if speed is not None:
@@ -264,10 +265,13 @@ def _blind(shown: list[dict], row: str, radius: float) -> dict | None:
 
 
 def _informed(shown: list[dict], row: str, radius: float) -> dict | None:
-    """Returns the strongest of all attacks, if one of them was made for the row."""
-    if not _fits(shown, row, _ADAPTIVE, radius):
-        return None
-    return tables.lowest(_fits(shown, row, (*_BLIND, *_ADAPTIVE), radius))
+    """Returns the strongest of all attacks within the radius, if one was made for the row.
+
+    Of two as strong the one that uses the whole radius.
+    """
+    within = [r for r in _radii(shown)[::-1] if r <= radius]
+    fits = lambda columns: [f for r in within for f in _fits(shown, row, columns, r)]
+    return tables.lowest(fits((*_BLIND, *_ADAPTIVE))) if fits(_ADAPTIVE) else None
 
 
 def _radii(shown: list[dict]) -> list[float]:
@@ -275,19 +279,23 @@ def _radii(shown: list[dict]) -> list[float]:
     return sorted({b[1] for b in found if b and b[0] == "linf" and b[1] < math.inf})
 
 
-def _score(record: dict | None, usual: int | None) -> Cell:
-    """Returns a score with its attack, and with its n unless that is the usual one."""
+def _score(record: dict | None, usual: int | None, radius: float | None = None) -> Cell:
+    """Returns a score with its attack, and with its n and radius unless they are the usual."""
     if record is None:
         return ABSENT
     score, num = record["result"]["mean"], record["result"]["num_examples"]
     attack = [record["column"]["title"]] if record["column"]["attack"] else []
+    ball = rec.ball(record)
+    if attack and ball and radius not in (None, ball[1]):
+        attack[0] += f" at {rec.radius_text(*ball)}"
     names = ", ".join([*attack, *([] if num == usual else [f"n = {num}"])])
     brackets = f" ({names})" if names and usual is None else f" {names}"
     return Cell(percent(score["accuracy"]), (interval(score) + brackets).strip())
 
 
-def _text(record: dict | None, size: str = "") -> str:
-    return str(_score(record, None)) + (f" at {size}" if record and size else "")
+def _text(record: dict | None, *, at: bool = False) -> str:
+    ball = rec.ball(record) if record else None
+    return str(_score(record, None)) + (f" at {rec.radius_text(*ball)}" if at and ball else "")
 
 
 def _change(before: dict, after: dict) -> str:

@@ -22,6 +22,7 @@ from eval import (
     smoothing_report,
     speed_report,
     tables,
+    training_report,
 )
 from eval import records as rec
 from eval.records import load_records
@@ -197,11 +198,13 @@ def check_readme(readme: pathlib.Path | str, studies: dict[str, pathlib.Path | s
 
 
 def record_text(path: pathlib.Path, style: str = "plain") -> str:
-    """Returns the tables of a record that `python -m eval peers`, `smoothing` or `speed` wrote.
+    """Returns the tables of a record that `python -m eval peers`, `speed` or another word wrote.
 
     Raises `ValueError` with the file's name for one that is damaged or of another kind.
     """
-    readers = {"smoothing": smoothing_report, "speed": speed_report}
+    readers = {
+        "smoothing": smoothing_report, "speed": speed_report, "training": training_report
+    }  # fmt: skip
     reader = readers.get(str(rec.read_json(path).get("kind")), peers_report)
     return reader.text(reader.load(path), style)
 

@@ -138,8 +138,8 @@ def test_short_table_holds_the_lowest_of_each_kind(folder):
         # Lower on its four images, and as low on all six as anybody can tell.
         with_counts(eot, [2, 0, 0, 0]),
         # At a radius as people type it, one who knows nothing does best.
-        with_counts(fgsm, [2, 0, 0, 0, 0, 0], 0.03137),
-        with_counts(bpda, [2, 2, 0, 0, 0, 0], 0.03137),
+        with_counts(fgsm, [2, 2, 0, 0, 0, 0], 0.03137),
+        with_counts(bpda, [2, 2, 2, 0, 0, 0], 0.03137),
     ]  # fmt: skip
     table = comparison_report.short_table(made)
     assert [str(cell) for cell in table.header][1:] == [
@@ -152,13 +152,36 @@ def test_short_table_holds_the_lowest_of_each_kind(folder):
     # On four images EOT and the own gradient are level: who knows more is named, with its n.
     assert line[3].startswith("25.0 % [")
     assert line[3].endswith("] EOT, n = 4")
-    assert line[4:] == [line[4], line[4]]
-    assert line[5].startswith("16.7 % [")
-    assert line[5].endswith("] FGSM")
+    assert line[4].startswith("33.3 % [")
+    assert line[4].endswith("] FGSM")
+    # What was found within 2/255 lies within 8/255 too.
+    assert line[5] == line[3].replace("EOT", "EOT at 2/255")
     assert str(table.rows[0][3]) == "—"  # nobody informed attacked it
     assert "first 6 images of" in table.notes[0]
     assert "the mean over 2 draws" in table.notes[0]
     assert "EOT (NoisyAPGD, 2 steps, 2 draws a step)" in table.notes[2]
+
+
+def test_nothing_is_looked_for_where_a_smaller_radius_left_nothing(folder, config, monkeypatch):
+    twice = dataclasses.replace(config, radii=(2 / 255, 4 / 255), rows=("fd", "noise"))
+    nothing = {"fd--bpda--r2--k1--n6": [0] * 6, "noise--eot--r2--k2--n4": [0] * 4}
+    read = comparison.read_json
+
+    def without_some(path):
+        record = read(path)
+        left = nothing.get(record.get("id"))
+        return with_counts(record, left) if left else record
+
+    asked = []
+    monkeypatch.setattr(comparison, "read_json", without_some)
+    monkeypatch.setattr(bench, "measure", lambda c, i, cells: asked.append(cells) or 0)
+    comparison.run(twice)
+    blind, near, far = ({(c.row.key, c.column) for c in cells} for cells in asked)
+    assert ("fd", "pgd") in blind
+    assert not {column for _, column in blind} & set(comparison.INFORMED)
+    assert ("fd", "bpda") in near
+    # EOT left nothing of four images; the two others may still be looked for.
+    assert far == {("undefended", "own"), *(("noise", c) for c in comparison.INFORMED)}
 
 
 def test_short_table_of_what_little_there_is(folder):

@@ -1,4 +1,4 @@
-"""Tunes EDSR through a frozen classifier behind RAIN: `python -m train.finetune_rain builtin`.
+"""Tunes EDSR through a frozen classifier behind RAIN: `python -m train.finetune_rain small`.
 
 The loss is the classifier's cross-entropy on the whole random pipeline, and EDSR's parameters
 alone follow it (Du et al., 2020). Which epoch is kept is decided by the accuracy under RAIN on
@@ -81,7 +81,7 @@ PRESETS = {
             padding=12,
         ),
     ),
-    "builtin": (
+    "small": (
         "The small EDSR through builtin_resnet on the built-in set: from 43 % to 69 % behind "
         "RAIN, in 12 minutes on two busy cores.",
         FinetuneRAIN(
@@ -129,7 +129,7 @@ PRESETS = {
         ),
     ),
     "smoke": (
-        "One minute of `builtin` on 1,000 pictures, to see that everything works.",
+        "One minute of `small` on 1,000 pictures, to see that everything works.",
         FinetuneRAIN(
             run=Output("smoke_edsr_rain"),
             data=Data(num_training=1000, num_validation=300),

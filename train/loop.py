@@ -119,13 +119,9 @@ def fit(
                 window.add(pending)
                 pending = None
                 window.check_learning(epoch)
+                line = {"epoch": epoch, "step": step + 1, **window.means()}
                 validation = task.evaluate(whole(state.learned))
-                line = {
-                    "epoch": epoch,
-                    "step": step + 1,
-                    **window.means(),
-                    **_prefixed(validation),
-                }
+                line |= _prefixed(validation)
                 run.log(line)
                 is_best = history.take(validation, validation[task.select])
                 run.say(_sentence(line, task.num_epochs, is_best=is_best))

@@ -1,6 +1,7 @@
 """One step of training as a pure jitted function, on any number of devices."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,7 +63,7 @@ def make_step(
     *,
     accumulate: int = 1,
     average: float | None = None,
-) -> Callable[[TrainState, PRNGKey, Example], tuple[TrainState, Metrics]]:
+) -> functools.partial[tuple[TrainState, Metrics]]:
     """Returns the jitted `(state, key, batch) -> (state, metrics)`; it consumes `state`.
 
     `frozen` is an argument of the loss and no output of the step: nothing can change it.
@@ -104,8 +105,7 @@ def make_step(
         state, metrics = step(frozen, state, key, batch)
         return jax.lax.with_sharding_constraint(state, placement(state, mesh)), metrics
 
-    jitted = jax.jit(place, donate_argnums=1)
-    return lambda state, key, batch: jitted(frozen, state, key, batch)
+    return functools.partial(jax.jit(place, donate_argnums=1), frozen)
 
 
 def _mean_over_parts(fn, batch, num_parts):
