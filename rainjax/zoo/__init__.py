@@ -1,19 +1,22 @@
 """Pretrained parameters by name or path: `zoo.load("builtin_resnet")`, `zoo.names()`.
 
 An entry is two files side by side: `<name>.safetensors` with the numbers and `<name>.json`, a card
-that says which network they belong to and how they came about. A table of Feature Distillation
-is one JSON file that says both: `zoo.load_steps(path)`.
+that says which network they belong to and how they came about; `zoo.verify()` checks them.
+A table of Feature Distillation is one JSON file that
+holds the steps and how they came about: `zoo.load_steps(path)`.
 """
 
 from rainjax.zoo._card import NETWORKS
 from rainjax.zoo._published import PUBLISHED, load_any
 from rainjax.zoo._store import Entry, check_name, load, load_torch, names, save
 from rainjax.zoo._tables import load_steps, save_steps
+from rainjax.zoo._verify import Verdict, verify
 
 __all__ = [
     "NETWORKS",
     "PUBLISHED",
     "Entry",
+    "Verdict",
     "check_name",
     "load",
     "load_any",
@@ -22,4 +25,5 @@ __all__ = [
     "names",
     "save",
     "save_steps",
+    "verify",
 ]
