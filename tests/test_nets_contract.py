@@ -11,12 +11,14 @@ from rainjax.nets import (
     EDSR,
     EDSR_BASELINE,
     EDSR_SMALL,
+    ImageNetResNet,
     MobileNetV2,
     ResNet,
     ResNet4b,
     num_params,
 )
 from tests.golden import seeded
+from tests.tiny import unchecked
 
 NETWORKS = [
     EDSR(num_blocks=1, num_features=8),
@@ -27,6 +29,7 @@ NETWORKS = [
     ResNet(depth=8, norm="group"),
     ResNet4b(size=16, width=4, hidden=12, num_classes=3),
     MobileNetV2(num_classes=7, class_subset=(6, 2), stages=((1, 8, 1, 1), (4, 12, 2, 2))),
+    ImageNetResNet(blocks=(1, 1), width=4, num_classes=6, class_subset=(5, 2)),
 ]
 SIZE = 16
 
@@ -127,6 +130,9 @@ def test_sizes_are_the_published_ones():
     assert num_params(ResNet(20).shapes()) - running_statistics == 269_722
     assert num_params(MobileNetV2().shapes()) == 3_487_816
     assert num_params(ResNet4b().shapes()) == 123_734
+    groups = ((3, 64), (4, 128), (6, 256), (3, 512))  # a block normalises 6 widths, a shortcut 4
+    running_statistics = 2 * (64 + sum((6 * blocks + 4) * width for blocks, width in groups))
+    assert num_params(ImageNetResNet().shapes()) - running_statistics == 25_557_032
 
 
 @pytest.mark.parametrize(
@@ -144,6 +150,11 @@ def test_sizes_are_the_published_ones():
         (lambda: ResNet4b(std=(0.2, 0.0, 0.2)), r"std=\(0.2, 0.0"),
         (lambda: MobileNetV2(num_classes=10, class_subset=(3, 10)), r"class 10; .* 0 to 9"),
         (lambda: MobileNetV2(class_subset=()), r"class_subset is empty"),
+        (lambda: MobileNetV2(mean=(0.5,)), r"differ in length"),
+        (lambda: ImageNetResNet(blocks=()), r"got blocks=\(\)"),
+        (lambda: ImageNetResNet(blocks=(2, 0)), r"blocks=\(2, 0\)"),
+        (lambda: ImageNetResNet(width=0), r"width=0"),
+        (lambda: ImageNetResNet(num_classes=0), r"num_classes=0"),
     ],
 )
 def test_impossible_hyperparameters_are_refused(make, message):
@@ -191,3 +202,8 @@ def test_images_that_are_not_one_float_image_are_refused(network):
 def test_impossible_fields_are_refused(make, value):
     with pytest.raises(ValueError, match=value):
         make()
+
+
+def test_unknown_padding_is_refused():
+    with unchecked(), pytest.raises(ValueError, match='"same" or "torch", got \'valid\''):
+        MobileNetV2(padding="valid")

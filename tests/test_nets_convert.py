@@ -3,6 +3,7 @@
 import io
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
@@ -11,6 +12,7 @@ from rainjax import zoo
 from rainjax.nets import (
     EDSR,
     IMAGENETTE_CLASSES,
+    ImageNetResNet,
     MobileNetV2,
     ResNet,
     ResNet4b,
@@ -31,11 +33,17 @@ SMALL_EDSR = EDSR(num_blocks=1, num_features=4, scale=4)
         ResNet(depth=8, norm="group"),
         ResNet4b(size=9, width=4, hidden=6),
         MobileNetV2(num_classes=3, stages=((1, 4, 2, 1), (2, 6, 1, 2))),
+        MobileNetV2(num_classes=3, stages=((1, 4, 2, 1), (2, 6, 1, 2)), padding="torch"),
+        ImageNetResNet(blocks=(1, 2), width=4, num_classes=3),
+        ImageNetResNet(blocks=(2, 1), bottleneck=False, width=4, num_classes=3),
     ],
     ids=repr,
 )
 def test_round_trip_is_exact(network):
-    params = network.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), network.shapes()
+    )
     back = from_torch(network, to_torch(network, params))
     assert jax.tree.structure(back) == jax.tree.structure(params)
     assert all(map(np.array_equal, jax.tree.leaves(back), jax.tree.leaves(params)))
@@ -92,6 +100,59 @@ def test_arrays_that_do_not_fit_are_named(change, message):
         _edsr(change)
 
 
+SMALL_MOBILENET = MobileNetV2(num_classes=2, stages=((1, 4, 1, 1),), padding="torch")
+SMALL_RESNET = ImageNetResNet(blocks=(1,), width=2, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("network", "change", "message"),
+    [
+        (
+            SMALL_MOBILENET,
+            lambda a: a.pop("features.1.conv.2.running_var"),
+            r"'features.1.conv.2.running_var' of shape \(4,\) is missing",
+        ),
+        (
+            SMALL_MOBILENET,
+            lambda a: a.update({"features.1.conv.0.0.weight": np.zeros((32, 1, 5, 5))}),
+            r"conv.0.0.weight' has shape \(32, 1, 5, 5\), the network needs \(32, 1, 3, 3\)",
+        ),
+        (
+            SMALL_MOBILENET,
+            lambda a: a.update({"features.2.1.running_var": np.full(1280, -1.0)}),
+            r"array 'features.2.1.running_var' has values below zero",
+        ),
+        (
+            SMALL_RESNET,
+            lambda a: a.pop("layer1.0.downsample.1.running_mean"),
+            r"'layer1.0.downsample.1.running_mean' of shape \(8,\) is missing",
+        ),
+        (SMALL_RESNET, lambda a: a.update(extra=np.zeros(2)), r"no place for array 'extra'"),
+        (
+            SMALL_RESNET,
+            lambda a: a.update({"fc.weight": np.zeros((1000, 8))}),
+            r"'fc.weight' has shape \(1000, 8\), the network needs \(2, 8\)",
+        ),
+    ],
+)
+def test_arrays_of_torchvision_that_do_not_fit_are_named(network, change, message):
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), network.shapes())
+    arrays = to_torch(network, zeros)
+    change(arrays)
+    with pytest.raises(ValueError, match=message):
+        from_torch(network, arrays)
+
+
+@pytest.mark.parametrize(
+    ("name", "padding"),
+    [("features.0.0.weight", "same"), ("conv_stem.weight", "same"), ("Conv/weights", "torch")],
+)
+def test_weights_for_the_other_padding_are_refused(name, padding):
+    network = MobileNetV2(padding=padding)
+    with pytest.raises(ValueError, match=f"'{name}' belongs .* this one has padding='{padding}'"):
+        from_torch(network, {name: np.zeros((32, 3, 3, 3))})
+
+
 def test_batch_counters_are_ignored():
     network = ResNet(depth=8)
     arrays = to_torch(network, network.init(jax.random.key(0)))
@@ -100,7 +161,7 @@ def test_batch_counters_are_ignored():
 
 
 def test_other_networks_are_refused():
-    with pytest.raises(ValueError, match="EDSR, ResNet, ResNet4b and MobileNetV2, got a Linear"):
+    with pytest.raises(ValueError, match="MobileNetV2 and ImageNetResNet, got a Linear"):
         from_torch(Linear(size=4, num_classes=2), {})
 
 

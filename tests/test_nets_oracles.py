@@ -1,6 +1,8 @@
 """Networks against PyTorch's outputs, NumPy loops and XLA's own grouped convolution."""
 
+import dataclasses
 import json
+import math
 import pathlib
 
 import jax
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rainjax.nets import EDSR, EDSR_BASELINE, ResNet, from_torch, num_params
+from rainjax import zoo
+from rainjax.nets import EDSR, EDSR_BASELINE, ImageNetResNet, ResNet, from_torch, num_params
 from rainjax.nets._layers import GroupNorm, pixel_shuffle
 from rainjax.nets.mobilenet import depthwise
 from tests.golden import seeded
@@ -77,6 +80,51 @@ def test_resnet_agrees_with_pytorch(depth):
     _assert_close(gradient, stored[f"{depth}/gradient"], 1e-4)
 
 
+_MOBILENET = dataclasses.replace(
+    zoo.PUBLISHED["mobilenetv2_torchvision"], num_classes=5, stages=((1, 8, 1, 1), (6, 16, 2, 2))
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("mobilenetv2_torchvision", _MOBILENET),
+        ("mobilenetv2_timm", _MOBILENET),
+        ("resnet_basic", ImageNetResNet((1, 1, 1, 1), bottleneck=False, num_classes=5)),
+        ("resnet_bottleneck", ImageNetResNet((1, 2, 1, 1), num_classes=5)),
+    ],
+)
+def test_imagenet_classifiers_agree_with_torchvision_and_timm(name, network):
+    stored = _stored("imagenet_torch.npz")
+    shapes, seed = json.loads(stored[f"{name}/shapes"].item()), int(stored[f"{name}/seed"])
+    params = from_torch(network, seeded.weights(shapes, seed=seed))
+    image = seeded.picture(46, 56, seed=seed)
+    logits, gradient = _run(network, params, image, lambda y: -jax.nn.log_softmax(y)[3])
+    _assert_close(logits, stored[f"{name}/logits"], 1e-5)
+    _assert_close(gradient, stored[f"{name}/gradient"], 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("mobilenetv2_torchvision", "mobilenetv2_torchvision"),
+        ("mobilenetv2_timm", "mobilenetv2_timm"),
+        ("resnet18_torchvision", "resnet18_torchvision"),
+        ("resnet34_torchvision", "resnet34_torchvision"),
+        ("resnet50_torchvision", "resnet50_torchvision"),
+        ("resnet50_torchvision", "resnet50_timm"),
+    ],
+)
+def test_published_architectures_take_whole_state_dicts(architecture, name):
+    shapes = json.loads(_stored("imagenet_torch.npz")[f"published/{name}"].item())
+    arrays = {k: np.zeros(shape, np.float16) for k, shape in shapes.items()}
+    params = from_torch(zoo.PUBLISHED[architecture], arrays)  # refuses what differs anywhere
+    kept = {k: shape for k, shape in shapes.items() if not k.endswith("num_batches_tracked")}
+    if "mobilenet" in name:  # its norms are folded, and leave a bias
+        kept = {k: v for k, v in kept.items() if len(v) > 1 or k.endswith(".bias")}
+    assert num_params(params) == sum(map(math.prod, kept.values()))
+
+
 @pytest.mark.parametrize("factor", [2, 3])
 def test_pixel_shuffle_is_the_loop_over_its_definition(factor):
     features = np.random.default_rng(0).normal(size=(2, 3, 4, 5 * factor**2)).astype(np.float32)
@@ -89,9 +137,9 @@ def test_pixel_shuffle_is_the_loop_over_its_definition(factor):
     np.testing.assert_array_equal(pixel_shuffle(jnp.asarray(features), factor), expected)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "padding"), [(1, "same"), (2, "same"), (2, "torch")])
 @pytest.mark.parametrize("size", [(8, 8), (5, 8), (7, 3), (1, 2)])
-def test_depthwise_is_a_grouped_convolution_and_so_are_its_gradients(size, stride):
+def test_depthwise_is_a_grouped_convolution_and_so_are_its_gradients(size, stride, padding):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, *size, 4)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 4)), jnp.float32)
@@ -101,7 +149,7 @@ def test_depthwise_is_a_grouped_convolution_and_so_are_its_gradients(size, strid
             x,
             kernel,
             (stride, stride),
-            "SAME",
+            {"same": "SAME", "torch": ((1, 1), (1, 1))}[padding],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=4,
         )
@@ -110,7 +158,7 @@ def test_depthwise_is_a_grouped_convolution_and_so_are_its_gradients(size, strid
         output, vjp = jax.vjp(convolve, x, kernel)
         return output, *vjp(jnp.cos(output))
 
-    ours = jax.jit(run, static_argnums=0)(lambda x, k: depthwise(x, k, stride))
+    ours = jax.jit(run, static_argnums=0)(lambda x, k: depthwise(x, k, stride, padding))
     theirs = jax.jit(run, static_argnums=0)(grouped)
     for actual, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(actual, expected, atol=2e-5)

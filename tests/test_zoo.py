@@ -13,9 +13,17 @@ import pytest
 import safetensors.numpy
 
 from rainjax import RAIN, Defended, Purpose, example_keys, zoo
-from rainjax.nets import EDSR, MobileNetV2, ResNet, num_params, to_torch
+from rainjax.nets import (
+    EDSR,
+    ImageNetResNet,
+    MobileNetV2,
+    ResNet,
+    ResNet4b,
+    num_params,
+    to_torch,
+)
 from rainjax.zoo import _store
-from rainjax.zoo.__main__ import table
+from rainjax.zoo.__main__ import main, table
 
 NETWORK = EDSR(num_blocks=11, num_features=2)  # more than ten blocks: "10" sorts before "2"
 CARD = {
@@ -93,12 +101,22 @@ def test_half_precision_is_stored_and_loaded_as_float32(params, tmp_path, path):
     "network",
     [
         ResNet(depth=8, norm="group", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-        MobileNetV2(num_classes=5, class_subset=(4, 0), stages=((1, 4, 1, 1),)),
+        MobileNetV2(num_classes=5, class_subset=(4, 0), stages=((1, 4, 1, 1),), padding="torch"),
+        ImageNetResNet(blocks=(2, 1), bottleneck=False, class_subset=(4, 0), width=2),
+        ResNet4b(size=8, width=2, hidden=3),
     ],
     ids=repr,
 )
 def test_every_class_of_network_can_be_described(tmp_path, network):
     path = zoo.save(tmp_path, "net", network, _numbers(network), CARD)
+    assert zoo.load(path).network == network
+
+
+def test_cards_from_before_a_network_had_these_fields_still_load(tmp_path):
+    network = MobileNetV2(num_classes=5, stages=((1, 4, 1, 1),))
+    path = zoo.save(tmp_path, "net", network, _numbers(network), CARD)
+    fields = ("padding", "mean", "std")
+    _edit(path, lambda card: [card["architecture"]["fields"].pop(field) for field in fields])
     assert zoo.load(path).network == network
 
 
@@ -250,6 +268,103 @@ def test_command_prints_the_table(path):
     command = [sys.executable, "-m", "rainjax.zoo", "--folder", str(path.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == table(path.parent)
+
+
+def test_a_card_is_shown_with_its_licence_seed_and_command(path, capsys):
+    main(["show", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "name: tiny_edsr"
+    for said in ("licence: Apache-2.0", "seed: 3", f"command: {CARD['command']}", "  scale: 2"):
+        assert said in lines
+    assert lines[lines.index("metrics:") + 1 :][:3] == [
+        "  psnr_db: 31.25",
+        "  note: none",
+        "  curve: 1.0, 2.0",
+    ]
+
+
+ALL_WELL = "well (card, network, sha256, file, dtype, shapes, values)"
+
+
+def _verified(*arguments, capsys):
+    """Returns the status of `python -m rainjax.zoo verify` and the lines it printed."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["verify", *map(str, arguments)])
+    return stopped.value.code, capsys.readouterr().out.splitlines()
+
+
+def test_all_that_ships_is_verified(capsys):
+    status, lines = _verified(capsys=capsys)
+    assert status == 0
+    assert lines == [f"{name}: {ALL_WELL}" for name in zoo.names()]
+
+
+def _damage(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # a bit of a number, far from any that is not finite
+    path.write_bytes(content)
+
+
+def _replace(name, array):
+    return lambda path: _rewrite(path, {**safetensors.numpy.load_file(path), name: array})
+
+
+@pytest.mark.parametrize(
+    ("mishap", "wrong", "unchecked"),
+    [
+        (_damage, {"sha256": "damaged or was replaced"}, ()),
+        (
+            lambda path: _edit(path, lambda card: card.pop("licence")),
+            {"card": "lacks 'licence'"},
+            ("network", "sha256", "dtype", "shapes"),
+        ),
+        (
+            lambda path: _edit(path, lambda c: c["architecture"].update({"class": "VGG"})),
+            {"network": "class 'VGG'; known are"},
+            ("shapes",),
+        ),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:100]),
+            {"sha256": "damaged or was", "file": "not a readable safetensors file"},
+            ("dtype", "shapes", "values"),
+        ),
+        (
+            _replace("tail/bias", np.zeros(3, np.float16)),
+            {"dtype": "stores 'tail/bias' as float16, its card says float32"},
+            (),
+        ),
+        (
+            _replace("tail/bias", np.array([0, np.nan, 0, 0], np.float32)),
+            {"shapes": r"'tail/bias' has shape (4,)", "values": "'tail/bias' holds values that"},
+            (),
+        ),
+    ],
+)
+def test_verify_names_each_point_that_is_wrong(path, mishap, wrong, unchecked, capsys):
+    (before,) = zoo.verify(path)
+    assert before.is_well
+    mishap(path)
+    (verdict,) = zoo.verify(path.parent)
+    assert verdict.wrong.keys() == wrong.keys()
+    assert all(said in verdict.wrong[point] for point, said in wrong.items())
+    assert verdict.unchecked == unchecked
+    assert {*verdict.well, *wrong, *unchecked} == {*before.well}
+    with pytest.raises(ValueError, match=re.escape(next(iter(wrong.values())))):
+        zoo.load(path)  # which stops at the first
+    status, (first, second) = _verified(path, "builtin_resnet", capsys=capsys)
+    assert status == 1
+    assert first == str(verdict)
+    assert all(f"{point}: " in first for point in wrong)
+    assert second == f"builtin_resnet: {ALL_WELL}"
+
+
+def test_verify_refuses_what_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no parameters in"):
+        zoo.verify(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no parameters at"):
+        zoo.verify(tmp_path / "none")
+    with pytest.raises(SystemExit, match=r"no 'builtin_resnt'. Did you mean 'builtin_resnet'"):
+        main(["verify", "builtin_resnt"])
 
 
 def test_shipped_tuning_helps_a_published_classifier(shared_data):

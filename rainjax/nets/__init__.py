@@ -4,6 +4,7 @@ from rainjax.nets._layers import num_params
 from rainjax.nets._network import Network
 from rainjax.nets.convert import from_torch, to_torch
 from rainjax.nets.edsr import EDSR, EDSR_BASELINE, EDSR_SMALL
+from rainjax.nets.imagenet_resnet import ImageNetResNet
 from rainjax.nets.mobilenet import IMAGENETTE_CLASSES, MobileNetV2
 from rainjax.nets.resnet import ResNet
 from rainjax.nets.resnet4b import ResNet4b
@@ -13,6 +14,7 @@ __all__ = [
     "EDSR_BASELINE",
     "EDSR_SMALL",
     "IMAGENETTE_CLASSES",
+    "ImageNetResNet",
     "MobileNetV2",
     "Network",
     "ResNet",

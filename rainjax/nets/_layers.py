@@ -1,6 +1,7 @@
 """The few pieces that more than one network is made of."""
 
 import math
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -60,6 +61,30 @@ def check_standardization(mean: Sequence[float], std: Sequence[float]) -> None:
         raise ValueError(f"mean and std are empty or differ in length: {mean=}, {std=}.")
     if not all(map(math.isfinite, mean)) or not all(0 < s < math.inf for s in std):
         raise ValueError(f"mean must be finite, and std finite and positive: {mean=}, {std=}.")
+
+
+def check_classes(num_classes: int, class_subset: Sequence[int] | None) -> None:
+    """Refuses a number of classes, or some of them, that no classifier has.
+
+    Raises:
+        ValueError: there is no class, `class_subset` is empty, or it names one there is not.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes!r} must be at least 1.")
+    for label in class_subset or ():
+        if not 0 <= operator.index(label) < num_classes:
+            raise ValueError(
+                f"class_subset has the class {label!r}; classes run from 0 to {num_classes - 1}."
+            )
+    if class_subset is not None and not class_subset:
+        raise ValueError("class_subset is empty; give at least one class, or None for all.")
+
+
+def choose_classes(
+    logits: Float[Array, "n classes"], class_subset: Sequence[int] | None
+) -> Float[Array, "n chosen"]:
+    """Returns the logits of the classes in `class_subset`, in that order; of all for None."""
+    return logits if class_subset is None else logits[:, jnp.asarray(class_subset)]
 
 
 class GroupNorm(nnx.Module):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
+from numpy.typing import ArrayLike
 
 from rainjax._types import Params
 
@@ -41,19 +42,19 @@ def as_float32(
     finite; `source` says in the message where `named` came from.
     """
     check_shapes({name: np.shape(leaf) for name, leaf in named.items()}, shapes, source=source)
-    arrays = {}
-    for name in shapes:
-        array = np.asarray(named[name])
-        if not (jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"):
-            raise ValueError(f"{source}: array {name!r} holds {array.dtype}, not real numbers.")
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-        if not np.isfinite(array).all():
-            raise ValueError(
-                f"{source}: array {name!r} holds values that are not finite in float32."
-            )
-        arrays[name] = array
-    return arrays
+    return {name: finite_float32(name, named[name], source=source) for name in shapes}
+
+
+def finite_float32(name: str, values: ArrayLike, *, source: str) -> np.ndarray:
+    """Returns an array in float32; raises ValueError if it has no finite numbers there."""
+    array = np.asarray(values)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"):
+        raise ValueError(f"{source}: array {name!r} holds {array.dtype}, not real numbers.")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{source}: array {name!r} holds values that are not finite in float32.")
+    return array
 
 
 def check_shapes(

@@ -1,14 +1,56 @@
-"""Prints what the zoo holds: `python -m rainjax.zoo`, or with `--folder` what a folder does."""
+"""Commands about pretrained parameters: `python -m rainjax.zoo [list] | show | verify`.
 
+Without a word it lists what ships with the package, with `--folder` what a folder holds.
+"""
+
+import dataclasses
 import pathlib
+import sys
 from typing import Annotated
 
 import tyro
 
 from rainjax.nets import num_params
-from rainjax.zoo import _card, _store
+from rainjax.zoo import _card, _store, _verify
 
 _HEADER = ("name", "network", "parameters", "size", "data", "metrics")
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Lists the entries: name, network, parameters, size, data, metrics."""
+
+    folder: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where to look; the parameters that ship with the package if left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Prints the card of an entry: network, licence, data, command, seed, versions, and so on."""
+
+    name_or_path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME_OR_PATH")]
+    """A name that `list` lists, or the path of a .safetensors file or of a folder with one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Checks entries, and says in one line each what is well and what is not.
+
+    Looked at are the card, the network it describes, the file's sha256, whether it can be read,
+    and its arrays' dtype, shapes and values. The exit status is 1 if anything is not well.
+    """
+
+    names_or_paths: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAME_OR_PATH ...]")
+    ] = ()
+    """Names, or paths of .safetensors files or of folders; all that ship if left out."""
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+)
 
 
 def table(folder: pathlib.Path) -> str:
@@ -52,16 +94,48 @@ def table(folder: pathlib.Path) -> str:
     return "\n".join([*lines, *unreadable])
 
 
-def main(folder: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="PATH")] = None) -> None:
-    """Lists pretrained parameters: name, network, parameters, size, data, metrics.
+def describe(card: dict, path: pathlib.Path) -> str:
+    """Returns a card as indented lines, what is asked for most often first."""
+    cls, fields = card["architecture"]["class"], card["architecture"]["fields"]
+    shown = {"name": card["name"], "network": {"class": cls, **fields}, "file": str(path)}
+    for key in ("licence", "seed", "command", "data", "metrics"):
+        shown[key] = card[key]
+    rest = {key: value for key, value in card.items() if key != "architecture"}
+    return "\n".join(_lines(shown | rest))
 
-    Args:
-        folder: where to look; the parameters that ship with the package if left out.
-    """
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command; a mistake in it ends the program with one sentence."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0].startswith("--folder"):
+        arguments = ["list", *arguments]
+    command = tyro.cli(Command, args=arguments, prog="rainjax.zoo", description=__doc__)
     try:
-        print(table(_store.WEIGHTS if folder is None else folder))
+        match command:
+            case List(folder):
+                print(table(_store.WEIGHTS if folder is None else folder))
+            case Show(name_or_path):
+                path = _store.find(name_or_path)
+                print(describe(_card.read_card(path.with_suffix(".json")), path))
+            case Verify(names_or_paths):
+                wanted = names_or_paths or (None,)
+                verdicts = [verdict for name in wanted for verdict in _verify.verify(name)]
+                print(*verdicts, sep="\n")
+                sys.exit(0 if all(verdict.is_well for verdict in verdicts) else 1)
     except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from None
+        sys.exit(str(error))
+
+
+def _lines(value: dict, indent: str = "") -> list[str]:
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
+        elif isinstance(item, list):
+            lines.append(f"{indent}{key}: {', '.join(map(str, item)) or 'none'}")
+        else:
+            lines.append(f"{indent}{key}: {'none' if item is None else item}")
+    return lines
 
 
 def _is_short(value) -> bool:
@@ -73,4 +147,4 @@ def _short(value) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main()

@@ -5,10 +5,12 @@ import difflib
 import json
 import pathlib
 
-from rainjax.nets import EDSR, MobileNetV2, Network, ResNet
+from rainjax.nets import EDSR, ImageNetResNet, MobileNetV2, Network, ResNet, ResNet4b
 
 # The architectures a card can name.
-NETWORKS: dict[str, type[Network]] = {cls.__name__: cls for cls in (EDSR, MobileNetV2, ResNet)}
+NETWORKS: dict[str, type[Network]] = {
+    cls.__name__: cls for cls in (EDSR, ImageNetResNet, MobileNetV2, ResNet, ResNet4b)
+}
 
 # Written by `save` itself, and given by whoever trained the parameters.
 _OWN = {"name": str, "architecture": dict, "sha256": str}

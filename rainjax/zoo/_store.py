@@ -20,6 +20,7 @@ from rainjax.nets.convert import from_torch
 from rainjax.zoo import _card
 
 WEIGHTS = pathlib.Path(__file__).parent / "weights"
+ENDINGS = (".safetensors", ".npz")  # of files of arrays that `load_torch` reads
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,25 +47,15 @@ def load(name_or_path: str | os.PathLike) -> Entry:
     ValueError, in one sentence, for an unknown name, a missing or damaged file, a file that is
     not the one its card describes, and parameters that do not fit the card's network.
     """
-    path = _find(name_or_path)
+    path = find(name_or_path)
     card = _card.read_card(path.with_suffix(".json"))
     content = path.read_bytes()
-    sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != card["sha256"]:
-        raise ValueError(
-            f"{path} has sha256 {sha256[:12]}..., its card says {card['sha256'][:12]}...: "
-            "the file is damaged or was replaced; restore it and its card together."
-        )
+    check_sha256(path, content, card)
     network = _card.build(card, where=f"The card {path.with_suffix('.json')}")
-    arrays = _read_safetensors(content, path)
-    for array_name, array in arrays.items():
-        if array.dtype.name != card["dtype"]:
-            raise ValueError(
-                f"{path} stores {array_name!r} as {array.dtype.name}, "
-                f"its card says {card['dtype']}."
-            )
+    arrays = read_safetensors(path, content)
+    check_dtype(path, arrays, card)
     params = unflatten(arrays, network.shapes(), source=str(path))
-    return Entry(card["name"], network, params, card, sha256)
+    return Entry(card["name"], network, params, card, card["sha256"])
 
 
 def save(
@@ -112,25 +103,29 @@ def load_torch(path: str | os.PathLike, network: Network) -> Params:
     FileNotFoundError or ValueError for a missing or damaged file. From PyTorch, write such a file
     with `numpy.savez(path, **{k: v.numpy() for k, v in model.state_dict().items()})`.
     """
-    path = pathlib.Path(path)
+    return from_torch(network, read_arrays(pathlib.Path(path)))
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns what a `.npz` or `.safetensors` file holds; raises as `load_torch` if it cannot."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    if path.suffix == ".safetensors":
-        return from_torch(network, _read_safetensors(path.read_bytes(), path))
-    if path.suffix != ".npz":
+    if path.suffix not in ENDINGS:
         raise ValueError(
             f"{path} ends in {path.suffix!r}; it must be a .npz or .safetensors file."
         )
+    if path.suffix == ".safetensors":
+        return read_safetensors(path, path.read_bytes())
     try:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as file, np.load(file) as archive:
-            arrays = dict(archive)
+            return dict(archive)
     except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a readable .npz file of plain arrays: {error}") from None
-    return from_torch(network, arrays)
 
 
-def _find(name_or_path: str | os.PathLike) -> pathlib.Path:
+def find(name_or_path: str | os.PathLike) -> pathlib.Path:
+    """Returns the file of an entry by its name or path; raises as `load` does for none."""
     if name_or_path in names():
         return WEIGHTS / f"{name_or_path}.safetensors"
     path = pathlib.Path(name_or_path)
@@ -151,11 +146,31 @@ def _find(name_or_path: str | os.PathLike) -> pathlib.Path:
     raise FileNotFoundError(f"There are no parameters at {path}.")
 
 
-def _read_safetensors(content: bytes, path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_safetensors(path: pathlib.Path, content: bytes) -> dict[str, np.ndarray]:
+    """Returns the arrays in the content of the file at `path`; raises ValueError if damaged."""
     try:
         return safetensors.numpy.load(content)
     except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}.") from None
+
+
+def check_sha256(path: pathlib.Path, content: bytes, card: dict) -> None:
+    """Raises ValueError if the content of `path` is not what its card was written for."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != card["sha256"]:
+        raise ValueError(
+            f"{path} has sha256 {sha256[:12]}..., its card says {card['sha256'][:12]}...: "
+            "the file is damaged or was replaced; restore it and its card together."
+        )
+
+
+def check_dtype(path: pathlib.Path, arrays: dict[str, np.ndarray], card: dict) -> None:
+    """Raises ValueError for the first array that is not in the precision its card says."""
+    for name, array in arrays.items():
+        if array.dtype.name != card["dtype"]:
+            raise ValueError(
+                f"{path} stores {name!r} as {array.dtype.name}, its card says {card['dtype']}."
+            )
 
 
 def write(path: pathlib.Path, content: bytes) -> None:
