@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rainjax.nets._layers import standardize, uniform_fan_in
+from rainjax.nets._layers import conv1x1, standardize, uniform_fan_in
 from rainjax.nets._network import Network
 
 # Expansion, features, blocks, stride of the first: table 2 of the paper.
@@ -118,7 +118,7 @@ class _MobileNetV2(nnx.Module):
 
 
 def _conv1x1(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(features_in, features_out, (1, 1), kernel_init=_KERNEL_INIT, rngs=rngs)
+    return conv1x1(features_in, features_out, init=_KERNEL_INIT, rngs=rngs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -4,7 +4,15 @@ import hashlib
 import os
 import pathlib
 
-from rainjax.nets import IMAGENETTE_CLASSES, MobileNetV2, Network, ResNet, ResNet4b
+from rainjax.nets import (
+    CARNM,
+    IMAGENETTE_CLASSES,
+    IMDN,
+    MobileNetV2,
+    Network,
+    ResNet,
+    ResNet4b,
+)
 from rainjax.zoo._store import Entry, load, load_torch
 
 PUBLISHED: dict[str, Network] = {
@@ -13,6 +21,8 @@ PUBLISHED: dict[str, Network] = {
     "resnet4b": ResNet4b(),
     "mobilenetv2": MobileNetV2(),
     "mobilenetv2_imagenette": MobileNetV2(class_subset=IMAGENETTE_CLASSES),
+    "carn_m_x2": CARNM(scale=2),
+    "imdn_x2": IMDN(scale=2),
 }
 
 
