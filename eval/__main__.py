@@ -21,6 +21,7 @@ from eval import (
     sanity,
     smoothing,
     speed,
+    super_resolution,
 )
 from eval.config import Robustness, Transformations
 from eval.presets import STUDIES, TRANSFORMATIONS
@@ -32,8 +33,8 @@ class Report:
     """Writes the report of a folder of records again, and the tables of a README."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The study's folder: the one that holds records/. Or peers.json, smoothing.json or
-    speed.json."""
+    """The study's folder: the one that holds records/. Or peers.json, smoothing.json, speed.json
+    or super_resolution.json."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
@@ -57,6 +58,7 @@ Command = (
     | Annotated[peers.Peers, tyro.conf.subcommand("peers")]
     | Annotated[speed.Speed, tyro.conf.subcommand("speed")]
     | Annotated[smoothing.Smoothing, tyro.conf.subcommand("smoothing")]
+    | Annotated[super_resolution.SuperResolution, tyro.conf.subcommand("super_resolution")]
 )
 
 
@@ -82,6 +84,8 @@ def main() -> None:
             speed.run(command)
         elif isinstance(command, smoothing.Smoothing):
             smoothing.run(command)
+        elif isinstance(command, super_resolution.SuperResolution):
+            super_resolution.run(command)
         else:
             benchmark.run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:

@@ -6,6 +6,7 @@ import pathlib
 
 from rainjax.nets import (
     CARNM,
+    EDSR_BASELINE,
     IMAGENETTE_CLASSES,
     IMDN,
     MobileNetV2,
@@ -22,6 +23,7 @@ PUBLISHED: dict[str, Network] = {
     "mobilenetv2": MobileNetV2(),
     "mobilenetv2_imagenette": MobileNetV2(class_subset=IMAGENETTE_CLASSES),
     "carn_m_x2": CARNM(scale=2),
+    "edsr_baseline_x2": EDSR_BASELINE,
     "imdn_x2": IMDN(scale=2),
 }
 
