@@ -1,7 +1,7 @@
 """How well networks double an image, as its literature measures it: `eval super_resolution`.
 
-Apart from its judge, scikit-image, nothing here is random or of another size than the images: each
-size of image is compiled by itself, because padding would change what IMDN's attention sees.
+Nothing here is random. Each size of image is compiled by itself, because padding would change
+what IMDN's attention sees.
 """
 
 import dataclasses
@@ -267,12 +267,13 @@ def _describe(row: _Row) -> dict[str, Any]:
     entry = row.entry
     if entry is None:
         return {"title": row.title, "network": None, "params": None, "num_params": 0}
+    trained = [entry.card.get("data", {}).get(part) for part in ("name", "split")]
     return {
         "title": row.title,
         "network": describe(entry.network),
         "params": source(entry),
         "num_params": num_params(entry.params),
-        "trained_on": entry.card.get("data", {}).get("name"),
+        "trained_on": "/".join(filter(None, trained)) or None,
     }
 
 

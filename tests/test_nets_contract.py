@@ -182,7 +182,7 @@ def test_attention_to_a_constant_image_has_a_gradient():
     network = IMDN(num_blocks=1, num_features=16)
     params = network.init(jax.random.key(0))
     loss = lambda x: network.apply(params, x).sum()
-    assert np.isfinite(jax.grad(loss)(jnp.full((1, 1, 3), 0.5))).all()
+    assert np.isfinite(jax.jit(jax.grad(loss))(jnp.full((1, 1, 3), 0.5))).all()
 
 
 def test_parameters_of_another_network_are_refused():
