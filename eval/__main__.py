@@ -21,6 +21,7 @@ from eval import (
     sanity,
     smoothing,
     speed,
+    super_resolution,
     training,
 )
 from eval.config import Robustness, Transformations
@@ -33,8 +34,8 @@ class Report:
     """Writes the report of a folder of records again, and the tables of a README."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The study's folder: the one that holds records/. Or peers.json, smoothing.json,
-    speed.json or training.json."""
+    """The study's folder: the one that holds records/. Or peers.json, smoothing.json, speed.json,
+    super_resolution.json or training.json."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
@@ -59,6 +60,7 @@ Command = (
     | Annotated[speed.Speed, tyro.conf.subcommand("speed")]
     | Annotated[smoothing.Smoothing, tyro.conf.subcommand("smoothing")]
     | Annotated[training.Training, tyro.conf.subcommand("training")]
+    | Annotated[super_resolution.SuperResolution, tyro.conf.subcommand("super_resolution")]
 )
 
 
@@ -86,6 +88,8 @@ def main() -> None:
             smoothing.run(command)
         elif isinstance(command, training.Training):
             training.run(command)
+        elif isinstance(command, super_resolution.SuperResolution):
+            super_resolution.run(command)
         else:
             benchmark.run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:

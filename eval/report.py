@@ -21,6 +21,7 @@ from eval import (
     sanity,
     smoothing_report,
     speed_report,
+    super_resolution_report,
     tables,
     training_report,
 )
@@ -198,13 +199,16 @@ def check_readme(readme: pathlib.Path | str, studies: dict[str, pathlib.Path | s
 
 
 def record_text(path: pathlib.Path, style: str = "plain") -> str:
-    """Returns the tables of a record that `python -m eval peers`, `speed` or another word wrote.
+    """Returns the tables of a record that is a file of its own, whichever program wrote it.
 
     Raises `ValueError` with the file's name for one that is damaged or of another kind.
     """
     readers = {
-        "smoothing": smoothing_report, "speed": speed_report, "training": training_report
-    }  # fmt: skip
+        "smoothing": smoothing_report,
+        "speed": speed_report,
+        "super_resolution": super_resolution_report,
+        "training": training_report,
+    }
     reader = readers.get(str(rec.read_json(path).get("kind")), peers_report)
     return reader.text(reader.load(path), style)
 

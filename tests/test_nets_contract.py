@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from rainjax.nets import (
+    CARNM,
     EDSR,
     EDSR_BASELINE,
     EDSR_SMALL,
+    IMDN,
     ImageNetResNet,
     MobileNetV2,
     ResNet,
@@ -25,6 +27,8 @@ NETWORKS = [
     EDSR(num_blocks=1, num_features=8, scale=3),
     EDSR(num_blocks=1, num_features=8, scale=4, res_scale=0.1),
     EDSR(num_blocks=1, num_features=8, mean=(0.5,)),
+    CARNM(num_features=8, num_groups=2),
+    IMDN(num_blocks=1, num_features=32),
     ResNet(depth=8),
     ResNet(depth=8, norm="group"),
     ResNet4b(size=16, width=4, hidden=12, num_classes=3),
@@ -114,9 +118,13 @@ def test_wrong_number_of_channels_is_refused(network, params):
         network.apply(params, jnp.zeros((SIZE, SIZE, 2)))
 
 
-@pytest.mark.parametrize("network", [n for n in NETWORKS if isinstance(n, EDSR)], ids=repr)
-def test_edsr_enlarges_by_its_scale(network):
-    channels = len(network.mean)
+ENLARGING = [n for n in NETWORKS if hasattr(n, "scale")]
+ENLARGING += [CARNM(8, 2, scale=3), CARNM(8, 2, scale=4), IMDN(1, 16, scale=3)]
+
+
+@pytest.mark.parametrize("network", ENLARGING, ids=repr)
+def test_super_resolution_enlarges_by_its_scale(network):
+    channels = len(getattr(network, "mean", (0, 0, 0)))
     out = jax.eval_shape(network.apply, network.shapes(), jnp.zeros((5, 7, channels)))
     assert out.shape == (5 * network.scale, 7 * network.scale, channels)
 
@@ -133,6 +141,12 @@ def test_sizes_are_the_published_ones():
     groups = ((3, 64), (4, 128), (6, 256), (3, 512))  # a block normalises 6 widths, a shortcut 4
     running_statistics = 2 * (64 + sum((6 * blocks + 4) * width for blocks, width in groups))
     assert num_params(ImageNetResNet().shapes()) - running_statistics == 25_557_032
+    assert num_params(IMDN().shapes()) == 694_404
+    # The published file of CARN-M holds the upsampling of three scales and, twice, the mean's
+    # shift; there are grouped 3x3 convolutions from 64 features to 64 r**2, two of them for 4.
+    upsampling = {r: 64 * r**2 * (9 * 16 + 1) for r in (2, 3)}
+    rest = num_params(CARNM().shapes()) - upsampling[2]
+    assert rest + 3 * upsampling[2] + upsampling[3] + 2 * (9 + 3) == 414_811
 
 
 @pytest.mark.parametrize(
@@ -141,6 +155,12 @@ def test_sizes_are_the_published_ones():
         (lambda: EDSR(scale=5), r"2, 3 or 4, got scale=5"),
         (lambda: EDSR(num_blocks=0), r"num_blocks=0"),
         (lambda: EDSR(value_range=0.0), r"value_range must be positive and finite, got 0.0"),
+        (lambda: CARNM(scale=5), r"2, 3 or 4, got scale=5"),
+        (lambda: CARNM(num_features=6), r"num_groups=4 must divide num_features=6"),
+        (lambda: CARNM(mean=(float("nan"),)), r"mean must be some finite numbers, got \(nan,\)"),
+        (lambda: IMDN(scale=1), r"2, 3 or 4, got scale=1"),
+        (lambda: IMDN(num_blocks=0), r"num_blocks=0"),
+        (lambda: IMDN(num_features=24), r"multiple of 16, got 24"),
         (lambda: ResNet(depth=18), r"6n \+ 2 .* got 18"),
         (lambda: ResNet(norm="group", num_groups=5), r"num_groups=5 does not divide width=16"),
         (lambda: ResNet(width=15), r"even, got 15"),
@@ -166,6 +186,14 @@ def test_resnet4b_refuses_images_of_another_size():
     network = ResNet4b(size=16, width=4)
     with pytest.raises(ValueError, match=r"size=16 squared, got shape \(16, 24, 3\)"):
         jax.eval_shape(network.apply, network.shapes(), jnp.zeros((16, 24, 3)))
+
+
+def test_attention_to_a_constant_image_has_a_gradient():
+    """The standard deviation of a constant is where the slope of a root is infinite."""
+    network = IMDN(num_blocks=1, num_features=16)
+    params = network.init(jax.random.key(0))
+    loss = lambda x: network.apply(params, x).sum()
+    assert np.isfinite(jax.jit(jax.grad(loss))(jnp.full((1, 1, 3), 0.5))).all()
 
 
 def test_parameters_of_another_network_are_refused():

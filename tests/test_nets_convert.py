@@ -1,5 +1,6 @@
 """Weights under PyTorch's names: there and back, and what is said when they do not fit."""
 
+import dataclasses
 import io
 
 import jax
@@ -10,8 +11,10 @@ import pytest
 
 from rainjax import zoo
 from rainjax.nets import (
+    CARNM,
     EDSR,
     IMAGENETTE_CLASSES,
+    IMDN,
     ImageNetResNet,
     MobileNetV2,
     ResNet,
@@ -23,12 +26,15 @@ from rainjax.nets import (
 from tests.tiny import Linear
 
 SMALL_EDSR = EDSR(num_blocks=1, num_features=4, scale=4)
+SMALL_CARN = CARNM(num_features=4, num_groups=2, scale=4)
 
 
 @pytest.mark.parametrize(
     "network",
     [
         SMALL_EDSR,
+        SMALL_CARN,
+        IMDN(num_blocks=2, num_features=16),
         ResNet(depth=8),
         ResNet(depth=8, norm="group"),
         ResNet4b(size=9, width=4, hidden=6),
@@ -160,8 +166,22 @@ def test_batch_counters_are_ignored():
     assert num_params(from_torch(network, arrays)) == num_params(network.shapes())
 
 
+def test_the_upsampling_of_other_scales_is_ignored():
+    params = SMALL_CARN.init(jax.random.key(0))
+    arrays = to_torch(SMALL_CARN, params)
+    for scale in (2, 3):
+        other = dataclasses.replace(SMALL_CARN, scale=scale)
+        arrays = to_torch(other, other.init(jax.random.key(scale))) | arrays
+    back = from_torch(SMALL_CARN, arrays)
+    assert all(map(np.array_equal, jax.tree.leaves(back), jax.tree.leaves(params)))
+    with pytest.raises(ValueError, match=r"no place for array 'upsample.up4.body.6.weight'"):
+        from_torch(SMALL_CARN, arrays | {"upsample.up4.body.6.weight": np.zeros(1)})
+    with pytest.raises(ValueError, match=r"'sub_mean.shifter.bias' holds .* this CARNM's fields"):
+        from_torch(SMALL_CARN, arrays | {"sub_mean.shifter.bias": np.zeros(3)})
+
+
 def test_other_networks_are_refused():
-    with pytest.raises(ValueError, match="MobileNetV2 and ImageNetResNet, got a Linear"):
+    with pytest.raises(ValueError, match=r"EDSR, .*, MobileNetV2, ImageNetResNet, got a Linear"):
         from_torch(Linear(size=4, num_classes=2), {})
 
 

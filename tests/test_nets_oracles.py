@@ -12,8 +12,19 @@ import pytest
 from flax import nnx
 
 from rainjax import zoo
-from rainjax.nets import EDSR, EDSR_BASELINE, ImageNetResNet, ResNet, from_torch, num_params
+from rainjax.nets import (
+    CARNM,
+    EDSR,
+    EDSR_BASELINE,
+    IMDN,
+    ImageNetResNet,
+    ResNet,
+    from_torch,
+    num_params,
+    to_torch,
+)
 from rainjax.nets._layers import GroupNorm, pixel_shuffle
+from rainjax.nets.carn_m import grouped_conv
 from rainjax.nets.mobilenet import depthwise
 from tests.golden import seeded
 
@@ -162,6 +173,125 @@ def test_depthwise_is_a_grouped_convolution_and_so_are_its_gradients(size, strid
     theirs = jax.jit(run, static_argnums=0)(grouped)
     for actual, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 4])
+def test_grouped_conv_is_xlas_and_so_are_its_gradients(num_groups):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 5, 3, 8)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 8 // num_groups, 12)), jnp.float32)
+
+    def grouped(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=num_groups,
+        )
+
+    def run(convolve):
+        output, vjp = jax.vjp(convolve, x, kernel)
+        return output, *vjp(jnp.cos(output))
+
+    for actual, expected in zip(run(grouped_conv), run(grouped), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+class _Loops:
+    """Super-resolution networks in NumPy, from arrays under their published names."""
+
+    def __init__(self, network, seed):
+        rng = np.random.default_rng(seed)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), network.shapes())
+        self.arrays = {
+            name: array if "mean" in name else rng.normal(0, 0.2, array.shape)
+            for name, array in to_torch(network, zeros).items()
+        }
+        self.params = from_torch(network, self.arrays)
+
+    def conv(self, name, x, num_groups=1):
+        weight, bias = self.arrays[f"{name}.weight"], self.arrays[f"{name}.bias"]
+        out, _, size, _ = weight.shape
+        padded = np.pad(x, ((size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+        result = np.tile(bias, (*x.shape[:2], 1))
+        for o in range(out):
+            group = o // (out // num_groups)
+            own = slice(group * weight.shape[1], (group + 1) * weight.shape[1])
+            for i in range(x.shape[0]):
+                for j in range(x.shape[1]):
+                    window = padded[i : i + size, j : j + size, own]
+                    result[i, j, o] += (window * weight[o].transpose(1, 2, 0)).sum()
+        return result
+
+    def imdn(self, network, x):
+        kept = network.num_features // 4
+        leaky = lambda x: np.maximum(x, 0) + 0.05 * np.minimum(x, 0)
+        x = head = self.conv("fea_conv", x)
+        outputs = []
+        for block in range(1, network.num_blocks + 1):
+            name, parts, rest = f"IMDB{block}", [], x
+            for number in (1, 2, 3):
+                y = leaky(self.conv(f"{name}.c{number}", rest))
+                parts.append(y[..., :kept])
+                rest = y[..., kept:]
+            y = np.concatenate([*parts, self.conv(f"{name}.c4", rest)], -1)
+            summary = (y.std((0, 1)) + y.mean((0, 1)))[None, None]
+            summary = np.maximum(self.conv(f"{name}.cca.conv_du.0", summary), 0)
+            y = y / (1 + np.exp(-self.conv(f"{name}.cca.conv_du.2", summary)))
+            x = x + self.conv(f"{name}.c5", y)
+            outputs.append(x)
+        x = self.conv("LR_conv", leaky(self.conv("c.0", np.concatenate(outputs, -1)))) + head
+        return _shuffled(self.conv("upsampler.0", x), network.scale)
+
+    def carn_m(self, network, x):
+        positive = lambda x: np.maximum(x, 0)
+
+        def cascade(prefix, x, step):
+            joined, out = x, x
+            for number in (1, 2, 3):
+                joined = np.concatenate([joined, step(number, out)], -1)
+                out = positive(self.conv(f"{prefix}c{number}.body.0", joined))
+            return out
+
+        def unit(prefix, x):
+            y = positive(self.conv(f"{prefix}b1.body.0", x, network.num_groups))
+            y = positive(self.conv(f"{prefix}b1.body.2", y, network.num_groups))
+            return positive(self.conv(f"{prefix}b1.body.4", y) + x)
+
+        mean = np.array(network.mean)
+        block = lambda n, x: cascade(f"b{n}.", x, lambda _, y: unit(f"b{n}.", y))
+        x = cascade("", self.conv("entry", x - mean), block)
+        for place, factor in {2: [(0, 2)], 3: [(0, 3)], 4: [(0, 2), (3, 2)]}[network.scale]:
+            name = f"upsample.up{network.scale}.body.{place}"
+            x = _shuffled(positive(self.conv(name, x, network.num_groups)), factor)
+        return self.conv("exit", x) + mean
+
+
+def _shuffled(x, factor):
+    height, width, channels = x.shape
+    out = np.empty((height * factor, width * factor, channels // factor**2))
+    for i in range(factor):
+        for j in range(factor):
+            out[i::factor, j::factor] = x[..., i * factor + j :: factor**2]
+    return out
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_carn_m_is_its_description_in_numpy(scale):
+    network = CARNM(num_features=4, num_groups=2, scale=scale)
+    loops, image = _Loops(network, seed=scale), seeded.picture(5, 4, seed=0)
+    found = jax.jit(network.apply)(loops.params, jnp.asarray(image))
+    _assert_close(found, loops.carn_m(network, image), 1e-5)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_imdn_is_its_description_in_numpy(scale):
+    network = IMDN(num_blocks=2, num_features=16, scale=scale)
+    loops, image = _Loops(network, seed=scale), seeded.picture(5, 4, seed=0)
+    found = jax.jit(network.apply)(loops.params, jnp.asarray(image))
+    _assert_close(found, loops.imdn(network, image), 1e-5)
 
 
 @pytest.mark.parametrize(("features", "groups"), [(16, 8), (12, 4), (6, 1), (6, 6)])

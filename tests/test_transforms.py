@@ -157,6 +157,32 @@ def test_bicubic_refuses_an_empty_size():
         transforms.resize_bicubic(JAX_IMAGE, 0, 4)
 
 
+def test_halving_in_8_bits_is_matlabs_imresize():
+    """In plain sums: Keys' cubic, twice as wide, at the middle of each pair of pixels."""
+    image = np.random.default_rng(1).integers(0, 256, (24, 30, 3), np.uint8)
+
+    def cubic(x):
+        x = abs(x)
+        if x <= 1:
+            return 1.5 * x**3 - 2.5 * x**2 + 1
+        return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
+
+    def halved(line):
+        reflected = np.concatenate([line[::-1], line, line[::-1]])
+        taps = np.array([cubic(d / 2) for d in np.arange(-3.5, 4)])
+        starts = range(len(line) - 3, 2 * len(line) - 3, 2)
+        return [taps @ reflected[start : start + 8] / taps.sum() for start in starts]
+
+    rows = np.apply_along_axis(halved, 0, image.astype(float))
+    expected = np.clip(np.apply_along_axis(halved, 1, rows), 0, 255)
+    found = 255 * np.asarray(transforms.halve_bicubic(jnp.asarray(image, jnp.float32) / 255))
+    np.testing.assert_allclose(found, np.rint(found), atol=1e-4)
+    np.testing.assert_allclose(found[2:-2, 2:-2], expected[2:-2, 2:-2], atol=0.501)
+    assert np.abs(found - expected).mean() < 1.5  # the border is treated otherwise
+    with pytest.raises(ValueError, match="of 9 x 12 has no whole number of 2x2 cells"):
+        transforms.halve_bicubic(jnp.zeros((9, 12, 3)))
+
+
 @pytest.mark.parametrize(
     "transform",
     [

@@ -2,18 +2,22 @@
 
 from rainjax.nets._layers import num_params
 from rainjax.nets._network import Network
+from rainjax.nets.carn_m import CARNM
 from rainjax.nets.convert import from_torch, to_torch
 from rainjax.nets.edsr import EDSR, EDSR_BASELINE, EDSR_SMALL
 from rainjax.nets.imagenet_resnet import ImageNetResNet
+from rainjax.nets.imdn import IMDN
 from rainjax.nets.mobilenet import IMAGENETTE_CLASSES, MobileNetV2
 from rainjax.nets.resnet import ResNet
 from rainjax.nets.resnet4b import ResNet4b
 
 __all__ = [
+    "CARNM",
     "EDSR",
     "EDSR_BASELINE",
     "EDSR_SMALL",
     "IMAGENETTE_CLASSES",
+    "IMDN",
     "ImageNetResNet",
     "MobileNetV2",
     "Network",

@@ -38,17 +38,26 @@ def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(x <= 0, 0.0, x)
 
 
+def leaky_relu(x: Float[Array, "..."], slope: float) -> Float[Array, "..."]:
+    """Returns `x` where it is positive, else `slope * x`; NaN stays NaN."""
+    return jnp.where(x <= 0, slope * x, x)
+
+
 def standardize(
     images: Float[Array, "n h w c"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "n h w c"]:
     """Returns `(images - mean) / std`, channel by channel."""
-    if images.shape[-1] != len(mean):
-        raise ValueError(
-            f"The network takes images of {len(mean)} channels, got shape "
-            f"{images.shape[1:]} (h w c)."
-        )
+    check_channels(images, len(mean))
     mean_row, std_row = (jnp.asarray(v, images.dtype)[None, None, None] for v in (mean, std))
     return (images - mean_row) / std_row
+
+
+def check_channels(images: Float[Array, "n h w c"], num: int) -> None:
+    """Raises ValueError for images that do not have `num` channels."""
+    if images.shape[-1] != num:
+        raise ValueError(
+            f"The network takes images of {num} channels, got shape {images.shape[1:]} (h w c)."
+        )
 
 
 def check_standardization(mean: Sequence[float], std: Sequence[float]) -> None:
@@ -152,3 +161,8 @@ def conv3x3(
         kernel_init=init,
         rngs=rngs,
     )
+
+
+def conv1x1(features_in: int, features_out: int, *, init, rngs: nnx.Rngs) -> nnx.Conv:
+    """Returns a convolution that mixes the channels of each pixel by itself."""
+    return nnx.Conv(features_in, features_out, (1, 1), kernel_init=init, rngs=rngs)

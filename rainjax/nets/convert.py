@@ -1,6 +1,9 @@
-"""Published weights: from arrays under their PyTorch names to parameters, and back."""
+"""Published weights: from arrays under their original names to parameters, and back."""
 
-from collections.abc import Mapping
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -8,8 +11,10 @@ from rainjax._types import Params
 from rainjax.nets import _mobilenet_torch
 from rainjax.nets._named import as_float32, flatten, unflatten
 from rainjax.nets._network import Network
+from rainjax.nets.carn_m import CARNM
 from rainjax.nets.edsr import EDSR
 from rainjax.nets.imagenet_resnet import ImageNetResNet
+from rainjax.nets.imdn import IMDN
 from rainjax.nets.mobilenet import MobileNetV2
 from rainjax.nets.resnet import ResNet
 from rainjax.nets.resnet4b import ResNet4b
@@ -20,6 +25,8 @@ def from_torch(network: Network, arrays: Mapping[str, np.ndarray]) -> Params:
 
     EDSR: the names of the authors' PyTorch code (`head.0.weight`, `body.0.body.2.bias`, ...),
     whose fixed `sub_mean` and `add_mean` may be there and are then compared with `network.mean`.
+    CARNM: likewise (`entry.weight`, `b1.c2.body.0.bias`, ...); the upsampling of other scales,
+    which the published file holds too, is ignored. IMDN: `fea_conv.weight`, `IMDB1.c1.bias`, ....
     ResNet: `conv1.weight`, `layer1.0.bn1.running_mean`, ..., `linear.weight`;
     `num_batches_tracked` is ignored. ResNet4b: `conv1.weight`, `layer1.0.shortcut.0.bias`, ...,
     `linear2.weight`. ImageNetResNet: torchvision's and timm's names (`layer1.0.conv1.weight`,
@@ -30,17 +37,17 @@ def from_torch(network: Network, arrays: Mapping[str, np.ndarray]) -> Params:
     Raises ValueError that names the first array that is missing, unexpected or mis-shaped.
     """
     source = f"This set of arrays for {type(network).__name__}"
-    arrays = {k: np.asarray(v) for k, v in arrays.items() if not k.endswith("num_batches_tracked")}
+    form = _form(network)
+    names, ignored = _names(network), re.compile(form.ignored(network))
+    arrays = {k: np.asarray(v) for k, v in arrays.items() if not ignored.fullmatch(k)}
     if isinstance(network, MobileNetV2):
         _check_padding(network, arrays, source)
         if network.padding == "torch":
             named = _mobilenet_torch.fold(network, arrays, source=source)
             return unflatten(named, network.shapes(), source=source)
-    names = _names(network)
-    if isinstance(network, EDSR):
-        arrays = _without_mean_shift(network, arrays)
+    arrays = _without_constants(network, arrays)
     shapes = {key: leaf.shape for key, leaf in flatten(network.shapes()).items()}
-    axes = {name: _torch_axes(network, len(shapes[key])) for name, key in names.items()}
+    axes = {name: form.axes(len(shapes[key])) for name, key in names.items()}
     expected = {name: tuple(shapes[key][a] for a in axes[name]) for name, key in names.items()}
     arrays = as_float32(arrays, expected, source=source)
     named = {key: arrays[name].transpose(np.argsort(axes[name])) for name, key in names.items()}
@@ -50,51 +57,75 @@ def from_torch(network: Network, arrays: Mapping[str, np.ndarray]) -> Params:
 def to_torch(network: Network, params: Params) -> dict[str, np.ndarray]:
     """Returns `params` under the names and in the layout that `from_torch` reads.
 
-    For an EDSR or a ResNet with batch norm that is a state dict of the authors' PyTorch code,
-    which `load_state_dict({k: torch.from_numpy(v) ...})` takes; for an ImageNetResNet, and a
-    MobileNetV2 with `padding="torch"`, one of torchvision's.
+    For an EDSR, an IMDN or a ResNet with batch norm that is a state dict of the authors' PyTorch
+    code, which `load_state_dict({k: torch.from_numpy(v) ...})` takes; for a CARNM, which has one
+    scale here, `strict=False` as well; for an ImageNetResNet, and a MobileNetV2 with
+    `padding="torch"`, one of torchvision's.
     """
+    form = _form(network)
     named = {key: np.asarray(leaf) for key, leaf in flatten(params).items()}
     unflatten(
         named, network.shapes(), source=f"This tree of parameters for {type(network).__name__}"
     )
     if isinstance(network, MobileNetV2) and network.padding == "torch":
         return _mobilenet_torch.unfold(network, named)
-    arrays = _mean_shift(network) if isinstance(network, EDSR) else {}
+    arrays = form.constants(network)
     for name, key in _names(network).items():
-        axes = _torch_axes(network, named[key].ndim)
+        axes = form.axes(named[key].ndim)
         arrays[name] = np.ascontiguousarray(named[key].transpose(axes))
     return arrays
 
 
-def _names(network: Network) -> dict[str, str]:
-    """Returns the key of every parameter by the name of its array outside."""
-    parts = {key: key.split("/") for key in flatten(network.shapes())}
-    if isinstance(network, EDSR):
-        return {_edsr_name(network, *path): key for key, path in parts.items()}
-    if isinstance(network, ResNet):
-        return {_resnet_name(network, *path): key for key, path in parts.items()}
-    if isinstance(network, ResNet4b):
-        return {_resnet4b_name(*path): key for key, path in parts.items()}
-    if isinstance(network, MobileNetV2):
-        return {_mobilenet_name(*path): key for key, path in parts.items()}
-    if isinstance(network, ImageNetResNet):
-        return {_imagenet_resnet_name(*path): key for key, path in parts.items()}
-    raise ValueError(
-        "Weights can be converted for EDSR, ResNet, ResNet4b, MobileNetV2 and ImageNetResNet, "
-        f"got a {type(network).__name__}."
-    )
-
-
-def _torch_axes(network: Network, ndim: int) -> tuple[int, ...]:
+def _torch_axes(ndim: int) -> tuple[int, ...]:
     """Returns the order of axes outside: OIHW for our HWIO, (out, in) for (in, out)."""
-    if isinstance(network, MobileNetV2):
-        return tuple(range(ndim))
     return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """How weights of one class of networks are published."""
+
+    name: Callable[..., str]
+    """The name of an array, from the network and the path of its parameter."""
+    constants: Callable[[Any], dict[str, np.ndarray]] = lambda network: {}
+    """Arrays that may be there and follow from the network's fields."""
+    ignored: Callable[[Any], str] = lambda network: r".*num_batches_tracked"
+    """A pattern of the names of arrays that say nothing."""
+    axes: Callable[[int], tuple[int, ...]] = _torch_axes
+    """The order of axes outside, for so many of them."""
+
+
+def _form(network: Network) -> _Form:
+    for cls, form in _FORMS.items():
+        if isinstance(network, cls):
+            return form
+    raise ValueError(
+        f"Weights can be converted for {', '.join(cls.__name__ for cls in _FORMS)}, got a "
+        f"{type(network).__name__}."
+    )
+
+
+def _names(network: Network) -> dict[str, str]:
+    """Returns the key of every parameter by the name of its array outside."""
+    name = _form(network).name
+    return {name(network, *key.split("/")): key for key in flatten(network.shapes())}
+
+
+def _without_constants(network: Network, arrays: Mapping[str, np.ndarray]) -> dict:
+    arrays = dict(arrays)
+    for name, expected in _form(network).constants(network).items():
+        found = arrays.pop(name, expected)
+        if found.shape != expected.shape or not np.allclose(found, expected, atol=1e-3):
+            raise ValueError(
+                f"Array {name!r} holds {found.ravel().tolist()}, but this "
+                f"{type(network).__name__}'s fields make it {expected.ravel().tolist()}; "
+                "set them to match."
+            )
+    return arrays
+
+
 def _edsr_name(network: EDSR, part: str, *rest: str) -> str:
-    leaf = {"kernel": "weight", "bias": "bias"}[rest[-1]]
+    leaf = _LEAVES[rest[-1]]
     if part == "blocks":
         return f"body.{rest[0]}.body.{ {'conv1': 0, 'conv2': 2}[rest[1]] }.{leaf}"
     if part == "upsample":
@@ -104,13 +135,31 @@ def _edsr_name(network: EDSR, part: str, *rest: str) -> str:
     ] + f".{leaf}"
 
 
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+def _carn_m_name(network: CARNM, part: str, *rest: str) -> str:
+    leaf = _LEAVES[rest[-1]]
+    if part == "blocks":
+        block = f"b{int(rest[0]) + 1}"
+        if rest[1] == "merges":
+            return f"{block}.c{int(rest[2]) + 1}.body.0.{leaf}"
+        return f"{block}.b1.body.{ {'conv1': 0, 'conv2': 2, 'conv3': 4}[rest[2]] }.{leaf}"
+    if part == "merges":
+        return f"c{int(rest[0]) + 1}.body.0.{leaf}"
+    if part == "upsample":  # a convolution, a ReLU and a shuffle take turns
+        return f"upsample.up{network.scale}.body.{3 * int(rest[0])}.{leaf}"
+    return {"head": "entry", "tail": "exit"}[part] + f".{leaf}"
+
+
+def _imdn_name(network: IMDN, part: str, *rest: str) -> str:
+    leaf = _LEAVES[rest[-1]]
+    if part == "blocks":
+        inner = {"attention": "cca.conv_du", "convs": "c", "merge": "c5"}[rest[1]]
+        if rest[1] == "attention":
+            inner += f".{ {'down': 0, 'up': 2}[rest[2]] }"
+        elif rest[1] == "convs":
+            inner += str(int(rest[2]) + 1)
+        return f"IMDB{int(rest[0]) + 1}.{inner}.{leaf}"
+    outer = {"head": "fea_conv", "merge": "c.0", "body_end": "LR_conv", "upsample": "upsampler.0"}
+    return f"{outer[part]}.{leaf}"
 
 
 def _resnet_name(network: ResNet, part: str, *rest: str) -> str:
@@ -122,8 +171,8 @@ def _resnet_name(network: ResNet, part: str, *rest: str) -> str:
     return f"{part.replace('norm', norm)}.{leaf}"
 
 
-def _resnet4b_name(part: str, *rest: str) -> str:
-    leaf = {"kernel": "weight", "bias": "bias"}[rest[-1]]
+def _resnet4b_name(network: ResNet4b, part: str, *rest: str) -> str:
+    leaf = _LEAVES[rest[-1]]
     if part == "blocks":
         group, index = divmod(int(rest[0]), 2)
         layer = {"shortcut": "shortcut.0"}.get(rest[1], rest[1])
@@ -131,7 +180,7 @@ def _resnet4b_name(part: str, *rest: str) -> str:
     return f"{part}.{leaf}"
 
 
-def _imagenet_resnet_name(part: str, *rest: str) -> str:
+def _imagenet_resnet_name(network: ImageNetResNet, part: str, *rest: str) -> str:
     leaf = _LEAVES[rest[-1]]
     if part == "groups":
         group, index, *layers, _ = rest
@@ -141,7 +190,7 @@ def _imagenet_resnet_name(part: str, *rest: str) -> str:
     return {"conv1": "conv1", "norm1": "bn1", "linear": "fc"}[part] + f".{leaf}"
 
 
-def _mobilenet_name(part: str, *rest: str) -> str:
+def _mobilenet_name(network: MobileNetV2, part: str, *rest: str) -> str:
     leaf = {"kernel": "weights", "bias": "biases"}[rest[-1]]
     if part == "blocks":
         index = f"_{rest[0]}" if rest[0] != "0" else ""
@@ -149,28 +198,15 @@ def _mobilenet_name(part: str, *rest: str) -> str:
     return {"stem": "Conv", "last": "Conv_1", "logits": "Logits/Conv2d_1c_1x1"}[part] + f"/{leaf}"
 
 
-def _mean_shift(network: EDSR) -> dict[str, np.ndarray]:
-    """Returns the two fixed 1x1 convolutions with which the PyTorch code shifts the mean."""
-    mean = network.value_range * np.asarray(network.mean, np.float32)
+def _mean_shift(mean: np.ndarray, layer: str) -> dict[str, np.ndarray]:
+    """Returns the two fixed 1x1 convolutions with which PyTorch code shifts the mean."""
     identity = np.eye(mean.size, dtype=np.float32)[:, :, None, None]
     return {
-        "sub_mean.weight": identity,
-        "sub_mean.bias": -mean,
-        "add_mean.weight": identity,
-        "add_mean.bias": mean,
+        f"sub_mean{layer}.weight": identity,
+        f"sub_mean{layer}.bias": -mean,
+        f"add_mean{layer}.weight": identity,
+        f"add_mean{layer}.bias": mean,
     }
-
-
-def _without_mean_shift(network: EDSR, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    arrays = dict(arrays)
-    for name, expected in _mean_shift(network).items():
-        found = arrays.pop(name, expected)
-        if found.shape != expected.shape or not np.allclose(found, expected, atol=1e-3):
-            raise ValueError(
-                f"Array {name!r} holds {found.ravel().tolist()}, but this EDSR's mean and "
-                f"value_range make it {expected.ravel().tolist()}; set them to match."
-            )
-    return arrays
 
 
 # The first kernel's name tells whose weights they are, and so how their network pads.
@@ -185,3 +221,29 @@ def _check_padding(network: MobileNetV2, arrays: Mapping[str, np.ndarray], sourc
                 f"one has padding={network.padding!r}: give the network the padding, mean and "
                 "std that the weights were trained with."
             )
+
+
+# PyTorch's names of what Flax calls so.
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+_FORMS: dict[type[Network], _Form] = {
+    EDSR: _Form(
+        _edsr_name, lambda n: _mean_shift(n.value_range * np.asarray(n.mean, np.float32), "")
+    ),
+    CARNM: _Form(
+        _carn_m_name,
+        lambda n: _mean_shift(np.asarray(n.mean, np.float32), ".shifter"),
+        lambda n: rf"upsample\.up(?!{n.scale}\.).*",
+    ),
+    IMDN: _Form(_imdn_name),
+    ResNet: _Form(_resnet_name),
+    ResNet4b: _Form(_resnet4b_name),
+    MobileNetV2: _Form(_mobilenet_name, axes=lambda ndim: tuple(range(ndim))),
+    ImageNetResNet: _Form(_imagenet_resnet_name),
+}

@@ -13,6 +13,7 @@ from rainjax.nets._layers import (
     check_classes,
     check_standardization,
     choose_classes,
+    conv1x1,
     standardize,
     uniform_fan_in,
 )
@@ -135,7 +136,7 @@ class _MobileNetV2(nnx.Module):
 
 
 def _conv1x1(features_in: int, features_out: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(features_in, features_out, (1, 1), kernel_init=_KERNEL_INIT, rngs=rngs)
+    return conv1x1(features_in, features_out, init=_KERNEL_INIT, rngs=rngs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

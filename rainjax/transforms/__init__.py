@@ -25,6 +25,7 @@ from rainjax.transforms.jpeg import (
 from rainjax.transforms.resampling import (
     average_downsample,
     clip_rounding,
+    halve_bicubic,
     random_pixel_downsample,
     resize_bicubic,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "block_dct",
     "circular_shift",
     "clip_rounding",
+    "halve_bicubic",
     "inverse_block_dct",
     "inverse_wavelet_transform",
     "jpeg",

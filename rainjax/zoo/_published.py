@@ -5,7 +5,10 @@ import os
 import pathlib
 
 from rainjax.nets import (
+    CARNM,
+    EDSR_BASELINE,
     IMAGENETTE_CLASSES,
+    IMDN,
     ImageNetResNet,
     MobileNetV2,
     Network,
@@ -30,6 +33,9 @@ PUBLISHED: dict[str, Network] = {
     "resnet34_torchvision": ImageNetResNet(blocks=(3, 4, 6, 3), bottleneck=False),
     "resnet50_torchvision": ImageNetResNet(),  # timm's resnet50 has the same names
     "resnet50_imagenette": ImageNetResNet(class_subset=IMAGENETTE_CLASSES),
+    "carn_m_x2": CARNM(scale=2),
+    "edsr_baseline_x2": EDSR_BASELINE,
+    "imdn_x2": IMDN(scale=2),
 }
 
 
