@@ -7,11 +7,12 @@ what share of the machine's arithmetic the bare step uses.
 
 import dataclasses
 import functools
+import json
 import pathlib
 import statistics
 import tempfile
 import time
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +33,10 @@ from train.step import init_state, make_step
 # Dense bfloat16 operations a second that NVIDIA and Google state, by what JAX calls the device.
 PEAK_TFLOPS = {
     "NVIDIA A100": 312.0,
-    "NVIDIA H100": 989.4,
+    "NVIDIA H100 80GB HBM3": 989.4,
     "NVIDIA H200": 989.4,
     "TPU v4": 275.0,
     "TPU v5 lite": 197.0,
-    "TPU v5p": 459.0,
 }
 
 
@@ -70,6 +70,8 @@ class Training:
     """The record is written to OUT/training.json."""
 
     def __post_init__(self):
+        if self.patch < 4 or self.patch % 2:
+            raise ValueError(f"patch={self.patch} must be even and at least 4.")
         for field in ("batch_size", "num_steps", "num_repeats"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
@@ -120,7 +122,7 @@ class _Measured:
         number = 1000 if options.data == "builtin" else None
         split = Data(options.data, options.data_dir, number, num_validation=1).load()
         self._batches = Batches(
-            training_source(split, one_size=False), 0, options.batch_size,
+            training_source(split, one_size=False, min_size=options.patch), 0, options.batch_size,
             Patch(options.patch, 0), workers=options.workers,
         )  # fmt: skip
         self._loss = functools.partial(
@@ -155,25 +157,21 @@ class _Measured:
             num_epochs=self.options.num_repeats + 1,
             steps_per_epoch=self.options.num_steps,
         )
-        with Run(folder, {}, program="eval.training") as training:
-            log = training.log
-            training.log = lambda line: (log(line), self._note(line))[0]
-            loop.fit(task, self._params, self._optimizer, training, seed=0, compute=self.compute)
-        # The first epoch compiles.
-        self.full, self.waits = self.full[1:], self.waits[1:]
-        self.bare = self.bare[-self.options.num_repeats :]
+        with Run(folder, {}, program="eval.training") as self._run:
+            loop.fit(task, self._params, self._optimizer, self._run, seed=0, compute=self.compute)
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        # The first epoch compiles; each other one has the turn before it for company.
+        self.full, self.bare = self.full[1:], self.bare[1:-1]
+        self.waits = [json.loads(line)["input_wait"] for line in lines[2:]]
 
     def _evaluate(self, params) -> dict[str, float]:
         jax.block_until_ready(params)
         if self._began is not None:
+            self._run.wait()  # the turn shall not pay for the checkpoint before the epoch
             self.full.append(time.perf_counter() - self._began)
         self.bare.append(self._turn())
         self._began = time.perf_counter()  # what is logged and saved now counts as training
         return {"psnr": float(len(self.bare))}  # every epoch is the best so far
-
-    def _note(self, line: dict[str, Any]) -> None:
-        if "input_wait" in line:
-            self.waits.append(line["input_wait"])
 
     def _turn(self) -> float:
         start = time.perf_counter()

@@ -1,11 +1,14 @@
 """Checkpoints of a training run; the one file that knows Orbax."""
 
+import contextlib
 import pathlib
 import warnings
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from rainjax._types import Params
@@ -24,17 +27,19 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, *, keep: int = 2):
         self._folder = folder.absolute()
+        self._keep = keep
+        self._values: dict[int, float] = {}
+        self._unreadable: set[int] = set()
         # Any: Orbax annotates its own policies and the parameter that takes them differently.
-        policies: Any = ocp.training.preservation_policies
-        kept = policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(keep),
-                policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),
-            ]
-        )
+        policy: Any = self
         self._checkpointer = ocp.training.Checkpointer(
-            str(self._folder), preservation_policy=kept, cleanup_tmp_directories=True
+            str(self._folder), preservation_policy=policy, cleanup_tmp_directories=True
         )
+        for step in self.steps():
+            with contextlib.suppress(_Damaged):  # said when somebody wants it
+                value = self._facts(step)["value"]
+                if value is not None:
+                    self._values[step] = value
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -45,7 +50,28 @@ class Checkpoints:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits for what is being written, and releases the folder."""
         self._checkpointer.close()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Tells Orbax which checkpoints stay: it asks after each that it has written.
+
+        One that was found damaged takes nobody's place.
+        """
+        del context
+        steps = [found.step for found in checkpoints if found.step not in self._unreadable]
+        kept = {*steps[-self._keep :], *self._rated(steps)[:1]}
+        return [found.step in kept for found in checkpoints]
+
+    def _rated(self, steps: Sequence[int]) -> list[int]:
+        """Returns the steps that have a value, the best first, of equal ones the earlier."""
+        return sorted(
+            (step for step in steps if step in self._values),
+            key=lambda step: (-self._values[step], step),
+        )
 
     def save(self, step: int, tree: Params, note: Note, *, value: float | None = None) -> None:
         """Begins to write `tree` and the JSON-like `note` as the checkpoint of `step`.
@@ -53,14 +79,13 @@ class Checkpoints:
         The arrays may be used up as soon as this returns. The checkpoint with the highest `value`
         is kept, of equal ones the first; one without a value is never the best.
         """
-        facts: dict[str, Any] = {"note": note, "shapes": _shapes(tree)}
+        self._values.pop(step, None)
+        self._unreadable.discard(step)
+        if value is not None:
+            self._values[step] = value
+        facts: dict[str, Any] = {"note": note, "value": value, "shapes": _shapes(tree)}
         self._checkpointer.save_async(
-            step,
-            tree,
-            custom_metadata=facts,
-            metrics=None if value is None else {"value": value, "step": step},
-            force=True,
-            overwrite=True,
+            step, tree, custom_metadata=facts, force=True, overwrite=True
         )
 
     def wait(self) -> None:
@@ -77,9 +102,9 @@ class Checkpoints:
         Raises:
           ValueError: there are checkpoints, and all of them are damaged.
         """
-        return self._first_readable(self.steps()[::-1], lambda step: self._note(step)["note"])
+        return self._first_readable(self.steps()[::-1], lambda step: self._facts(step)["note"])
 
-    def resume(self, like: Params) -> tuple[int, tuple[Params, Note]] | None:
+    def resume(self, like: PyTree[Any]) -> tuple[int, tuple[Params, Note]] | None:
         """Returns step, tree and note of the newest checkpoint that can be read, or None.
 
         Raises:
@@ -87,32 +112,19 @@ class Checkpoints:
             sentence names the first that differs.
         """
         return self._first_readable(
-            self.steps()[::-1], lambda step: (self._restore(step, like), self._note(step)["note"])
+            self.steps()[::-1], lambda step: (self._restore(step, like), self._facts(step)["note"])
         )
 
-    def best(self, like: Params) -> tuple[int, tuple[Params, float]] | None:
+    def best(self, like: PyTree[Any]) -> tuple[int, tuple[Params, float]] | None:
         """Returns step, tree and value of the best checkpoint that can be read, or None.
 
         Raises:
           ValueError: as `resume`.
         """
-        found = self._checkpointer.checkpoints
-        rated = {c.step: _rank(c.metrics) for c in found if c.metrics is not None}
         return self._first_readable(
-            sorted(rated, key=rated.__getitem__, reverse=True),
-            lambda step: (self._restore(step, like), rated[step][0]),
+            self._rated(self.steps()),
+            lambda step: (self._restore(step, like), self._values[step]),
         )
-
-    def restore(self, step: int, like: Params) -> Params:
-        """Returns the tree saved at `step`, placed on devices as the arrays of `like` are.
-
-        Raises:
-          ValueError: the checkpoint is damaged, or its tree has other parameters than `like`.
-        """
-        try:
-            return self._restore(step, like)
-        except _Damaged as error:
-            raise ValueError(f"{error}; delete that folder.") from error
 
     def _first_readable(self, steps, read):
         damaged = []
@@ -120,27 +132,29 @@ class Checkpoints:
             try:
                 found = step, read(step)
             except _Damaged as error:
-                damaged.append(error)
+                if step not in self._unreadable:
+                    damaged.append(error)
+                self._unreadable.add(step)
                 continue
             for error in damaged:
                 warnings.warn(f"{error}; the one of step {step} is taken.", stacklevel=3)
             return found
-        if damaged:
-            raise ValueError(f"{damaged[0]}, and there is no other: start over with --fresh.")
+        if steps:
+            reason = damaged[0] if damaged else f"All checkpoints in {self._folder} are damaged"
+            raise ValueError(f"{reason}, and there is no other: start over with --fresh.")
         return None
 
-    def _note(self, step: int) -> Note:
-        try:
+    def _facts(self, step: int) -> dict[str, Any]:
+        """Returns what `save` wrote beside the arrays."""
+        with self._reading(step):
             found = self._checkpointer.metadata(step).custom_metadata
-        except Exception as error:  # whatever Orbax raises on damaged files
-            raise self._damaged(step, repr(error)) from error
-        if not isinstance(found, dict) or not {"note", "shapes"} <= found.keys():
+        if not isinstance(found, dict) or not {"note", "value", "shapes"} <= found.keys():
             # Orbax reads damaged metadata as empty.
             raise self._damaged(step, "its metadata is missing")
         return found
 
-    def _restore(self, step: int, like: Params) -> Params:
-        saved = self._note(step)["shapes"]
+    def _restore(self, step: int, like: PyTree[Any]) -> Params:
+        saved = self._facts(step)["shapes"]
         wanted = _shapes(like)
         for name in [*wanted, *saved]:
             if saved.get(name) != wanted.get(name):
@@ -152,13 +166,26 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
+        with self._reading(step), warnings.catch_warnings():
+            # Said when the machine has other devices than the one that saved.
+            warnings.filterwarnings("ignore", message=".*[Ss]harding")
+            return self._checkpointer.load(step, abstract)
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Takes what Orbax and TensorStore raise on damaged files for damage, and no more."""
         try:
-            with warnings.catch_warnings():
-                # Said when the machine has other devices than the one that saved.
-                warnings.filterwarnings("ignore", message=".*[Ss]harding")
-                return self._checkpointer.load(step, abstract)
-        except Exception as error:  # whatever Orbax and TensorStore raise on damaged files
-            raise self._damaged(step, repr(error)) from error
+            yield
+        except (MemoryError, PermissionError):
+            raise
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):  # of a device's memory
+                raise
+            cause: BaseException = error
+            while (inner := cause.__cause__ or cause.__context__) is not None:
+                cause = inner
+            words = str(cause).strip() or type(cause).__name__
+            raise self._damaged(step, words.splitlines()[0]) from error
 
     def _damaged(self, step: int, reason: str) -> "_Damaged":
         return _Damaged(f"The checkpoint {self._folder / str(step)} is damaged ({reason:.200})")
@@ -168,11 +195,7 @@ class _Damaged(Exception):
     """A checkpoint that cannot be read."""
 
 
-def _rank(metrics: Any) -> tuple[float, int]:
-    return metrics["value"], -metrics["step"]
-
-
-def _shapes(tree: Params) -> dict[str, list]:
+def _shapes(tree: PyTree[Any]) -> dict[str, list]:
     """Returns shape and dtype of each array by its path, as JSON gives them back."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")

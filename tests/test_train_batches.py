@@ -58,6 +58,10 @@ def test_an_epoch_of_batches_holds_every_example_once_in_an_order_of_its_own():
     assert indices(Batches(HELD, 4, 5)(0), 1) != [first["index"].tolist()]
 
 
+def test_a_batch_may_be_one_example():
+    assert sorted(indices(Batches(HELD, 3, 1)(0), 10)) == [[i] for i in range(10)]
+
+
 @pytest.mark.parametrize("first_step", [1, 2, 7])
 def test_batches_begin_at_any_step(first_step):
     batches = Batches(HELD, 3, 4)
@@ -100,8 +104,12 @@ def test_a_damaged_picture_gives_way_to_the_next_and_is_named():
     found = [source[position] for position in range(10)]
     assert [int(example["index"]) for example in found] == [0, 1, 2, 3, 6, 6, 6, 7, 8, 0]
     assert [int(e["corrupt"]) for e in found] == [-1, -1, -1, -1, 4, 5, -1, -1, -1, 9]
-    with pytest.raises(ValueError, match="No picture of 'painted' can be decoded"):
+    with pytest.raises(ValueError, match="No picture of 'painted' can be decoded and is at least"):
         Pictures(Painted(SIZES, damaged=set(range(10))), np.arange(10))[0]
+    few = Pictures(Painted([(8, 9), (5, 9), (9, 4)]), np.arange(3), min_size=6)
+    assert [(int(few[i]["index"]), int(few[i]["corrupt"])) for i in range(3)] == [
+        (0, -1), (0, 1), (0, 2),
+    ]  # fmt: skip
 
 
 def test_damaged_validation_pictures_are_left_out_and_counted():

@@ -146,8 +146,8 @@ def test_pictures_that_were_passed_over_are_named_once_and_counted(tmp_path, cap
     outcome = fit_line(tmp_path, batches=some_corrupt)
     assert outcome.metrics["corrupt_images"] == 2
     said = capsys.readouterr().out
-    assert said.count("Picture 17 cannot be decoded") == 1
-    assert "Picture 4 cannot be decoded, and the next one is taken in its place (2 such" in said
+    assert said.count("Picture 17 cannot be decoded or is too small") == 1
+    assert "and the next one is taken in its place (2 such so far)" in said
 
 
 def test_a_run_leaves_files_for_tensorboard_and_panels(tmp_path):
@@ -204,12 +204,13 @@ def test_fresh_leaves_no_parameters_of_the_run_before(tmp_path):
     folder.mkdir()
     for name in ("run.safetensors", "run.json", "metrics.jsonl", "mine.txt"):
         (folder / name).write_text("")
-    with Run(folder, {}, fresh=True):
-        assert {path.name for path in folder.iterdir()} <= {"mine.txt", "checkpoints"}
+    with Run(folder, {}, fresh=True) as run:
+        run.resume({})
+        assert {path.name for path in folder.iterdir()} <= {"mine.txt", "checkpoints", ".lock"}
 
 
 def test_a_start_that_cannot_be_measured_stops(tmp_path):
-    with pytest.raises(Stop, match="have closeness = nan on the validation images"):
+    with pytest.raises(Stop, match="closeness of the parameters to start from is nan"):
         fit_line(tmp_path, evaluate=lambda params: {"closeness": float("nan")})
 
 
@@ -219,8 +220,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
         fit_line(tmp_path, optimizer=optax.sgd(1e5), steps_per_epoch=3, num_epochs=10)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         latest = checkpoints.latest()
-    assert latest is not None
+        assert latest is not None
+        found = checkpoints.resume(init_state(line_task()[1], optax.sgd(1e5), Compute().mesh(8)))
     assert latest[0] >= 3
+    assert found is not None
+    assert np.isfinite(found[1][0].params["w"])
 
 
 def test_a_gradient_that_vanished_stops_and_keeps_the_checkpoint(tmp_path):
@@ -254,11 +258,14 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, part):
         assert found is not None
         step, (restored, note) = found
         assert (step, note, restored["w"].tolist()) == (3, {"note": 3}, [3.0, 3.0])
-        with pytest.raises(ValueError, match="7 is damaged"):
-            checkpoints.restore(7, tree(0))
+        best = checkpoints.best(tree(0))
+        assert best is not None
+        assert (best[0], best[1][1]) == (3, 3.0)
         checkpoints.save(7, tree(8), {"note": 8}, value=8.0)  # and is written over in its turn
         checkpoints.wait()
-        assert checkpoints.restore(7, tree(0))["w"].tolist() == [8.0, 8.0]
+        again = checkpoints.resume(tree(0))
+        assert again is not None
+        assert (again[0], again[1][0]["w"].tolist()) == (7, [8.0, 8.0])
     gc.collect()
 
 
@@ -288,6 +295,71 @@ def test_the_last_checkpoints_and_the_best_stay(tmp_path):
         found = checkpoints.best(tree(0))
         assert found is not None
         assert (found[0], found[1][0]["w"].tolist(), found[1][1]) == (2, [2.0, 2.0], 0.7)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_damaged_checkpoint_takes_no_place(tmp_path):
+    tree = lambda step: {"w": jnp.full((2,), float(step))}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, value in ((4, 0.9), (8, 0.1), (12, 0.8)):
+            checkpoints.save(step, tree(step), {}, value=value)
+    for file in (tmp_path / "4").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(b"damaged")
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.warns(UserWarning, match=r"4 is damaged .* the one of step 12 is taken"):
+            found = checkpoints.best(tree(0))
+        assert found is not None
+        assert found[0] == 12
+        for step in (16, 20, 24):
+            checkpoints.save(step, tree(step), {}, value=0.3)
+        checkpoints.wait()
+        assert checkpoints.steps() == [12, 20, 24]
+    gc.collect()
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_validation_that_is_not_finite_is_never_saved(tmp_path, epoch):
+    def evaluate(params):
+        seen.append(params)
+        return {"closeness": float("nan") if len(seen) > epoch else float(len(seen))}
+
+    seen = []
+    with pytest.raises(Stop, match=f"closeness after epoch {epoch} is nan.*checkpoint is kept"):
+        fit_line(tmp_path, evaluate=evaluate)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps()[-1] == 5 * (epoch - 1)
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
+    # The gradient is finite in every step, what the last one of an epoch makes of it is not.
+    late = optax.scale_by_schedule(lambda count: jnp.where(count == 9, jnp.inf, -0.1))
+    with pytest.raises(Stop, match=r"parameters after step 10 are no longer finite"):
+        fit_line(tmp_path, optimizer=late, evaluate=lambda params: {"closeness": 1.0})
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [0, 5]
+
+
+def test_fresh_deletes_nothing_for_a_run_that_cannot_begin(tmp_path):
+    fit_line(tmp_path)
+    task, params = line_task()
+    for changes, compute in (({}, Compute(accumulate=3)), ({"loss": None}, Compute())):
+        broken = dataclasses.replace(task, **changes)
+        with Run(tmp_path, {"task": "line"}, fresh=True) as run, pytest.raises(Exception):  # noqa: B017, PT011
+            loop.fit(
+                broken, params, optax.sgd(0.1), run, seed=0, frozen={"b": jnp.ones(())},
+                compute=compute,
+            )  # fmt: skip
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.steps()[-1] == 20
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with Run(tmp_path, {}), pytest.raises(Stop, match="Another process trains in"):
+        Run(tmp_path, {})
+    with Run(tmp_path, {}):
+        pass
 
 
 def test_another_architecture_is_refused_by_its_first_parameter(tmp_path):
@@ -335,6 +407,10 @@ def test_sgd_is_the_textbook_rule():
     ("make", "message"),
     [
         (lambda: Optimizer(learning_rate=0.0), "learning_rate=0.0 must be positive"),
+        (lambda: Optimizer(clip_norm=float("inf")), "clip_norm=inf must be positive and finite"),
+        (lambda: Optimizer(factor=-1.0), "factor=-1.0 must be positive"),
+        (lambda: Optimizer(weight_decay=-1.0), "weight_decay=-1.0 must be at least 0"),
+        (lambda: Optimizer(momentum=1.0), r"momentum=1.0 must lie in \[0, 1\)"),
         (lambda: Optimizer(schedule="steps"), "needs boundaries"),
         (lambda: Optimizer(schedule="steps", boundaries=(3, 2)), "must increase"),
         (lambda: Data(num_validation=0), "num_validation=0"),

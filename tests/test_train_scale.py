@@ -203,7 +203,8 @@ def test_bfloat16_keeps_float32_parameters_and_nearly_the_step():
         ({"shards": 3}, 9, r"batch_size=9 in accumulate=1 parts .* shards=3"),
         ({"accumulate": 0}, 8, "accumulate=0 must be at least 1"),
         ({"shards": 0}, 8, "shards=0 must be at least 1"),
-        ({"workers": -1}, 8, "workers=-1 must be at least 0"),
+        ({"workers": -1}, 8, "workers=-1 must lie in 0"),
+        ({"workers": 9999}, 8, r"workers=9999 must lie in 0..\d+ on this machine"),
         ({"average": 1.0}, 8, "average=1.0 must lie between 0 and 1"),
     ],
 )

@@ -4,7 +4,11 @@ Which examples make a step is a function of the seed and the step alone, whateve
 processes and workers: the step is the position, and a checkpoint that knows it needs no other.
 """
 
+import contextlib
 import dataclasses
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +22,7 @@ from rainjax.data import DamagedPicture, ImageSet
 Element = dict[str, Any]
 # The threads that read and decode, and the batches that they are ahead of the steps.
 _THREADS, _AHEAD = 2, 4
+_ENDLESS = 2**48
 
 
 class Held:
@@ -36,9 +41,9 @@ class Held:
 class Pictures:
     """Examples decoded when they are asked for: `image`, `label`, `index`, and `corrupt`.
 
-    In the place of a picture that cannot be decoded comes the next one that can; `corrupt` is
-    then the index of the former, and otherwise -1. `shape` is what every image has to have, where
-    they are to be of one size.
+    In the place of a picture that cannot be decoded, or is smaller than `min_size`, comes the
+    next one that can; `corrupt` is then the index of the former, and otherwise -1. `shape` is
+    what every image has to have, where they are to be of one size.
     """
 
     def __init__(
@@ -46,8 +51,11 @@ class Pictures:
         image_set: ImageSet,
         indices: np.ndarray,
         shape: tuple[int, ...] | None = None,
+        *,
+        min_size: int = 1,
     ):
-        self._set, self._indices, self._shape = image_set, indices, shape
+        self._set, self._indices = image_set, indices
+        self._shape, self._min_size = shape, min_size
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -56,9 +64,10 @@ class Pictures:
         corrupt = -1
         for step in range(len(self)):
             index = int(self._indices[(position + step) % len(self)])
-            try:
+            image, label = None, -1
+            with contextlib.suppress(DamagedPicture):
                 image, label = self._set.example(index)
-            except DamagedPicture:
+            if image is None or min(image.shape[:2]) < self._min_size:
                 corrupt = index if corrupt < 0 else corrupt
                 continue
             if self._shape is not None and image.shape != self._shape:
@@ -68,12 +77,17 @@ class Pictures:
                 )
             numbers = {"label": label, "index": index, "corrupt": corrupt}
             return {"image": image, **{name: np.int32(n) for name, n in numbers.items()}}
-        raise ValueError(f"No picture of {self._set.name!r} can be decoded: import the set anew.")
+        raise ValueError(
+            f"No picture of {self._set.name!r} can be decoded and is at least {self._min_size} "
+            "pixels high and wide: import the set anew, or take smaller patches."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """An endless sequence of batches: every example once an epoch, in an order of its own.
+    """An endless sequence of batches: every example once, then once more in another order.
+
+    A batch may hold the last of one pass and the first of the next.
 
     `change(number, example)`, a pure function of the place of an example in the sequence, may cut
     or alter it. `batch_size` counts the examples of all processes; each gets its share. Call it
@@ -90,14 +104,18 @@ class Batches:
     workers: int = 0
 
     def __post_init__(self):
-        if self.batch_size < 1 or self.batch_size % jax.process_count():
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
+        if self.batch_size % jax.process_count():
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of the number of processes, "
                 f"which is {jax.process_count()}."
             )
 
     def __call__(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
-        examples = grain.MapDataset.source(self.source).seed(self.seed).shuffle().repeat()
+        # Not without end: lengths are machine integers, which a batch of one would not fit into.
+        passes = _ENDLESS // len(self.source)
+        examples = grain.MapDataset.source(self.source).seed(self.seed).shuffle().repeat(passes)
         if self.change is not None:
             examples = examples.map_with_index(self.change)
         share = examples[jax.process_index() :: jax.process_count()]
@@ -105,7 +123,8 @@ class Batches:
         reader = batches.to_iter_dataset(grain.ReadOptions(_THREADS, _AHEAD))
         if self.workers:
             absl.flags.FLAGS.mark_as_parsed()  # grain looks at flags of its own, which nobody set
-            reader = reader.mp_prefetch(grain.MultiprocessingOptions(self.workers, _AHEAD))
+            options = grain.MultiprocessingOptions(self.workers, _AHEAD)
+            reader = reader.mp_prefetch(options, worker_init_fn=_keep_to_itself)
         return iter(reader)
 
 
@@ -126,6 +145,23 @@ class Patch:
         rng = np.random.default_rng((self.seed, number))
         row, column = rng.integers(height - size + 1), rng.integers(width - size + 1)
         return {**example, "image": image[row : row + size, column : column + size]}
+
+
+def _keep_to_itself(index: int, count: int) -> None:
+    """Takes a worker out of its parent's group of signals, and ends it when the parent is gone.
+
+    Ctrl-C reaches all of a group: the parent is to save and stop, and needs its workers till then.
+    """
+    del index, count
+    os.setsid()
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def ahead(batches: Iterator[Any], place: Callable[[Any], Any]) -> Iterator[Any]:

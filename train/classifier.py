@@ -21,6 +21,7 @@ from train.options import (
     Data,
     Output,
     batches_per_epoch,
+    check_counts,
     program,
     save_entry,
     training_source,
@@ -54,6 +55,7 @@ class Classifier:
     """Decides initial parameters, order and augmentation."""
 
     def __post_init__(self):
+        check_counts(self, "num_epochs", "batch_size")
         if getattr(self.network, "norm", None) == "batch":
             raise ValueError(
                 "norm='batch' is for published weights: its statistics are not learned, and an "
@@ -185,10 +187,10 @@ def train(options: Classifier) -> None:
         outcome = loop.fit(
             task, params, optimizer, run, seed=options.seed, compute=options.compute
         )
-    save_entry(
-        run, options.run, options.network, outcome, split, options=options,
-        class_names=list(split.training.class_names), init_sha256=start,
-    )  # fmt: skip
+        save_entry(
+            run, options.run, options.network, outcome, split, options=options,
+            class_names=list(split.training.class_names), init_sha256=start,
+        )  # fmt: skip
 
 
 def _start(options: Classifier, num_classes: int):

@@ -13,6 +13,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from rainjax.devices import num_cores
+
 # The axes of a training mesh: a batch is split over both, parameters over the second alone.
 DATA, SHARDS = "data", "shards"
 # Smaller arrays stay whole on every device: to gather them costs more than they take.
@@ -45,15 +47,17 @@ class Compute:
         for field in ("accumulate", "shards"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
-        if self.workers < 0:
-            raise ValueError(f"workers={self.workers} must be at least 0.")
+        most = 4 * num_cores()  # a larger number is a mistake, and takes all of the memory
+        if not 0 <= self.workers <= most:
+            raise ValueError(f"workers={self.workers} must lie in 0..{most} on this machine.")
         if self.average is not None and not 0 < self.average < 1:
             raise ValueError(f"average={self.average} must lie between 0 and 1.")
 
     def mesh(self, batch_size: int) -> Mesh:
         """Returns the devices that a batch of this size is spread over.
 
-        A single process takes as many of its devices as divide the batch; several take all.
+        A single process takes as many of its devices as divide the batch, and says so where they
+        are not all; several take all.
 
         Raises:
           ValueError: `shards` or the batch do not go with the devices.
@@ -85,6 +89,9 @@ class Compute:
             return fn(*jax.tree.map(_to_bfloat16, args)).astype(jnp.float32)
 
         return lowered
+
+
+PLAIN = Compute()
 
 
 def _to_bfloat16(leaf: Array) -> Array:

@@ -20,13 +20,14 @@ from rainjax.pipeline import Defended
 from train import loop
 from train.augment import flip_and_shift
 from train.batches import Batches
-from train.compute import Compute
+from train.compute import PLAIN, Compute
 from train.measure import mean_over
 from train.optimizers import Optimizer
 from train.options import (
     Data,
     Output,
     batches_per_epoch,
+    check_counts,
     check_held_out,
     check_outputs,
     program,
@@ -63,6 +64,9 @@ class FinetuneRAIN:
     """Images are moved by up to this many pixels, besides being flipped."""
     seed: int = 0
     """Decides order, augmentation and the draws of RAIN."""
+
+    def __post_init__(self):
+        check_counts(self, "num_epochs", "batch_size")
 
 
 PRESETS = {
@@ -153,13 +157,13 @@ def loss(
     *,
     pipeline: Defended,
     padding: int,
-    compute: Compute | None = None,
+    compute: Compute = PLAIN,
 ):
     """Returns the classifier's cross-entropy on one augmented example behind RAIN."""
     augment_key, rain_key = jax.random.split(key)
     image = jnp.asarray(example["image"], jnp.float32) / 255
     image = flip_and_shift(augment_key, image, padding=padding)
-    logits = (compute or Compute()).lower(pipeline.logits)(
+    logits = compute.lower(pipeline.logits)(
         {"defense": params, "classifier": frozen}, rain_key, image
     )
     value = -jax.nn.log_softmax(logits)[example["label"]]

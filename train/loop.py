@@ -1,26 +1,32 @@
 """The training loop all programs share: epochs of one pure step, checkpoints, resumption."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
 from tqdm import tqdm
 
 from rainjax._types import Params
 from rainjax.checkpoints import Note
 from rainjax.keys import Purpose, purpose_key
 from train.batches import ahead
-from train.compute import Compute, place_batch, whole
-from train.run import Run, Stop
+from train.compute import PLAIN, Compute, place_batch, whole
+from train.run import Paused, Run, Stop
 from train.step import LossFn, Metrics, TrainState, init_state, make_step
 
 # How many steps lie between two questions to the other processes whether to stop.
 _ASK_EVERY = 10
+_MEND = "Lower optimizer.learning_rate or set optimizer.clip_norm, and start again with --fresh."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +73,7 @@ def fit(
     *,
     seed: int,
     frozen: Params = (),
-    compute: Compute | None = None,
+    compute: Compute = PLAIN,
 ) -> Outcome:
     """Trains, and returns the epoch with the highest validation number, the start included.
 
@@ -75,9 +81,10 @@ def fit(
     finds one goes on from it, and ends with the parameters it would have had in one go.
 
     Raises:
-      Stop: the loss is no longer finite, the gradient is zero, or the run was asked to stop.
+      Stop: loss, gradient, parameters or validation are no longer finite, or the gradient is
+        zero. The last checkpoint stays.
+      Paused: the run was asked to stop, and what it had is saved.
     """
-    compute = compute or Compute()
     mesh = compute.mesh(task.batch_size)
     state = init_state(params, optimizer, mesh, average=compute.average)
     step_fn = make_step(
@@ -85,61 +92,31 @@ def fit(
         accumulate=compute.accumulate, average=compute.average,
     )  # fmt: skip
     key = purpose_key(seed, Purpose.TRAIN)
-    num_steps = task.num_epochs * task.steps_per_epoch
+    if mesh.size < jax.device_count():
+        run.say(
+            f"A batch of {task.batch_size} is spread over {mesh.size} of {jax.device_count()} "
+            f"devices: a multiple of {jax.device_count() * compute.accumulate} would use all."
+        )
+    if run.fresh:
+        # What does not fit shows before the run that lies there is deleted.
+        batch = {n: rows for n, rows in next(task.batches(0)).items() if n != "corrupt"}
+        jax.eval_shape(step_fn, state, key, place_batch(batch, mesh))
 
-    resumed = run.resume(state)
-    if resumed is None:
-        first, history = 0, _start(task, state, run)
-    else:
-        first, state, note = resumed
-        history = _History.from_note(note)
-    started = time.monotonic() - history.seconds
+    with run.listening() as asked_to_stop:
+        resumed = run.resume(state)
+        if resumed is None:
+            first, history = 0, _start(task, state, run)
+        else:
+            first, state, note = resumed
+            history = _History.from_note(note)
+        trained = _Training(task, run, history, asked_to_stop)
+        state = trained.steps(state, functools.partial(step_fn, key=key), mesh, first)
 
-    def save(step: int, state: TrainState, value: float | None = None) -> None:
-        history.seconds = time.monotonic() - started
-        run.save(step, state, dataclasses.asdict(history), value=value)
-
-    window = _Window(history, task, run)
-    pending = None
-    batches = ahead(window.without_corrupt(task.batches(first)), lambda b: place_batch(b, mesh))
-    bar = tqdm(
-        total=num_steps, initial=first, unit="step", dynamic_ncols=True, mininterval=1,
-        disable=jax.process_index() > 0,
-    )  # fmt: skip
-    with bar, run.listening() as asked_to_stop:
-        for step in range(first, num_steps):
-            state, metrics = step_fn(state, key, window.next_of(batches))
-            # One step behind, so that the devices never wait for the host.
-            window.add(pending)
-            pending = metrics, step + 1
-            bar.set_postfix_str(window.summary(), refresh=False)
-            bar.update()
-            epoch, position = divmod(step + 1, task.steps_per_epoch)
-            if position == 0:
-                window.add(pending)
-                pending = None
-                window.check_learning(epoch)
-                line = {"epoch": epoch, "step": step + 1, **window.means()}
-                validation = task.evaluate(whole(state.learned))
-                line |= _prefixed(validation)
-                run.log(line)
-                is_best = history.take(validation, validation[task.select])
-                run.say(_sentence(line, task.num_epochs, is_best=is_best))
-                save(step + 1, state, validation[task.select])
-                _draw(task, state, run, epoch, step + 1)
-                window.restart()
-            if (step + 1 < num_steps) and (position == 0 or (step + 1) % _ask_every() == 0):
-                if not asked_to_stop():
-                    continue
-                if position:
-                    window.add(pending)
-                    save(step + 1, state)
-                run.wait()
-                raise Stop(
-                    f"Stopped after step {step + 1} of {num_steps}, which is saved in "
-                    f"{run.folder}: the same command, without --fresh, goes on from there."
-                )
-    best_step, best, value = run.best(state)
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    del state  # the best one takes its place on the devices
+    best_step, best, value = run.best(abstract)
     final = {
         "selected_epoch": best_step // task.steps_per_epoch,
         "num_epochs": task.num_epochs,
@@ -149,7 +126,96 @@ def fit(
     }
     if history.corrupt:
         final["corrupt_images"] = len(history.corrupt)
-    return Outcome(whole(best.learned), final, time.monotonic() - started)
+    return Outcome(whole(best.learned), final, trained.seconds)
+
+
+class _Training:
+    """The steps of a run from where it was, epoch by epoch."""
+
+    def __init__(self, task: Task, run: Run, history: "_History", asked_to_stop):
+        self._task, self._run, self._history = task, run, history
+        self._asked_to_stop = asked_to_stop
+        self._started = time.monotonic() - history.seconds
+        self._window = _Window(history, task, run)
+
+    @property
+    def seconds(self) -> float:
+        """The time that the run has taken so far, in all its sessions."""
+        return time.monotonic() - self._started
+
+    def steps(self, state: TrainState, step_fn, mesh: Mesh, first: int) -> TrainState:
+        """Takes the steps from `first` on, and returns the state after the last."""
+        task, window = self._task, self._window
+        num_steps = task.num_epochs * task.steps_per_epoch
+        source = task.batches(first)
+        batches = ahead(window.without_corrupt(source), lambda batch: place_batch(batch, mesh))
+        bar = tqdm(
+            total=num_steps, initial=first, unit="step", dynamic_ncols=True, mininterval=1,
+            disable=jax.process_index() > 0,
+        )  # fmt: skip
+        pending = None
+        with bar, contextlib.ExitStack() as closing:
+            # Workers and their shared memory; a plain iterator has nothing to close.
+            closing.callback(getattr(source, "close", lambda: None))
+            for step in range(first, num_steps):
+                try:
+                    batch = window.next_of(batches)
+                except Exception:
+                    # Who stops all of a job's processes stops those that read as well.
+                    if not self._asked_to_stop():
+                        raise
+                    self._pause(state, step)
+                state, metrics = step_fn(state, batch=batch)
+                # One step behind, so that the devices never wait for the host.
+                window.add(pending)
+                pending = metrics, step + 1
+                bar.set_postfix_str(window.summary(), refresh=False)
+                bar.update()
+                ends_epoch = (step + 1) % task.steps_per_epoch == 0
+                if ends_epoch:
+                    window.add(pending)
+                    pending = None
+                    self._end_epoch(state, step + 1)
+                asks = ends_epoch or (step + 1) % _ask_every() == 0
+                if asks and step + 1 < num_steps and self._asked_to_stop():
+                    window.add(pending)
+                    self._pause(state, step + 1, saved=ends_epoch)
+        return state
+
+    def _end_epoch(self, state: TrainState, step: int) -> None:
+        task, run, window = self._task, self._run, self._window
+        epoch = step // task.steps_per_epoch
+        window.check_learning(epoch)
+        line = {"epoch": epoch, "step": step, **window.means()}
+        validation = task.evaluate(whole(state.learned))
+        _require_finite(validation, f"after epoch {epoch}")
+        line |= _prefixed(validation)
+        run.log(line)
+        value = validation[task.select]
+        is_best = self._history.take(validation, value)
+        run.say(_sentence(line, task.num_epochs, is_best=is_best))
+        self._save(state, step, value)
+        _draw(task, state, run, epoch, step)
+        window.restart()
+
+    def _save(self, state: TrainState, step: int, value: float | None = None) -> None:
+        if not _all_finite((state.params, state.average)):
+            raise Stop(
+                f"The parameters after step {step} are no longer finite; the checkpoint before is "
+                f"kept. {_MEND}"
+            )
+        self._history.seconds = self.seconds
+        self._run.save(step, state, dataclasses.asdict(self._history), value=value)
+
+    def _pause(self, state: TrainState, step: int, *, saved: bool = False) -> NoReturn:
+        if not saved:
+            self._save(state, step)
+        self._run.wait()
+        raise Paused(
+            f"Stopped after step {step} of {self._task.num_epochs * self._task.steps_per_epoch}, "
+            f"which is saved in {self._run.folder}: the same command, without --fresh, goes on "
+            "from there."
+        )
 
 
 @dataclasses.dataclass
@@ -177,16 +243,27 @@ class _History:
 def _start(task: Task, state: TrainState, run: Run) -> _History:
     """Measures the parameters to start from, which may turn out to be the best."""
     before = task.evaluate(whole(state.learned))
+    _require_finite(before, "of the parameters to start from")
     value = before[task.select]
-    if not math.isfinite(value):
-        raise Stop(
-            f"The parameters to start from have {task.select} = {value} on the "
-            "validation images, and no epoch compares with that: look at these images."
-        )
     run.log({"epoch": 0, "step": 0, **_prefixed(before)})
     history = _History(before, before, value)
     run.save(0, state, dataclasses.asdict(history), value=value)
     return history
+
+
+def _require_finite(validation: Metrics, whose: str) -> None:
+    for name, value in validation.items():
+        if not math.isfinite(value):
+            raise Stop(
+                f"On the validation images the {name} {whose} is {value}, and no epoch compares "
+                f"with that; the last checkpoint is kept. Look at these images, or: {_MEND}"
+            )
+
+
+@jax.jit
+def _all_finite(tree: Params) -> Array:
+    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(leaves).all()
 
 
 def _draw(task: Task, state: TrainState, run: Run, epoch: int, step: int) -> None:
@@ -203,7 +280,10 @@ def _ask_every() -> int:
 
 
 class _Window:
-    """Running means of the steps since the last epoch's end, and a check that learning goes on."""
+    """Running means over an epoch, and a check that learning goes on.
+
+    In the epoch in which a run went on they are over the steps since then.
+    """
 
     def __init__(self, history: _History, task: Task, run: Run):
         self._history, self._task, self._run = history, task, run
@@ -223,14 +303,17 @@ class _Window:
         return batch
 
     def without_corrupt(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Takes `corrupt` out of each batch, and says which pictures were passed over."""
+        """Takes `corrupt` out of each batch, and says which pictures were passed over.
+
+        Of several processes the first speaks, of its own share.
+        """
         for batch in batches:
             passed_over = {int(index) for index in batch.get("corrupt", ()) if index >= 0}
             for index in sorted(passed_over - set(self._history.corrupt)):
                 self._history.corrupt.append(index)
                 self._run.say(
-                    f"Picture {index} cannot be decoded, and the next one is taken in its place "
-                    f"({len(self._history.corrupt)} such so far)."
+                    f"Picture {index} cannot be decoded or is too small, and the next one is "
+                    f"taken in its place ({len(self._history.corrupt)} such so far)."
                 )
             yield {name: rows for name, rows in batch.items() if name != "corrupt"}
 
@@ -244,8 +327,7 @@ class _Window:
                 self._run.wait()
                 raise Stop(
                     f"The {name.replace('_', ' ')} of step {step} is {values[name]}; the last "
-                    "checkpoint is kept. Lower optimizer.learning_rate or set "
-                    "optimizer.clip_norm, and start again with --fresh."
+                    f"checkpoint is kept. {_MEND}"
                 )
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -253,7 +335,8 @@ class _Window:
 
     def check_learning(self, epoch: int) -> None:
         # A network whose every output is clipped, or every unit dead, does not come back.
-        if self._sums["gradient_norm"] == 0:
+        whole_epoch = self._count == self._task.steps_per_epoch
+        if whole_epoch and self._sums["gradient_norm"] == 0:
             raise Stop(
                 f"In all of epoch {epoch} the gradient was zero: nothing is being learned any "
                 "more. The last checkpoint is kept. Lower optimizer.learning_rate, and start "

@@ -1,6 +1,7 @@
 """The optimizer of a training run, as options."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import optax
@@ -29,10 +30,15 @@ class Optimizer:
     """Shrinks longer gradients to this norm; none by default."""
 
     def __post_init__(self):
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be positive.")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm={self.clip_norm} must be positive, or None.")
+        for field in ("learning_rate", "factor", "clip_norm"):
+            value = getattr(self, field)
+            if value is not None and not 0 < value < math.inf:
+                words = ", or None" if field == "clip_norm" else ""
+                raise ValueError(f"{field}={value} must be positive and finite{words}.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum} must lie in [0, 1).")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay={self.weight_decay} must be at least 0, and finite.")
         if (self.schedule == "steps") != bool(self.boundaries):
             raise ValueError(
                 f"schedule={self.schedule!r} with boundaries={self.boundaries}: the schedule "

@@ -132,8 +132,8 @@ class Split:
         }
 
 
-def training_source(split: Split, *, one_size: bool = True) -> Held | Pictures:
-    """Returns the training examples for `Batches`.
+def training_source(split: Split, *, one_size: bool = True, min_size: int = 1) -> Held | Pictures:
+    """Returns the training examples for `Batches`, of any size from `min_size` on or of one.
 
     Raises:
       ValueError: images are to be of one size, which goes with labels, and have none.
@@ -144,8 +144,8 @@ def training_source(split: Split, *, one_size: bool = True) -> Held | Pictures:
         return Held(labelled(image_set, indices))
     if one_size and image_set.num_classes < 1:
         raise ValueError(f"The data set {image_set.name!r} has no labels.")
-    shape = image_set.image(int(indices[0])).shape if one_size else None
-    return Pictures(image_set, indices, shape)
+    source = Pictures(image_set, indices, min_size=min_size)
+    return Pictures(image_set, indices, source[0]["image"].shape) if one_size else source
 
 
 def validation_examples(split: Split) -> dict[str, np.ndarray]:
@@ -235,6 +235,17 @@ def batches_per_epoch(source: Any, batch_size: int) -> int:
     return len(source) // batch_size
 
 
+def check_counts(options: Any, *fields: str) -> None:
+    """Refuses options that count something, and count less than one.
+
+    Raises:
+      ValueError: naming the first.
+    """
+    for field in fields:
+        if getattr(options, field) < 1:
+            raise ValueError(f"{field}={getattr(options, field)} must be at least 1.")
+
+
 def program(
     train: Callable[[Any], None], presets: dict[str, Any], description: str | None
 ) -> None:
@@ -250,8 +261,9 @@ def program(
     main(read_and_train)
 
 
-# On how many devices and processes a run is spread does not decide what comes out of it.
-_SPREAD = ("compute.shards", "compute.workers", "compute.distributed")
+# On how many devices and processes a run is spread, and in how many parts it takes a batch, does
+# not decide what comes out of it.
+_SPREAD = tuple(f"compute.{name}" for name in ("shards", "accumulate", "workers", "distributed"))
 
 
 def identity(options: Any, **facts: Any) -> dict[str, Any]:

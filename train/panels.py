@@ -74,7 +74,10 @@ def purified_panel(
 
 
 def _likeness(image: Image, original: Image) -> str:
-    return f"{psnr(image, original):.1f} dB, {ssim(image, original):.3f}"
+    found = f"{psnr(image, original):.1f} dB"
+    if min(original.shape[:2]) < 11:  # SSIM's window
+        return found
+    return f"{found}, {ssim(image, original):.3f}"
 
 
 def write_grid(path: pathlib.Path, rows: list[list[tuple[str, Image]]]) -> None:

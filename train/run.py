@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -27,6 +27,10 @@ class Stop(Exception):
     """Ends a program with one sentence instead of a traceback."""
 
 
+class Paused(Stop):
+    """Ends a program that was asked to stop, and can go on; its exit status is 75."""
+
+
 class Run:
     """One run in `folder`: goes on where it was if the folder holds its checkpoints.
 
@@ -37,7 +41,9 @@ class Run:
     manager.
 
     Raises:
-      Stop: the folder holds a run of another identity; the sentence names what differs.
+      Stop: the folder holds a run of another identity, and the sentence names what differs; or
+        another process trains there.
+      ValueError: all its checkpoints are damaged.
     """
 
     def __init__(
@@ -56,19 +62,18 @@ class Run:
         self._identity = json.loads(json.dumps(flat(identity)))  # as a checkpoint gives it back
         self._metrics = folder / "metrics.jsonl"
         self._board: SummaryWriter | None = None
-        if fresh and self._writes:
-            self._clear()
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            for ending in ("safetensors", "json", "png"):  # nobody shall load them as this run's
-                (folder / f"{folder.name}.{ending}").unlink(missing_ok=True)
+        self._keep = keep
+        self.fresh = fresh
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_lock() if self._writes else None
         wait_for_all("the run's folder")
-        self._checkpoints = Checkpoints(folder / "checkpoints", keep=keep)
-        try:
-            self._require_same_identity()
-        except BaseException:
-            self._checkpoints.__exit__(None, None, None)
-            raise
+        self._open: Checkpoints | None = None
+        if not fresh:
+            try:
+                self._require_same_identity()
+            except BaseException:
+                self.__exit__()
+                raise
 
     def __enter__(self) -> "Run":
         return self
@@ -76,10 +81,31 @@ class Run:
     def __exit__(self, *error: Any) -> None:
         if self._board is not None:
             self._board.close()
-        self._checkpoints.__exit__(*error)
+        if self._open is not None:
+            self._open.close()
+        if self._lock is not None:
+            self._lock.close()
 
-    def resume(self, like: Params) -> tuple[int, Params, Note] | None:
-        """Returns the newest readable checkpoint's step, tree and note; None at a fresh start."""
+    @property
+    def _checkpoints(self) -> Checkpoints:
+        if self._open is None:
+            self._open = Checkpoints(self.folder / "checkpoints", keep=self._keep)
+        return self._open
+
+    def resume(self, like: Any) -> tuple[int, Params, Note] | None:
+        """Returns the newest readable checkpoint's step, tree and note; None at a fresh start.
+
+        What a run before left is deleted here, where nothing but training can go wrong any more.
+        """
+        if self.fresh:
+            if self._writes:
+                self._clear()
+                if (self.folder / "checkpoints").exists():
+                    shutil.rmtree(self.folder / "checkpoints")
+                for ending in ("safetensors", "json", "png"):  # not to be taken for this run's
+                    (self.folder / f"{self.folder.name}.{ending}").unlink(missing_ok=True)
+            wait_for_all("the folder is empty")
+            return None
         found = self._checkpoints.resume(like)
         if found is None:
             if self._writes:
@@ -92,7 +118,9 @@ class Run:
         if self._writes and self._metrics.exists():
             lines = self._metrics.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-            self._metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            part = self._metrics.with_suffix(".part")
+            part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            part.replace(self._metrics)
         self._open_board(purge_step=step + 1)
         return step, tree, note
 
@@ -103,7 +131,7 @@ class Run:
         facts = {"identity": self._identity, "sessions": self._sessions}
         self._checkpoints.save(step, tree, {**note, **facts}, value=value)
 
-    def best(self, like: Params) -> tuple[int, Params, float]:
+    def best(self, like: Any) -> tuple[int, Params, float]:
         """Returns step, tree and value of the best checkpoint that can be read.
 
         Raises:
@@ -165,6 +193,22 @@ class Run:
                 logdir=str(self.folder / "tensorboard"), purge_step=purge_step
             )
         return self._board
+
+    def _take_lock(self) -> TextIO | None:
+        """Keeps other runs out of the folder, on systems that can; it ends with the process."""
+        try:
+            import fcntl
+        except ImportError:
+            return None
+        file = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise Stop(
+                f"Another process trains in {self.folder}: wait for it, or choose another --name."
+            ) from None
+        return file
 
     def _clear(self) -> None:
         """Deletes what a run before noted in this folder."""
@@ -230,7 +274,10 @@ def main(
     *,
     interrupted: str = "What was saved is kept: the same command, without --fresh, goes on.",
 ) -> None:
-    """Runs a program; expected errors become one sentence on stderr and a non-zero exit."""
+    """Runs a program; expected errors become one sentence on stderr and a non-zero exit.
+
+    The exit status is 75, which asks to try again later, where the run was stopped politely.
+    """
     try:
         program()
     except KeyboardInterrupt:
@@ -238,6 +285,9 @@ def main(
     except (Stop, ValueError, OSError) as error:
         if os.environ.get("RAINJAX_TRACEBACK"):
             raise
+        if isinstance(error, Paused):
+            print(error, file=sys.stderr)
+            sys.exit(75)
         sys.exit(f"error: {error}" if not isinstance(error, Stop) else str(error))
 
 

@@ -16,13 +16,14 @@ from rainjax.nets import EDSR, EDSR_BASELINE, EDSR_SMALL
 from train import loop
 from train.augment import random_symmetry
 from train.batches import Batches, Patch
-from train.compute import Compute
+from train.compute import PLAIN, Compute
 from train.measure import mean_over
 from train.optimizers import Optimizer
 from train.options import (
     Data,
     Output,
     Split,
+    check_counts,
     program,
     readable,
     save_entry,
@@ -57,6 +58,7 @@ class SuperResolution:
     """Decides initial parameters, patches and augmentation."""
 
     def __post_init__(self):
+        check_counts(self, "num_epochs", "steps_per_epoch", "batch_size")
         if self.patch < 4 or self.patch % 2:
             raise ValueError(f"patch={self.patch} must be even and at least 4.")
         if self.network.scale != 2:
@@ -148,14 +150,14 @@ def loss(
     *,
     network: EDSR,
     degradation: str,
-    compute: Compute | None = None,
+    compute: Compute = PLAIN,
 ):
     """Returns the mean absolute error of one turned or mirrored patch, in grey levels."""
     del frozen
     symmetry_key, degrade_key = jax.random.split(key)
     high = random_symmetry(symmetry_key, jnp.asarray(example["image"], jnp.float32) / 255)
     low = degrade(degrade_key, high, degradation=degradation)
-    restored = (compute or Compute()).lower(network.apply)(params, low)
+    restored = compute.lower(network.apply)(params, low)
     return 255 * jnp.abs(restored - high).mean(), {}
 
 
@@ -201,8 +203,9 @@ def train(options: SuperResolution) -> None:
     task = loop.Task(
         loss=functools.partial(loss, compute=options.compute, **choices),
         batches=Batches(
-            training_source(split, one_size=False), options.seed, options.batch_size,
-            Patch(options.patch, options.seed), workers=options.compute.workers,
+            training_source(split, one_size=False, min_size=options.patch),
+            options.seed, options.batch_size, Patch(options.patch, options.seed),
+            workers=options.compute.workers,
         ),
         evaluate=mean_over(
             functools.partial(score, **choices), validation, seed=options.seed, batch_size=100

@@ -92,7 +92,11 @@ class PreparedSet(ImageSet):
         digest = hashlib.sha256()
         chosen = np.linspace(0, len(self) - 1, min(len(self), _HASHED)).astype(int)
         for index in chosen.tolist():
-            record = self._record(index)
+            try:
+                record = self._record(index)
+            except DamagedPicture:
+                digest.update(b"damaged")
+                continue
             digest.update(hashlib.sha256(record["image"]).digest())
             digest.update(str(self._label(index, record)).encode())
         return (
