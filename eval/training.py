@@ -60,7 +60,7 @@ class Training:
     """What the network computes in."""
     workers: int = 0
     """Processes that read and decode images; 0 uses threads."""
-    num_steps: int = 20
+    num_steps: int = 60
     """Steps of an epoch and of a turn of the bare step."""
     num_repeats: int = 5
     """Epochs, and turns of the bare step between them; medians are compared."""

@@ -104,7 +104,7 @@ def test_readme_example_runs(capsys):
 def test_readme_shows_what_the_records_say():
     folders = [path.parent for path in (ROOT / "eval" / "records").glob("*/records")]
     studies = {folder.name: folder for folder in folders}
-    lone = ("peers", "smoothing", "speed", "super_resolution")
+    lone = ("peers", "smoothing", "speed", "super_resolution", "training")
     studies |= {name: ROOT / "eval" / "records" / f"{name}.json" for name in lone}
     assert check_readme(ROOT / "README.md", studies) == []
 
