@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rainjax.nets import (
     CARNM,
@@ -235,3 +237,30 @@ def test_impossible_fields_are_refused(make, value):
 def test_unknown_padding_is_refused():
     with unchecked(), pytest.raises(ValueError, match='"same" or "torch", got \'valid\''):
         MobileNetV2(padding="valid")
+
+
+def test_training_mode_takes_statistics_over_the_batch_and_moves_the_running_ones():
+    network = ResNet(depth=8)
+    params, images = network.init(jax.random.key(0)), _images(network, 4)
+    apply = lambda image: network.apply_in_training(params, image, axis_name="batch")
+    outputs, moved = jax.vmap(apply, axis_name="batch")(images)
+
+    module = network.build(nnx.Rngs(0))
+    state = nnx.state(module)
+    nnx.replace_by_pure_dict(state, params)
+    nnx.update(module, state)
+    module.set_attributes(use_running_average=False, momentum=0.9)
+    np.testing.assert_allclose(outputs, module(images), atol=1e-5)
+    wanted = nnx.to_pure_dict(nnx.state(module))
+    chex.assert_trees_all_close(jax.tree.map(lambda m: m[2], moved), wanted, rtol=1e-5, atol=1e-6)
+    # By hand: a mean of nine tenths of zero and a tenth of the first convolution's own.
+    standard = (np.asarray(images) - np.array(network.mean)) / np.array(network.std)
+    first = np.asarray(module.conv1(jnp.asarray(standard, jnp.float32)))
+    np.testing.assert_allclose(moved["norm1"]["mean"][0], first.mean((0, 1, 2)) / 10, atol=1e-5)
+
+
+def test_training_mode_needs_batch_norm(network, params):
+    if network.has_batch_norm:
+        return
+    with pytest.raises(ValueError, match="has no batch norm whose statistics"):
+        network.apply_in_training(params, _images(network)[0], axis_name="batch")

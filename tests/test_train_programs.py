@@ -6,20 +6,25 @@ import hashlib
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import PIL.Image
 import pytest
+from flax import nnx
 
 from rainjax import data, zoo
 from rainjax.data import ImageSet
 from rainjax.defenses import RAIN
 from rainjax.keys import Purpose, example_keys
+from rainjax.nets._named import flatten
 from rainjax.pipeline import Defended
 from rainjax.provenance import provenance
 from tests.tiny import EDSR_TINY, RESNET_TINY, Repeat, edsr_params, resnet_params
-from train import augment, classifier, finetune_rain, run, super_resolution
+from train import augment, classifier, finetune_rain, run, step, super_resolution
+from train.compute import PLAIN, Compute
 from train.optimizers import Optimizer
 from train.options import Data, Output, batches_per_epoch, check_held_out
 
@@ -208,6 +213,91 @@ def test_finetuning_lowers_the_loss_and_leaves_the_classifier_alone(tmp_path, en
     predict = jax.jit(jax.vmap(pipeline.predict, (None, 0, 0)))
     predicted = predict(params, keys, jnp.asarray(images, jnp.float32) / 255)
     assert kept["validation"]["value"] == pytest.approx((predicted == labels).mean())
+
+
+BATCH_NORMED = dataclasses.replace(RESNET_TINY, norm="batch")
+
+
+@pytest.fixture
+def adapting(tmp_path, entries) -> finetune_rain.FinetuneRAIN:
+    """Options that tune EDSR through a classifier with batch norm, in training mode."""
+    card = {"data": {}, "command": "-", "seed": 0, "metrics": {}}
+    params = BATCH_NORMED.init(jax.random.key(0))
+    return finetune_rain.FinetuneRAIN(
+        run=Output("tuned", out=tmp_path),
+        data=Data(num_training=40, num_validation=20),
+        optimizer=Optimizer(learning_rate=1e-2, schedule="constant"),
+        classifier=str(zoo.save(tmp_path, "batch", BATCH_NORMED, params, card)),
+        init=str(entries / "edsr"),
+        bn_mode="adapt",
+        num_epochs=2,
+        batch_size=20,
+    )
+
+
+def test_an_adapting_classifier_learns_nothing_but_its_statistics(adapting, tmp_path):
+    finetune_rain.train(adapting)
+    before = flatten(zoo.load(adapting.classifier).params)
+    after = zoo.load(tmp_path / "tuned/tuned_classifier")
+    assert after.card["init_sha256"] == zoo.load(adapting.classifier).sha256
+    for name, leaf in flatten(after.params).items():
+        moved = not np.array_equal(leaf, before[name])
+        assert moved == name.endswith(("mean", "var")), name
+    tuned = zoo.load(tmp_path / "tuned")
+    start = flatten(edsr_params())
+    assert any(not np.array_equal(v, start[name]) for name, v in flatten(tuned.params).items())
+
+    images, labels = data.load("builtin", "validation").get(np.arange(20))
+    pipeline = Defended(RAIN(EDSR_TINY, shift_fraction=0.05), BATCH_NORMED)
+    keys = example_keys(0, Purpose.SCORE, jnp.arange(20))
+    predict = jax.jit(jax.vmap(pipeline.predict, (None, 0, 0)))
+    params = {"defense": tuned.params, "classifier": after.params}
+    right = np.asarray(predict(params, keys, jnp.asarray(images, jnp.float32) / 255)) == labels
+    assert tuned.card["metrics"]["validation"]["value"] == pytest.approx(right.mean())
+
+
+def test_one_adapting_step_leaves_the_statistics_that_flax_would(entries):
+    pipeline = Defended(RAIN(EDSR_TINY, shift_fraction=0.0625), BATCH_NORMED)
+    params = {"defense": edsr_params(), "classifier": BATCH_NORMED.init(jax.random.key(0))}
+    images, labels = data.load("builtin", "train").get(np.arange(8))
+    batch = {"image": images, "label": labels, "index": np.arange(8)}
+    mesh, optimizer = PLAIN.mesh(8), finetune_rain.adapting(optax.sgd(0.0))
+    loss = functools.partial(finetune_rain.adapting_loss, pipeline=pipeline, padding=0)
+    state = step.init_state(params, optimizer, mesh)
+    key = jax.random.key(3)
+    state, metrics = step.make_step(loss, optimizer, mesh)(state, key, batch)
+
+    # The same draws, and the module in Flax's own training mode on the whole batch.
+    def purified(index, image):
+        keys = jax.random.fold_in(jax.random.fold_in(key, index), 0)
+        rain_key, image = finetune_rain._augmented(keys, {"image": image}, 0)
+        return pipeline.defense.apply(params["defense"], rain_key, image)
+
+    module = BATCH_NORMED.build(nnx.Rngs(0))
+    values = nnx.state(module)
+    nnx.replace_by_pure_dict(values, params["classifier"])
+    nnx.update(module, values)
+    for _, part in nnx.iter_modules(module):
+        if isinstance(part, nnx.BatchNorm):
+            part.use_running_average, part.momentum = False, 0.9
+    logits = module(jax.vmap(purified)(batch["index"], images))
+    expected = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    chex.assert_trees_all_close(
+        state.params["classifier"], nnx.to_pure_dict(nnx.state(module)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compute": Compute(precision="bfloat16")}, "bn_mode='adapt' keeps statistics"),
+        ({"classifier": "builtin_resnet"}, "bn_mode='adapt' needs a classifier with batch norm"),
+    ],
+)
+def test_what_cannot_adapt_is_refused(adapting, changes, message):
+    with pytest.raises(ValueError, match=message):
+        finetune_rain.train(dataclasses.replace(adapting, **changes))
 
 
 def test_super_resolution_improves_and_leaves_an_entry_and_a_picture(tmp_path, entries):

@@ -1,16 +1,19 @@
-"""Tunes EDSR through a frozen classifier behind RAIN: `python -m train.finetune_rain small`.
+"""Tunes EDSR through a classifier behind RAIN: `python -m train.finetune_rain small`.
 
 The loss is the classifier's cross-entropy on the whole random pipeline, and EDSR's parameters
-alone follow it (Du et al., 2020). Which epoch is kept is decided by the accuracy under RAIN on
-images held out of training, never on a test split.
+alone follow it (Du et al., 2020); the classifier is frozen, but for `--bn-mode adapt`. Which
+epoch is kept is decided by the accuracy under RAIN on images held out of training, never on a
+test split.
 """
 
 import dataclasses
 import functools
-from typing import Annotated
+from collections.abc import Hashable
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 import tyro
 
 from rainjax import zoo
@@ -36,6 +39,7 @@ from train.options import (
     validation_examples,
 )
 from train.panels import purified_panel
+from train.step import EXAMPLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,10 @@ class FinetuneRAIN:
     classifier_arch: str | None = None
     """The architecture of published weights, such as `resnet20`; a zoo entry says so itself."""
     compute: Compute = Compute()
+    bn_mode: Literal["frozen", "adapt"] = "frozen"
+    """What becomes of the classifier's batch norm. `frozen`: nothing, as the paper says. `adapt`:
+    what the authors' code does: in training it normalises by each batch, and its running
+    statistics follow; validation uses these, and the classifier that has them is saved too."""
     shift_fraction: float = 0.05
     """Largest shift as a share of the low-resolution height (paper: 0.05), rounded down."""
     num_epochs: int = 10
@@ -67,6 +75,11 @@ class FinetuneRAIN:
 
     def __post_init__(self):
         check_counts(self, "num_epochs", "batch_size")
+        if self.bn_mode == "adapt" and self.compute.precision != "float32":
+            raise ValueError(
+                f"bn_mode='adapt' keeps statistics that compute.precision="
+                f"{self.compute.precision!r} would round away: train in float32."
+            )
 
 
 PRESETS = {
@@ -160,24 +173,58 @@ def loss(
     compute: Compute = PLAIN,
 ):
     """Returns the classifier's cross-entropy on one augmented example behind RAIN."""
-    augment_key, rain_key = jax.random.split(key)
-    image = jnp.asarray(example["image"], jnp.float32) / 255
-    image = flip_and_shift(augment_key, image, padding=padding)
+    rain_key, image = _augmented(key, example, padding)
     logits = compute.lower(pipeline.logits)(
         {"defense": params, "classifier": frozen}, rain_key, image
     )
-    value = -jax.nn.log_softmax(logits)[example["label"]]
-    return value, {"accuracy": (jnp.argmax(logits) == example["label"]).astype(jnp.float32)}
+    return _cross_entropy(logits, example["label"])
+
+
+def adapting_loss(params, frozen, key, example, *, pipeline: Defended, padding: int):
+    """Returns the same with the classifier in training mode; `params` are the whole pipeline's.
+
+    The classifier's do not follow the gradient of this loss. In its place they get the
+    difference to what batch norm made of them, so that gradient descent at rate 1 puts the
+    running statistics where batch norm moved them, and leaves the weights as they are.
+    """
+    del frozen
+    rain_key, image = _augmented(key, example, padding)
+    purified = pipeline.defense.apply(params["defense"], rain_key, image)
+    classifier = jax.lax.stop_gradient(params["classifier"])
+    logits, moved = pipeline.classifier.apply_in_training(classifier, purified, axis_name=EXAMPLES)
+    pulls = jax.tree.map(
+        lambda before, after, p: jnp.vdot(before - jax.lax.stop_gradient(after), p - before),
+        classifier, moved, params["classifier"],
+    )  # fmt: skip
+    value, metrics = _cross_entropy(logits, example["label"])
+    return value + sum(jax.tree.leaves(pulls)), metrics
+
+
+def adapting(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns the optimizer of the whole pipeline for `adapting_loss`."""
+    parts: dict[Hashable, optax.GradientTransformation] = {
+        "defense": optimizer,
+        "classifier": optax.sgd(1.0),
+    }
+    return optax.multi_transform(parts, {name: name for name in parts})
+
+
+def _augmented(key, example, padding: int):
+    augment_key, rain_key = jax.random.split(key)
+    image = jnp.asarray(example["image"], jnp.float32) / 255
+    return rain_key, flip_and_shift(augment_key, image, padding=padding)
+
+
+def _cross_entropy(logits, label):
+    value = -jax.nn.log_softmax(logits)[label]
+    return value, {"accuracy": (jnp.argmax(logits) == label).astype(jnp.float32)}
 
 
 def score(params, key, example, *, pipeline: Defended):
     """Returns whether one example is classified correctly under one draw, and its loss."""
     image = jnp.asarray(example["image"], jnp.float32) / 255
-    logits = pipeline.logits(params, key, image)
-    return {
-        "accuracy": (jnp.argmax(logits) == example["label"]).astype(jnp.float32),
-        "loss": -jax.nn.log_softmax(logits)[example["label"]],
-    }
+    value, metrics = _cross_entropy(pipeline.logits(params, key, image), example["label"])
+    return {**metrics, "loss": value}
 
 
 def train(options: FinetuneRAIN) -> None:
@@ -187,6 +234,11 @@ def train(options: FinetuneRAIN) -> None:
     edsr, frozen = start.network, classifier.params
     if not isinstance(edsr, EDSR):
         raise ValueError(f"init={options.init!r} holds a {type(edsr).__name__}, not an EDSR.")
+    if options.bn_mode == "adapt" and not classifier.network.has_batch_norm:
+        raise ValueError(
+            f"bn_mode='adapt' needs a classifier with batch norm, and classifier="
+            f"{options.classifier!r} holds {classifier.network}: set bn_mode to frozen."
+        )
     pipeline = Defended(RAIN(edsr, shift_fraction=options.shift_fraction), classifier.network)
 
     split = options.data.load()
@@ -207,45 +259,62 @@ def train(options: FinetuneRAIN) -> None:
     steps_per_epoch = batches_per_epoch(training, options.batch_size)
     if options.steps_per_epoch is not None:
         steps_per_epoch = min(options.steps_per_epoch, steps_per_epoch)
-    task = loop.Task(
-        loss=functools.partial(
+    optimizer = options.optimizer.build(
+        num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
+    )
+    before = {"defense": start.params, "classifier": frozen}
+    if options.bn_mode == "adapt":
+        learned, whole = before, lambda learned: learned
+        frozen, optimizer = (), adapting(optimizer)
+        loss_fn = functools.partial(adapting_loss, pipeline=pipeline, padding=options.padding)
+    else:
+        learned, whole = start.params, lambda learned: {**before, "defense": learned}
+        loss_fn = functools.partial(
             loss, pipeline=pipeline, padding=options.padding, compute=options.compute
-        ),
+        )
+
+    def draw(learned, path):
+        purified_panel(
+            path, pipeline, before, whole(learned), validation["image"][:4], seed=options.seed
+        )
+
+    task = loop.Task(
+        loss=loss_fn,
         batches=Batches(
             training, options.seed, options.batch_size, workers=options.compute.workers
         ),
-        evaluate=lambda params: measure({"defense": params, "classifier": frozen}),
+        evaluate=lambda learned: measure(whole(learned)),
         select="accuracy",
         batch_size=options.batch_size,
         num_epochs=options.num_epochs,
         steps_per_epoch=steps_per_epoch,
+        panel=draw,
     )
-    optimizer = options.optimizer.build(
-        num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
-    )
-    draw = functools.partial(
-        _draw, pipeline=pipeline, before=start.params, frozen=frozen,
-        images=validation["image"][:4], seed=options.seed,
-    )  # fmt: skip
     with options.run.open(options, program="train.finetune_rain", **facts) as run:
         outcome = loop.fit(
-            dataclasses.replace(task, panel=draw), start.params, optimizer, run,
+            task, learned, optimizer, run,
             seed=options.seed, frozen=frozen, compute=options.compute,
         )  # fmt: skip
-        path = save_entry(
-            run, options.run, edsr, outcome, split, options=options,
-            shift_fraction=options.shift_fraction, init_sha256=start.sha256,
-            classifier_sha256=classifier.sha256,
+        tuned = whole(outcome.params)
+        save = functools.partial(
+            save_entry, run, split=split, options=options,
+            shift_fraction=options.shift_fraction, classifier_sha256=classifier.sha256,
         )  # fmt: skip
+        path = save(
+            options.run, edsr, dataclasses.replace(outcome, params=tuned["defense"]),
+            init_sha256=start.sha256,
+        )  # fmt: skip
+        if options.bn_mode == "adapt":
+            adapted = Output(f"{options.run.name}_classifier", options.run.folder)
+            save(
+                adapted, classifier.network,
+                dataclasses.replace(outcome, params=tuned["classifier"]),
+                init_sha256=classifier.sha256,
+            )  # fmt: skip
         panel = path.with_suffix(".png")
         if jax.process_index() == 0:
             draw(outcome.params, panel)
         run.say(f"Wrote {panel}: original, and one draw of RAIN before and after tuning.")
-
-
-def _draw(after, path, *, pipeline, before, frozen, images, seed):
-    whole = lambda params: {"defense": params, "classifier": frozen}
-    purified_panel(path, pipeline, whole(before), whole(after), images, seed=seed)
 
 
 if __name__ == "__main__":

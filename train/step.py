@@ -17,6 +17,8 @@ from train.compute import placement
 
 Example = Mapping[str, Any]
 Metrics = dict[str, Any]
+# A loss may take means over the examples that it is computed with, under this name of an axis.
+EXAMPLES = "examples"
 # (params, frozen, key, example) -> (loss, metrics), for one example.
 LossFn = Callable[[Params, Params, PRNGKey, Example], tuple[Float[Array, ""], Metrics]]
 
@@ -79,7 +81,8 @@ def make_step(
         )
 
         def mean_loss(params):
-            losses, metrics = jax.vmap(lambda k, x: loss(params, frozen, k, x))(keys, batch)
+            one = lambda key, example: loss(params, frozen, key, example)
+            losses, metrics = jax.vmap(one, axis_name=EXAMPLES)(keys, batch)
             return losses.mean(), {"loss": losses.mean(), **jax.tree.map(jnp.mean, metrics)}
 
         gradient, metrics = jax.grad(mean_loss, has_aux=True)(params)

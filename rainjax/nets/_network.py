@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,43 @@ class Network(abc.ABC):
             ValueError: an input is not one image of floats, or `params` are not this network's;
                 names the first that differs.
         """
+        return self._module(params, inputs)(*(x[None] for x in inputs))[0]
+
+    def apply_in_training(
+        self, params: Params, *inputs: Array, axis_name: str
+    ) -> tuple[Array, Params]:
+        """Runs the network on one of a batch of examples, as PyTorch's training mode would.
+
+        Batch norm takes mean and variance over the batch, which is the axis that `jax.vmap` or
+        `jax.pmap` calls `axis_name`; of the running ones 9/10 stay (PyTorch's `momentum=0.1`) and
+        the rest is the batch's, the same for every example. Differentiable, through the batch's
+        statistics too.
+
+        Returns:
+            The output, and `params` with the running statistics moved: nothing else differs.
+
+        Raises:
+            ValueError: as `apply`, or the network has no batch norm (it may be folded away).
+        """
+        module = self._module(params, inputs)
+        norms = _batch_norms(module)
+        if not norms:
+            raise ValueError(
+                f"This {type(self).__name__} has no batch norm whose statistics could follow the "
+                "data: it has group norm, or it was folded into the convolutions."
+            )
+        for norm in norms:
+            norm.use_running_average, norm.axis_name, norm.momentum = False, axis_name, 0.9
+        output = module(*(x[None] for x in inputs))[0]
+        return output, nnx.to_pure_dict(nnx.state(module))
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether there are running statistics, so that `apply_in_training` has a meaning."""
+        return bool(_batch_norms(nnx.merge(*_abstract(self))))
+
+    def _module(self, params: Params, inputs: tuple[Array, ...]) -> Any:
+        """Returns a module of its own that holds `params`."""
         for x in inputs:
             if x.ndim != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
                 raise ValueError(
@@ -46,12 +84,15 @@ class Network(abc.ABC):
         graphdef, state = _abstract(self)
         state = jax.tree.map(lambda leaf: leaf, state)  # the next line mutates it
         nnx.replace_by_pure_dict(state, params)
-        module = nnx.merge(graphdef, state)
-        return module(*(x[None] for x in inputs))[0]
+        return nnx.merge(graphdef, state)
 
     def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
         """Returns `init`'s tree with `jax.ShapeDtypeStruct` leaves, without computing it."""
         return jax.tree.map(lambda leaf: leaf, _shapes(self))  # a tree of the caller's own
+
+
+def _batch_norms(module: nnx.Module) -> list[nnx.BatchNorm]:
+    return [part for _, part in nnx.iter_modules(module) if isinstance(part, nnx.BatchNorm)]
 
 
 @functools.cache
