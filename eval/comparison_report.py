@@ -35,7 +35,7 @@ def summaries(folder: pathlib.Path | None, records: list[dict]) -> list[Table]:
     names = ("speed.json", "speed/speed.json")
     places = [folder.parent / name for name in names] if folder else []
     speed = [path for path in places if path.exists()]
-    claims = claims_table(records, speed_report.load(speed[0]) if speed else None)
+    claims = claims_table(records, speed_report.RECORD.load(speed[0]) if speed else None)
     return [short_table(records), *([claims] if claims is not None else [])]
 
 

@@ -124,7 +124,7 @@ def run(options: Peers) -> None:
     }
     path = options.out / "peers.json"
     write_json(path, record)
-    print(f"\n{peers_report.text(record)}\n\nWrote {path}.")
+    print(f"\n{peers_report.RECORD.text(record)}\n\nWrote {path}.")
 
 
 def _case(options: Peers):

@@ -1,28 +1,11 @@
 """What a record of `python -m eval peers` says, as tables."""
 
-import pathlib
 from typing import Any
 
+from eval.lone import LoneRecord
 from eval.peers_worker import ATTACKS
-from eval.records import load_lone
-from eval.tables import Cell, Table, as_markdown, as_plain, interval, percent
+from eval.tables import Cell, Table, interval, percent
 from rainjax.metrics import wilson_interval
-
-
-def text(record: dict[str, Any], style: str = "plain") -> str:
-    """Returns what each library needs, and what stopping early saves: "plain" or "markdown"."""
-    render = {"plain": as_plain, "markdown": as_markdown}[style]
-    tables = [_costs(record), *([_saved(record)] if record["early_stopping"] else [])]
-    return "\n\n".join(map(render, tables))
-
-
-def load(path: pathlib.Path | str) -> dict[str, Any]:
-    """Returns a record that `run` wrote.
-
-    Raises:
-        ValueError: it is damaged, or another kind of record.
-    """
-    return load_lone(path, "peers", lambda record: None if text(record) else "it says nothing")
 
 
 def _costs(record: dict[str, Any]) -> Table:
@@ -80,3 +63,10 @@ def _saved(record: dict[str, Any]) -> Table:
     )
     heads = ("radius", "broken", "time", "processor time")
     return Table("Stopping early", tuple(map(Cell, heads)), rows, (note,))
+
+
+def _tables(record: dict[str, Any]) -> tuple[Table, ...]:
+    return (_costs(record), *((_saved(record),) if record["early_stopping"] else ()))
+
+
+RECORD = LoneRecord("peers", _tables)

@@ -3,8 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from rainjax.metrics import wilson_interval
 
@@ -87,33 +86,6 @@ def load_records(folder: pathlib.Path | str) -> list[dict]:
         seen[record["id"]] = path.name
         records.append(record)
     return records
-
-
-def load_lone(
-    path: pathlib.Path | str, kind: str, problem_of: Callable[[dict[str, Any]], str | None]
-) -> dict[str, Any]:
-    """Returns a record that is a file of its own, as `python -m eval KIND` wrote it.
-
-    `problem_of` says what is wrong with it, or fails as code does that meets what it does not
-    expect.
-
-    Raises:
-        ValueError: it is damaged, or another kind of record.
-    """
-    record = read_json(pathlib.Path(path))
-    if record.get("kind") != kind or record.get("schema") != SCHEMA:
-        problem = "another kind"
-    else:
-        try:
-            problem = problem_of(record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problem = f"{type(error).__name__}: {error}"
-    if problem:
-        raise ValueError(
-            f"{path} is no usable record of `python -m eval {kind}` ({problem}): delete it, and "
-            "run that again."
-        )
-    return record
 
 
 def read_json(path: pathlib.Path) -> dict:

@@ -42,6 +42,14 @@ __all__ = [
     "write_report",
 ]
 
+_LONE = (
+    peers_report.RECORD,
+    smoothing_report.RECORD,
+    speed_report.RECORD,
+    super_resolution_report.RECORD,
+    training_report.RECORD,
+)
+
 _THREATS = {
     "clean": "Nobody attacks: the images as they are.",
     "blind": "The attacker knows the classifier but not that images are purified first, and aims "
@@ -203,14 +211,14 @@ def record_text(path: pathlib.Path, style: str = "plain") -> str:
 
     Raises `ValueError` with the file's name for one that is damaged or of another kind.
     """
-    readers = {
-        "smoothing": smoothing_report,
-        "speed": speed_report,
-        "super_resolution": super_resolution_report,
-        "training": training_report,
-    }
-    reader = readers.get(str(rec.read_json(path).get("kind")), peers_report)
-    return reader.text(reader.load(path), style)
+    kind = rec.read_json(path).get("kind")
+    for lone in _LONE:
+        if lone.kind == kind:
+            return lone.tell(path, style)
+    raise ValueError(
+        f"{path} holds a record of kind {kind!r}; those that stand alone are of kind "
+        f"{', '.join(lone.kind for lone in _LONE)}."
+    )
 
 
 def _read_readme(readme: pathlib.Path) -> str:

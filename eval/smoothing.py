@@ -135,7 +135,7 @@ def run(command: Smoothing) -> pathlib.Path:
     write_json(path, record)  # the table's radii may be new
     drawing = smoothing_report.figure(record)
     path.with_suffix(".png").write_bytes(drawing.png)
-    print(f"\n{smoothing_report.text(record)}\n")
+    print(f"\n{smoothing_report.RECORD.text(record)}\n")
     print(f"Wrote {path}\nWrote {path.with_suffix('.png')}")
     return path
 
@@ -202,7 +202,7 @@ def _recorded(
     """Returns the cells that an earlier run left and this code would make again the same."""
     if not path.exists():
         return {}
-    there, kept = smoothing_report.load(path), {}
+    there, kept = smoothing_report.RECORD.load(path), {}
     for part in ("study", "options", "data"):
         if there[part] != record[part]:
             raise ValueError(

@@ -1,6 +1,5 @@
 """What a record of `python -m eval smoothing` says, as a table and as a figure."""
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +9,9 @@ import scipy.special
 from matplotlib.figure import Figure
 
 from eval.figures import percent_axis
-from eval.records import load_lone
+from eval.lone import LoneRecord
 from eval.style import COLOURS, GREEN, STYLE, Drawing, png_bytes
-from eval.tables import Cell, Table, as_markdown, as_plain, interval, percent
+from eval.tables import Cell, Table, interval, percent
 from rainjax.smoothing import (
     ABSTAINED,
     Certificates,
@@ -21,20 +20,6 @@ from rainjax.smoothing import (
     certified_accuracy,
     lower_bound,
 )
-
-
-def text(record: dict[str, Any], style: str = "plain") -> str:
-    """Returns the certified accuracies and what they guarantee: "plain" or "markdown"."""
-    return {"plain": as_plain, "markdown": as_markdown}[style](_table(record))
-
-
-def load(path: pathlib.Path | str) -> dict[str, Any]:
-    """Returns a record that `run` wrote.
-
-    Raises:
-        ValueError: it is damaged, another kind of record, or at odds with its own counts.
-    """
-    return load_lone(path, "smoothing", _problem)
 
 
 def figure(record: dict[str, Any]) -> Drawing:
@@ -162,5 +147,7 @@ def _problem(record: dict[str, Any]) -> str:
             return f"the classes of {name} do not follow from its counts"
         if not np.allclose(counted.radii, cell["radii"], rtol=1e-6, atol=0):
             return f"the radii of {name} do not follow from its counts"
-    text(record)
     return ""
+
+
+RECORD = LoneRecord("smoothing", lambda record: (_table(record),), _problem)

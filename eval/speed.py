@@ -127,7 +127,7 @@ def run(options: Speed) -> pathlib.Path:
     }
     path = options.out / "speed.json"
     write_json(path, record)
-    print("\n" + speed_report.text(speed_report.load(path)) + f"\n\nWrote {path}.")
+    print(f"\n{speed_report.RECORD.tell(path)}\n\nWrote {path}.")
     return path
 
 

@@ -1,27 +1,12 @@
 """What a record of `python -m eval speed` says, as a table."""
 
-import pathlib
 from typing import Any
 
-from eval.records import load_lone
-from eval.tables import ABSENT, Cell, Table, as_markdown, as_plain
+from eval.lone import LoneRecord
+from eval.tables import ABSENT, Cell, Table
 
 # What the paper compares its speed with, whoever wrote it: none is left out for being fast.
 _SLOW = ("total variation", "quilting")
-
-
-def text(record: dict[str, Any], style: str = "plain") -> str:
-    """Returns time and memory per image and the ratios: "plain" or "markdown"."""
-    return {"plain": as_plain, "markdown": as_markdown}[style](_table(record))
-
-
-def load(path: pathlib.Path | str) -> dict[str, Any]:
-    """Returns a record that `run` wrote.
-
-    Raises:
-        ValueError: it is damaged, or another kind of record.
-    """
-    return load_lone(path, "speed", _problem)
 
 
 def ratios(record: dict[str, Any]) -> dict[str, float]:
@@ -43,10 +28,6 @@ def ratio_texts(record: dict[str, Any]) -> dict[str, str]:
         quoted = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}"
         found.setdefault(than, []).append(f"{quoted} × ({size})")
     return {than: ", ".join(quoted) for than, quoted in found.items()}
-
-
-def _problem(record: dict[str, Any]) -> str | None:
-    return None if record["entries"] and text(record) else "it has no entries"
 
 
 def _table(record: dict[str, Any]) -> Table:
@@ -96,3 +77,10 @@ def _table(record: dict[str, Any]) -> Table:
 
 def _ms(value: float) -> str:
     return f"{value:.2f} ms" if value < 10 else f"{value:,.0f} ms"
+
+
+RECORD = LoneRecord(
+    "speed",
+    lambda record: (_table(record),),
+    lambda record: "" if record["entries"] else "it has no entries",
+)

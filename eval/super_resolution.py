@@ -148,7 +148,7 @@ def run(command: SuperResolution) -> pathlib.Path:
     figures[path.with_name("super_resolution_panel.png")] = drawing
     for place, drawing in figures.items():
         place.write_bytes(drawing.png)
-    print(f"\n{report.text(record)}\n")
+    print(f"\n{report.RECORD.text(record)}\n")
     print("\n".join(f"Wrote {place}" for place in (path, *figures)))
     return path
 

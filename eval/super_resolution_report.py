@@ -1,33 +1,18 @@
 """What a record of `python -m eval super_resolution` says: a table, a figure, and a close look."""
 
 import math
-import pathlib
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from eval.records import load_lone
+from eval.lone import LoneRecord
 from eval.style import BLUE, GREY, INK, STYLE, Drawing, png_bytes
-from eval.tables import ABSENT, Cell, Table, as_markdown, as_plain
+from eval.tables import ABSENT, Cell, Table
 
 # What Lim et al. (2017) are quoted with for EDSR baseline, trained on DIV2K, on Set5.
 CLAIM, CLAIM_SET, CLAIM_IMAGES = 37.99, "set5", 5
-
-
-def text(record: dict[str, Any], style: str = "plain") -> str:
-    """Returns PSNR and SSIM by network and data set: "plain" or "markdown"."""
-    return {"plain": as_plain, "markdown": as_markdown}[style](_table(record))
-
-
-def load(path: pathlib.Path | str) -> dict[str, Any]:
-    """Returns a record that `run` wrote.
-
-    Raises:
-        ValueError: it is damaged, another kind of record, or at odds with its own numbers.
-    """
-    return load_lone(path, "super_resolution", _problem)
 
 
 def gains(record: dict[str, Any], row: dict[str, Any], place: int) -> np.ndarray:
@@ -201,5 +186,7 @@ def _problem(record: dict[str, Any]) -> str:
                         f"the mean {name} of {row['title']} on {images['name']} does not follow "
                         "from that of its images"
                     )
-    text(record)
     return ""
+
+
+RECORD = LoneRecord("super_resolution", lambda record: (_table(record),), _problem)

@@ -106,7 +106,7 @@ def run(options: Training) -> pathlib.Path:
     }
     path = options.out / "training.json"
     write_json(path, record)
-    print("\n" + training_report.text(training_report.load(path)) + f"\n\nWrote {path}.")
+    print(f"\n{training_report.RECORD.tell(path)}\n\nWrote {path}.")
     return path
 
 

@@ -1,25 +1,10 @@
 """What a record of `python -m eval training` says, as a table."""
 
-import pathlib
 import statistics
 from typing import Any
 
-from eval.records import load_lone
-from eval.tables import Cell, Table, as_markdown, as_plain
-
-
-def text(record: dict[str, Any], style: str = "plain") -> str:
-    """Returns throughput and its shares: "plain" or "markdown"."""
-    return {"plain": as_plain, "markdown": as_markdown}[style](_table(record))
-
-
-def load(path: pathlib.Path | str) -> dict[str, Any]:
-    """Returns a record that `run` wrote.
-
-    Raises:
-        ValueError: it is damaged, or another kind of record.
-    """
-    return load_lone(path, "training", _problem)
+from eval.lone import LoneRecord
+from eval.tables import Cell, Table
 
 
 def shares(record: dict[str, Any]) -> dict[str, float | None]:
@@ -43,10 +28,6 @@ def shares(record: dict[str, Any]) -> dict[str, float | None]:
         "of_matmul": tflops / record["matmul_tflops"],
         "of_peak": None if peak is None else tflops / peak,
     }
-
-
-def _problem(record: dict[str, Any]) -> str | None:
-    return None if text(record) else "it has no numbers"
 
 
 def _table(record: dict[str, Any]) -> Table:
@@ -81,3 +62,6 @@ def _table(record: dict[str, Any]) -> Table:
             "same precision, and what the maker states for bfloat16.",
         ),
     )
+
+
+RECORD = LoneRecord("training", lambda record: (_table(record),))

@@ -46,7 +46,7 @@ def _changed(command, **changes):
 
 def test_the_record_holds_what_certify_says_of_every_image(path, command):
     record = json.loads(path.read_text())
-    assert record == smoothing_report.load(path)
+    assert record == smoothing_report.RECORD.load(path)
     places = [(cell["row"]["key"], cell["sigma"]) for cell in record["cells"]]
     assert places == [
         ("undefended", 0.01), ("undefended", 0.1),
@@ -74,8 +74,8 @@ def test_the_record_holds_what_certify_says_of_every_image(path, command):
 
 
 def test_the_table_is_a_count_of_the_record(path, capsys):
-    record = smoothing_report.load(path)
-    table = smoothing_report.text(record, "markdown").splitlines()
+    record = smoothing_report.RECORD.load(path)
+    table = smoothing_report.RECORD.text(record, "markdown").splitlines()
     lines = [line for line in table if line.startswith("| ") and "%" in line]
     labels, found_right = record["data"]["labels"], 0
     for line, cell in zip(lines, record["cells"], strict=True):
@@ -102,11 +102,11 @@ def test_the_table_is_a_count_of_the_record(path, capsys):
     assert max(max(cell["radii"]) / cell["sigma"] for cell in record["cells"]) <= 1.0 + 5e-3
     program._report(program.Report(path))
     assert "rain" in capsys.readouterr().out.lower()
-    assert report.record_text(path, "markdown") == smoothing_report.text(record, "markdown")
+    assert report.record_text(path, "markdown") == smoothing_report.RECORD.text(record, "markdown")
 
 
 def test_the_figure_tells_every_curve(path):
-    record = smoothing_report.load(path)
+    record = smoothing_report.RECORD.load(path)
     drawing = smoothing_report.figure(record)
     assert drawing.png == path.with_suffix(".png").read_bytes()
     for cell in record["cells"]:
@@ -132,19 +132,19 @@ def test_a_killed_run_goes_on_cell_by_cell(path, command, monkeypatch, tmp_path,
     monkeypatch.setattr(smoothing, "_certified", stop_at(2))
     with pytest.raises(KeyboardInterrupt):
         smoothing.run(again)
-    there = smoothing_report.load(tmp_path / "smoothing.json")
+    there = smoothing_report.RECORD.load(tmp_path / "smoothing.json")
     assert [cell["sigma"] for cell in there["cells"]] == [0.01, 0.1]
     monkeypatch.setattr(smoothing, "_certified", stop_at(4))
     smoothing.run(again)
     assert made == ["undefended", "undefended", "rain_finetuned", "rain_finetuned"]
     plain = lambda record: [cell | {"run": None} for cell in record["cells"]]
-    whole = smoothing_report.load(tmp_path / "smoothing.json")
-    assert plain(whole) == plain(smoothing_report.load(path))
+    whole = smoothing_report.RECORD.load(tmp_path / "smoothing.json")
+    assert plain(whole) == plain(smoothing_report.RECORD.load(path))
     assert whole["cells"][:2] == there["cells"]
 
     # What is there stays, whatever a later command asks for; other code makes it again.
     smoothing.run(_changed(again, sigmas=(0.1,), rows=("undefended",), radii=(0.02,)))
-    later = smoothing_report.load(tmp_path / "smoothing.json")
+    later = smoothing_report.RECORD.load(tmp_path / "smoothing.json")
     assert later == whole | {"radii": [0.02]}
     monkeypatch.setattr(smoothing, "code_digest", lambda *more: "other")
     with pytest.raises(KeyboardInterrupt):
@@ -186,7 +186,7 @@ def test_unusable_records_are_refused(path, tmp_path):
             report.record_text(other)
     (tmp_path / "other.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="is damaged"):
-        smoothing_report.load(tmp_path / "other.json")
+        smoothing_report.RECORD.load(tmp_path / "other.json")
 
 
 @pytest.mark.parametrize(
@@ -217,4 +217,5 @@ def test_the_command_line_runs_it(monkeypatch, command, networks, tmp_path, caps
     monkeypatch.setattr("sys.argv", [*words[:-1], "--num-estimate=12"])
     program.main()
     assert "Certified accuracy" in capsys.readouterr().out
-    assert smoothing_report.load(tmp_path / "smoothing.json")["options"]["num_estimate"] == 12
+    record = smoothing_report.RECORD.load(tmp_path / "smoothing.json")
+    assert record["options"]["num_estimate"] == 12

@@ -20,7 +20,7 @@ def path(tmp_path_factory, quick_compilation):
 
 
 def test_every_epoch_has_a_turn_of_the_bare_step_beside_it(path):
-    record = training_report.load(path)
+    record = training_report.RECORD.load(path)
     for name in ("full_seconds", "bare_seconds", "input_wait"):
         assert len(record[name]) == 3
     assert min(record["full_seconds"] + record["bare_seconds"]) > 0
@@ -28,7 +28,7 @@ def test_every_epoch_has_a_turn_of_the_bare_step_beside_it(path):
 
 
 def test_operations_are_those_of_the_convolutions(path):
-    record = training_report.load(path)
+    record = training_report.RECORD.load(path)
     # Multiplications and additions of the convolutions at 8 x 8 and, the last, at 16 x 16.
     low = 9 * (3 * 4 + 3 * 4 * 4 + 4 * 16) * 8 * 8
     high = 9 * 4 * 3 * 16 * 16
@@ -39,7 +39,7 @@ def test_operations_are_those_of_the_convolutions(path):
 
 
 def test_shares_are_of_what_was_measured(path):
-    record = training_report.load(path) | {
+    record = training_report.RECORD.load(path) | {
         "full_seconds": [2.0, 4.0, 2.5], "bare_seconds": [1.0, 1.0, 2.0],
         "input_wait": [0, 1, 0.5], "tflop_per_step": 0.5, "matmul_tflops": 3.0,
     }  # fmt: skip
@@ -50,7 +50,7 @@ def test_shares_are_of_what_was_measured(path):
     assert found["input_wait"] == 0.5
     assert found["of_matmul"] == pytest.approx(0.5)
     assert found["of_peak"] == pytest.approx(0.75)
-    table = training_report.text(record)
+    table = training_report.RECORD.text(record)
     for shown in ("12.0 images/s", "4.8 images/s", "50 %", "1.5 TFLOP/s", "75 %"):
         assert shown.replace(" %", "%") in table
 
@@ -69,7 +69,7 @@ def test_a_damaged_record_is_named(path, tmp_path):
     broken = tmp_path / "training.json"
     broken.write_text(json.dumps(record))
     with pytest.raises(ValueError, match="no usable record of `python -m eval training`"):
-        training_report.load(broken)
+        training_report.RECORD.load(broken)
 
 
 @pytest.mark.parametrize(

@@ -98,16 +98,16 @@ def test_the_record_holds_rainjax_alone_where_nothing_else_is_installed(
     record["early_stopping"] = [
         {"radius": 0.5 / 255, "broken": 0.5, "time_over_whole": 0.25, "cpu_over_whole": 0.5}
     ]
-    printed = peers_report.text(peers_report.load(_written(tmp_path / "early.json", record)))
+    printed = peers_report.RECORD.tell(_written(tmp_path / "early.json", record))
     assert ["0.5/255", "50", "%", "0.25", "0.50"] in [
         line.split() for line in printed.splitlines()
     ]
     with pytest.raises(ValueError, match="is no usable record of `python -m eval peers`"):
-        peers_report.load(_written(tmp_path / "other.json", record | {"kind": "study"}))
+        peers_report.RECORD.load(_written(tmp_path / "other.json", record | {"kind": "study"}))
     for part in ("options", "libraries", "early_stopping"):
         less = {name: value for name, value in record.items() if name != part}
         with pytest.raises(ValueError, match=rf"json is no usable record .*KeyError: '{part}'"):
-            peers_report.load(_written(tmp_path / "less.json", less))
+            peers_report.RECORD.load(_written(tmp_path / "less.json", less))
 
 
 def _written(path, record):

@@ -24,7 +24,7 @@ def path(tmp_path_factory, quick_compilation):
 
 
 def test_both_sides_of_every_ratio_are_there(path):
-    record = speed_report.load(path)
+    record = speed_report.RECORD.load(path)
     times = {(e["name"], e["whose"], e["batch_size"]): e for e in record["entries"]}
     for entry in times.values():
         assert len(entry["ms_per_image"]) == 3
@@ -83,7 +83,7 @@ def test_damaged_records_are_named(path, tmp_path):
     for damage in ({"kind": "other"}, {"entries": []}, {"jpeg_error": None}):
         copy.write_text(json.dumps(record | damage))
         with pytest.raises(ValueError, match=r"speed\.json is no usable record"):
-            speed_report.load(copy)
+            speed_report.RECORD.load(copy)
 
 
 @pytest.mark.parametrize(
