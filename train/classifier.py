@@ -121,15 +121,15 @@ PRESETS = {
         ),
     ),
     "smoke": (
-        "ResNet-8 on 2,000 pictures of the built-in set, to see that everything works: a minute "
-        "on two cores.",
+        "A narrow ResNet-8 on 4,000 pictures of the built-in set, to see that everything works: "
+        "50 % where chance is 10 %, in a minute on two cores.",
         Classifier(
             run=Output("smoke_classifier"),
-            data=Data(num_training=2000, num_validation=500),
-            network=ResNet(depth=8, norm="group"),
-            optimizer=Optimizer(learning_rate=5e-3),
-            num_epochs=3,
-            batch_size=64,
+            data=Data(num_training=4000, num_validation=500),
+            network=ResNet(depth=8, width=8, norm="group"),
+            optimizer=Optimizer(learning_rate=1e-2),
+            num_epochs=12,
+            batch_size=32,
         ),
     ),
 }  # fmt: skip
