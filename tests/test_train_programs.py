@@ -320,6 +320,12 @@ def test_super_resolution_improves_and_leaves_an_entry_and_a_picture(tmp_path, e
     assert entry.card["init_sha256"] == zoo.load(entries / "edsr").sha256
     with PIL.Image.open(tmp_path / "sr/sr.png") as picture:
         assert picture.size[0] > 400
+    in_half = dataclasses.replace(options, run=Output("sr", out=tmp_path, dtype="float16"))
+    super_resolution.train(in_half)  # it is finished: only the file is written anew
+    half = zoo.load(tmp_path / "sr")
+    assert half.card["dtype"] == "float16"
+    assert half.card["metrics"] == metrics
+    chex.assert_trees_all_close(half.params, entry.params, rtol=1e-3, atol=1e-7)
     with pytest.raises(run.Stop, match="holds a run with patch = 16, not 24"):
         super_resolution.train(dataclasses.replace(options, patch=24))
 

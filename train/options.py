@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ class Output:
     """Start over, instead of going on from the checkpoint that the folder holds."""
     keep: int = 2
     """Checkpoints that stay, the newest ones; the best stays besides."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """What the parameters are stored in at the end; a finished run stores them anew."""
 
     def __post_init__(self):
         zoo.check_name(self.name)
@@ -294,6 +296,7 @@ def save_entry(
         "metrics": outcome.metrics,
         "options": identity(options),
         "seconds": round(outcome.seconds, 1),
+        "dtype": output.dtype,
         **run.made_by,
         **extra,
     }
