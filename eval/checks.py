@@ -92,17 +92,22 @@ def run_checks(
     options: Options,
     *,
     random: bool,
+    attacker: Defended | None = None,
+    column: str | None = None,
     mesh: Mesh | None = None,
     on_gradient: Callable[[int], object] | None = None,
     on_check: Callable[[Check], object] | None = None,
 ) -> tuple[list[Check], list[dict]]:
     """Returns the checks, and the loss surfaces of a few images.
 
-    `images` are float32 in [0, 1]; `random` says whether the pipeline draws anything. All images
-    are compared with themselves: a change counts when it exceeds two standard errors of the mean
-    change over the images.
+    `images` are float32 in [0, 1]; `random` says whether the pipeline draws anything. `attacker`
+    is what the attack differentiates, by default the pipeline, and `column` the report's column
+    that this attack stands in. All images are compared with themselves: a change counts when it
+    exceeds two standard errors of the mean change over the images.
     """
-    bench = _Bench(target, params, images, labels, options, random, mesh, on_gradient)
+    bench = _Bench(
+        target, params, images, labels, options, random, mesh, on_gradient, attacker, column
+    )
     checks = []
     for make in (
         _gradients, _steps, _samples, _radius, _unbounded, _black_box, _blind, _noise, _variance,
@@ -130,7 +135,11 @@ def num_gradients(target: Defended, options: Options, num_images: int, *, random
 class _Bench:
     """The images and the pipeline, and what every check does with them."""
 
-    def __init__(self, target, params, images, labels, options, random, mesh, on_gradient):
+    def __init__(
+        self, target, params, images, labels, options, random, mesh, on_gradient, attacker, column
+    ):
+        self.attacker = attacker or target
+        self.column = column or ("eot" if random else "white_box")
         self.target, self.params, self.options, self.random = target, params, options, random
         self.images, self.labels = images, labels
         self._mesh, self._on_gradient = mesh, on_gradient
@@ -166,7 +175,7 @@ class _Bench:
 
     def attacked(self, attack: Attack, surrogate: Defended | None = None) -> np.ndarray:
         """Attacks all images, batch by batch."""
-        seen: Defended = self.target if surrogate is None else surrogate
+        seen: Defended = self.attacker if surrogate is None else surrogate
         found = [
             run_attack(
                 seen, attack, self.params, keys, self.images[full], self.labels[full],
@@ -197,7 +206,7 @@ class _Bench:
             labels, points = jnp.asarray(self.labels[full]), jnp.asarray(self.images[full])
             about, eot = Aim(labels, labels), EOT(num_eot, chunk_size=1)
             answer = ask(
-                self.target, Slope("cross_entropy"), eot, self.params, keys, points, about,
+                self.attacker, Slope("cross_entropy"), eot, self.params, keys, points, about,
                 count=num_eot,
             )  # fmt: skip
             found.append(np.asarray(answer.gradient)[: len(rows)])
@@ -241,7 +250,7 @@ def _steps(bench: _Bench) -> Check:
     fewer = bench.right(bench.attacked(bench.attack(num_steps=few)))
     more = bench.right(bench.attacked(bench.attack(num_steps=many)))
     levels = {few: fewer, bench.options.num_steps: bench.baseline, many: more}
-    return _never_helps("more steps", "steps", levels, "eot" if bench.random else "white_box")
+    return _never_helps("more steps", "steps", levels, bench.column)
 
 
 def _samples(bench: _Bench) -> Check | None:
@@ -263,9 +272,7 @@ def _radius(bench: _Bench) -> Check:
         f"{255 * radius:.3g}/255": bench.baseline,
         f"{510 * radius:.3g}/255": double,
     }
-    return _never_helps(
-        "a larger radius", "radius", levels, "eot" if bench.random else "white_box"
-    )
+    return _never_helps("a larger radius", "radius", levels, bench.column)
 
 
 def _unbounded(bench: _Bench) -> Check:
@@ -279,7 +286,7 @@ def _unbounded(bench: _Bench) -> Check:
         f"at most {chance:.0%} right, which is chance, when every image may become any other",
         f"{left.mean():.1%} right at radius 255/255 after {steps} steps.",
         bool(left.mean() <= chance),
-        "eot" if bench.random else "white_box",
+        bench.column,
         {"accuracy": float(left.mean()), "chance": chance},
     )
 
@@ -362,7 +369,7 @@ def _not_stronger(name: str, weaker: str, left: np.ndarray, bench: _Bench) -> Ch
         f"{weaker} leaves {left.mean():.1%}, the attack {bench.baseline.mean():.1%} "
         f"(clean: {bench.clean.mean():.1%}).",
         bool(change <= 2 * error),
-        "eot" if bench.random else "white_box",
+        bench.column,
         _shares([left, bench.baseline]),
     )
 

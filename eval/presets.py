@@ -58,17 +58,6 @@ STUDIES = {
 }
 
 
-def study(name: str) -> Robustness:
-    """Returns the study of a name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in STUDIES:
-        raise ValueError(f"No study is called {name!r}; there are {', '.join(STUDIES)}.")
-    return STUDIES[name][0]
-
-
 TRANSFORMATIONS = {
     "transformations": (
         Transformations(name="transformations"),
@@ -103,9 +92,32 @@ TRANSFORMATIONS = {
             cw_steps=30,
             batch_size=24,
         ),
-        "Every transformation of photographs at 224 pixels that no JPEG has touched: import the "
+        "Every transformation of photographs at 224 pixels, not stored as JPEG: import the "
         "pictures of the NIPS 2017 competition and Imagenette (for quilting's patches) first, "
         "give --classifier FILE.npz of MobileNetV2's. Its blind attacks take half an hour on two "
         "cores, those that know the transformation longer.",
     ),
 }
+
+
+def study(name: str) -> Robustness:
+    """Returns the study of RAIN of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in STUDIES:
+        raise ValueError(f"No study is called {name!r}; there are {', '.join(STUDIES)}.")
+    return STUDIES[name][0]
+
+
+def any_study(name: str) -> Robustness | Transformations:
+    """Returns the study of a name, of RAIN or of transformations side by side.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in STUDIES | TRANSFORMATIONS:
+        known = ", ".join(STUDIES | TRANSFORMATIONS)
+        raise ValueError(f"No study is called {name!r}; there are {known}.")
+    return (STUDIES | TRANSFORMATIONS)[name][0]

@@ -5,15 +5,15 @@ import datetime
 import pathlib
 import textwrap
 import time
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
 from tqdm import tqdm
 
-from eval import checks, presets
+from eval import checks, comparison, presets
 from eval import study as st
-from eval.config import Robustness
+from eval.config import Robustness, Transformations
 from eval.files import write_json
 from eval.records import read_json
 from eval.verdict import Finding
@@ -24,7 +24,10 @@ from rainjax.provenance import provenance
 # What the command line leaves as the study has it.
 _OF_STUDY = ("radius", "step_size", "num_steps", "num_eot", "num_score_draws", "seed")
 # AutoAttack climbs as EOT-PGD does, and all three need gradients.
-_DOUBTED = {"eot": ("eot", "autoattack"), "gradients": ("white_box", "eot", "autoattack")}
+_DOUBTED = {
+    "eot": ("eot", "autoattack"),
+    "gradients": ("white_box", "eot", "autoattack", "own", "bpda"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,20 +37,22 @@ class Sanity:
     Looks for what makes a defense only seem robust: gradients that are not there, attacks that
     do not gain from more steps, more draws or a larger radius, black-box attacks that beat
     white-box ones. Writes OUT/STUDY/sanity.json, which the study's report shows beside the
-    accuracies that a failed check puts in doubt.
+    accuracies that a failed check puts in doubt. Of a study of transformations the attack under
+    suspicion is PGD with the gradient of its strongest column: the transformation's own, soft
+    rounding's, or the identity's, averaged over draws where there are any.
     """
 
     study: Annotated[str, tyro.conf.Positional] = "quick"
-    """The study whose networks, data and radius are taken: quick, cifar10 or imagenette96."""
-    rows: tuple[Literal["undefended", "rain_pretrained", "rain_finetuned"], ...] = (
-        "undefended",
-        "rain_finetuned",
-    )
-    """The pipelines to check."""
+    """The study whose networks, data and radius are taken: quick, cifar10, imagenette96, or one of
+    transformations."""
+    rows: tuple[str, ...] | None = None
+    """The pipelines to check: undefended, rain_pretrained, rain_finetuned, by default the first
+    and the last; of transformations their names, by default fd and quilting."""
     num_examples: int = 64
     """Images that every check is run on: the first ones."""
     radius: float | None = None
-    """Radius of the L-inf ball of the attack under suspicion; by default the study's."""
+    """Radius of the L-inf ball of the attack under suspicion; by default the study's, of several
+    the largest."""
     step_size: float | None = None
     """Size of one of its steps; by default the study's."""
     num_steps: int | None = None
@@ -63,6 +68,10 @@ class Sanity:
     )
     classifier: str | None = None
     """The classifier instead of the study's: a zoo name, a path, or a file of weights."""
+    table: str | None = None
+    """The table of the row fd_designed."""
+    bank_size: int | None = None
+    """Patches in quilting's bank; by default as many as the study has."""
     data_dir: pathlib.Path | None = None
     """Where TFDS data sets are; by default TFDS_DATA_DIR or TFDS's own folder."""
     out: pathlib.Path = pathlib.Path("results")
@@ -75,31 +84,33 @@ def run(command: Sanity) -> pathlib.Path:
     Raises:
         ValueError: no study is called so, or its parts do not fit each other.
     """
-    if not command.rows:
+    if command.rows == ():
         raise ValueError("rows is empty: name the pipelines to check.")
     if command.num_examples < 2:
         raise ValueError(
             f"num_examples={command.num_examples} must be at least 2: changes are judged against "
             "how much they vary from image to image."
         )
-    config = presets.study(command.study)
+    config = presets.any_study(command.study)
     config = dataclasses.replace(
         config, classifier=command.classifier or config.classifier, data_dir=command.data_dir
     )
+    rows = _rows(command, config)
     images_of = data.load(config.data, config.split, data_dir=config.data_dir)
     images, labels = images_of.get(np.arange(command.num_examples))
     images = images.astype(np.float32) / 255
     options, found = _options(command, config), []
-    for row in st.rows(config):
-        if row.key not in command.rows:
-            continue
+    for row in rows:
+        column, attacker = None, None
+        if isinstance(config, Transformations):
+            column, attacker = comparison.strongest_gradient(row)
         random = row.target.defense.is_random
         began = time.perf_counter()
         total = checks.num_gradients(row.target, options, len(images), random=random)
         with tqdm(total=total, unit="grad", unit_scale=True, desc=row.title) as bar:
             results, surfaces = checks.run_checks(
                 row.target, row.params, images, labels, options,
-                random=random,
+                random=random, attacker=attacker, column=column,
                 mesh=data_mesh(batch_size=min(options.batch_size, len(images))),
                 on_gradient=bar.update,
                 on_check=lambda check, bar=bar: bar.write(line(dataclasses.asdict(check))),
@@ -137,10 +148,38 @@ def run(command: Sanity) -> pathlib.Path:
     return path
 
 
-def _options(command: Sanity, config: Robustness) -> checks.Options:
+def _rows(command: Sanity, config: Robustness | Transformations) -> list[st.Row]:
+    """Returns the pipelines to check.
+
+    Raises:
+        ValueError: the study has none of this name.
+    """
+    if isinstance(config, Transformations):
+        wanted, known = command.rows or ("fd", "quilting"), tuple(comparison.MAKERS)
+    else:
+        wanted = command.rows or ("undefended", "rain_finetuned")
+        known = ("undefended", "rain_pretrained", "rain_finetuned")
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"rows={name!r} is none of {', '.join(known)}.")
+    if isinstance(config, Transformations):
+        size = command.bank_size or config.bank_size
+        found = comparison.rows(
+            dataclasses.replace(config, rows=wanted, table=command.table, bank_size=size)
+        )
+    else:
+        found = st.rows(config)
+    return [row for row in found if row.key in wanted]
+
+
+def _options(command: Sanity, config: Robustness | Transformations) -> checks.Options:
     """Returns what to check: the study's attack, but for what the command line changes."""
+    of_study = {name: getattr(config, name, None) for name in _OF_STUDY}
+    if isinstance(config, Transformations):
+        of_study["radius"] = max(config.radii)
+        of_study["step_size"] = (command.radius or max(config.radii)) / 4
     given = {name: getattr(command, name) for name in _OF_STUDY}
-    chosen = {n: getattr(config, n) if value is None else value for n, value in given.items()}
+    chosen = {n: of_study[n] if value is None else value for n, value in given.items()}
     return dataclasses.replace(command.options, **chosen)
 
 

@@ -75,6 +75,14 @@ class Speed:
             raise ValueError(f"min_seconds={self.min_seconds} must be finite and not negative.")
 
 
+# What JPEG does for a gradient, and in what words the table says so.
+_ROUNDINGS: dict[transforms.Rounding, str] = {
+    "true": "true rounding",
+    "straight_through": "straight through",
+    "cubic": "soft rounding",
+}
+
+
 @dataclasses.dataclass
 class _Entry:
     """One line of the table: what is timed, on how many images, and what came of it."""
@@ -165,13 +173,23 @@ def _images(options: Speed) -> np.ndarray:
 def _entries(options: Speed, images: np.ndarray, batch_size: int) -> list[_Entry]:
     batch, few = images[:batch_size], images[: min(batch_size, options.num_slow)]
     fd, jpeg = FeatureDistillation(), JPEG(options.quality)
-    soft = dataclasses.replace(jpeg, rounding="cubic")
     bank = defenses.patch_bank(purpose_key(0, Purpose.DATA), images, options.bank_size)
     entries = [
         _ours("Feature Distillation", fd, (), batch, batch_size),
         _loop("Feature Distillation", "SciPy's dctn", _fd_scipy, batch, batch_size),
         _ours("JPEG", jpeg, (), batch, batch_size),
-        _ours("JPEG, its gradient too", soft, (), batch, batch_size, gradient=True),
+        *(
+            _ours(
+                f"JPEG and its gradient, {words}",
+                dataclasses.replace(jpeg, rounding=rounding),
+                (),
+                batch,
+                batch_size,
+                gradient=True,
+            )
+            for rounding, words in _ROUNDINGS.items()
+            if rounding != "true"
+        ),
         _loop("JPEG", "Pillow, one thread", _pillow(options.quality), batch, batch_size),
         _threads("JPEG", "Pillow, all cores", _pillow(options.quality), batch, batch_size),
         _ours("total variation", TotalVariation(), (), batch, batch_size),
@@ -275,12 +293,16 @@ def _others() -> dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]]:
     return found
 
 
-def _jpeg_error(options: Speed, images: np.ndarray) -> dict[str, float]:
-    """Returns how far our JPEG is from Pillow's, in grey levels."""
-    through = _pillow(options.quality)
-    ours = jax.jit(jax.vmap(lambda x: transforms.jpeg(x, options.quality)))
-    off = [
-        np.abs(255 * np.asarray(ours(x[None].astype(np.float32) / 255))[0] - through(x))
-        for x in images
-    ]
-    return {"mean": float(np.mean(off)), "max": float(np.max(off))}
+def _jpeg_error(options: Speed, images: np.ndarray) -> dict[str, dict[str, float]]:
+    """Returns how far our JPEG is from Pillow's, in grey levels, by how it rounds."""
+    wanted = np.stack([_pillow(options.quality)(x) for x in images])
+    found = {}
+    for rounding, words in _ROUNDINGS.items():
+        jpeg = JPEG(options.quality, rounding=rounding)
+        ours = jax.jit(jax.vmap(jpeg.purify))
+        off = [
+            np.abs(255 * np.asarray(ours(x[None].astype(np.float32) / 255))[0] - theirs)
+            for x, theirs in zip(images, wanted, strict=True)
+        ]
+        found[words] = {"mean": float(np.mean(off)), "max": float(np.max(off))}
+    return found

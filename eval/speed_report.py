@@ -44,7 +44,11 @@ def _table(record: dict[str, Any]) -> Table:
         memory = ABSENT if mib is None else Cell(f"{mib:.1f} MiB")
         rows.append((Cell(name), Cell(whose), *cells, memory))
     slow = options["num_slow"]
-    error, run = record["jpeg_error"], record["run"]
+    run = record["run"]
+    errors = ", ".join(
+        f"{error['mean']:.2f} ({error['max']:.0f} at most) with {words}"
+        for words, error in record["jpeg_error"].items()
+    )
     faster = "; ".join(f"{than}: {quoted}" for than, quoted in ratio_texts(record).items())
     settings = {
         f"{e['name']} ({e['whose']}): {e['settings']}"
@@ -61,16 +65,17 @@ def _table(record: dict[str, Any]) -> Table:
             f"turn the mean over the calls of {options['min_seconds']:g} s at least, after one "
             "that is not counted; "
             f"rainjax on {run['num_devices']} × {run['device']}, compiled before and given "
-            "float32 images that lie on the device; other people's code is given uint8 ones, one "
-            "after the other unless it says otherwise. Pillow writes and reads a file, whose "
+            "float32 images that lie on the device, a batch spread over all of them; other "
+            "people's code is given uint8 ones, one after the other unless it says otherwise. "
+            "Pillow writes and reads a file, whose "
             "entropy coding rainjax leaves out.",
             "**memory**: what the compiled program holds beyond its arguments, an image of the "
             f"largest batch. Quilting ({options['bank_size']:,} patches) and other people's total "
             f"variation are timed on {slow} images of a batch at most.",
             f"Feature Distillation (rainjax) is faster than {faster}.",
             *([f"Settings: {'; '.join(sorted(settings))}."] if settings else []),
-            f"Our JPEG and Pillow's, quality {options['quality']}, differ by {error['mean']:.2f} "
-            f"grey levels in the mean, {error['max']:.0f} at most.",
+            f"Our JPEG and Pillow's, quality {options['quality']}, differ by so many grey levels "
+            f"in the mean: {errors}.",
         ),
     )
 

@@ -82,8 +82,8 @@ def strongest(records: list[dict], row: str, budget: tuple[str, float]) -> dict 
 def lowest(candidates: Iterable[dict]) -> dict | None:
     """Returns the record of the attack that left least, None of none.
 
-    Of attacks on the same images the lowest is taken; those that are left, each on images of its
-    own, are compared on the images that all of them have.
+    Attacks on the same images are a group, of which the lowest is taken. Which group, where there
+    are more, is decided by the lowest that any of each leaves on the images that all have.
     """
     candidates = list(candidates)
     if not candidates:
@@ -93,11 +93,11 @@ def lowest(candidates: Iterable[dict]) -> dict | None:
     groups: dict[frozenset, list[dict]] = {}
     for record in candidates:
         groups.setdefault(frozenset(record["data"]["indices"]), []).append(record)
-    winners = [min(group, key=own) for group in groups.values()]
     common = sorted(frozenset.intersection(*groups))
     if not common:
-        return min(winners, key=own)
-    return min(winners, key=lambda r: (rec.score_on(r, common)["accuracy"], *own(r)))
+        return min(candidates, key=own)
+    shared = lambda r: (rec.score_on(r, common)["accuracy"], *own(r))
+    return min(min(groups.values(), key=lambda group: min(map(shared, group))), key=own)
 
 
 def budgets(records: list[dict]) -> list[tuple[str, float]]:

@@ -5,6 +5,7 @@ for it, an expectation in closed form under the assumptions it names.
 """
 
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def changed_share(radius: float, step: float) -> float:
     if radius == 0:
         return 0.0
     ratio = step / radius
-    within = math.sqrt(2 / math.pi) * (1 - math.exp(-(ratio**2) / 2)) / ratio
+    within = math.sqrt(2 / math.pi) * (1 - math.exp(-ratio * ratio / 2)) / ratio
     return within + math.erfc(ratio / math.sqrt(2))
 
 
@@ -42,7 +43,10 @@ def defensive_step(radius: float, share: float) -> float:
     """
     if not 0 < radius < math.inf or not 0 < share < 1:
         raise ValueError(f"{radius=} must be positive and finite, {share=} between 0 and 1.")
-    low, high = 0.0, radius / share  # where the share is at least, and at most, what is wanted
+    low, high = (
+        0.0,
+        min(radius / share, sys.float_info.max),
+    )  # where the share is at least, and at most, what is wanted
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if changed_share(radius, middle) > share else (low, middle)

@@ -215,9 +215,32 @@ def test_the_command_names_what_does_not_fit():
         sanity.run(Sanity(num_examples=1))
     with pytest.raises(ValueError, match="rows is empty"):
         sanity.run(Sanity(rows=()))
+    with pytest.raises(ValueError, match="rows='fd' is none of undefended, rain_pretrained"):
+        sanity.run(Sanity(rows=("fd",)))
+    with pytest.raises(ValueError, match="rows='fdd' is none of undefended, fd,"):
+        sanity.run(Sanity("transformations", rows=("fdd",)))
     study = dataclasses.replace(STUDIES["cifar10"][0], radius=4 / 255)
     given = sanity._options(Sanity(num_steps=7), study)
     assert (given.num_steps, given.num_eot, given.radius) == (7, 16, 4 / 255)
     given = sanity._options(Sanity(radius=8 / 255), study)  # also what is an option's own default
     assert given.radius == 8 / 255
     assert jax.tree.leaves(dataclasses.asdict(Sanity()))
+
+
+def test_a_transformation_that_rounds_is_checked_through_soft_rounding(tmp_path):
+    options = checks.Options(num_queries=2, num_surface=0, batch_size=2)
+    command = Sanity(
+        "transformations", rows=("fd",), num_examples=2, radius=2 / 255, num_steps=4,
+        options=options, out=tmp_path,
+    )  # fmt: skip
+    record = sanity.load(sanity.run(command).parent)
+    (row,) = record["rows"]
+    assert (record["options"]["radius"], record["options"]["step_size"]) == (2 / 255, 0.5 / 255)
+    found = {check["name"]: check for check in row["checks"]}
+    assert found["gradients are there"]["passed"]  # true rounding has none
+    assert found["more steps never helps the defense"]["doubts"] == "own"
+    # The images are judged behind true rounding, as the study's are.
+    assert row["target"]["defense"]["rounding"] == "true"
+    failed = {**found["more steps never helps the defense"], "passed": False}
+    record["rows"][0]["checks"] = [failed]
+    assert list(sanity.doubts(record)) == [("fd", "own")]

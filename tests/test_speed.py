@@ -64,7 +64,15 @@ def test_scipys_is_the_same_transform():
 
 
 def test_jpeg_is_near_pillows(path):
-    assert 0 < json.loads(path.read_text())["jpeg_error"]["mean"] < 0.5
+    record = json.loads(path.read_text())
+    errors = {words: error["mean"] for words, error in record["jpeg_error"].items()}
+    assert 0 < errors["true rounding"] < 0.5
+    # Straight through, values are those of true rounding; soft rounding has values of its own.
+    assert errors["straight through"] == pytest.approx(errors["true rounding"], rel=1e-3)
+    assert errors["soft rounding"] > 2 * errors["true rounding"]
+    assert {f"JPEG and its gradient, {w}" for w in ("straight through", "soft rounding")} <= {
+        entry["name"] for entry in record["entries"]
+    }
 
 
 def test_readme_shows_the_table(path, tmp_path):

@@ -6,6 +6,7 @@ published code decides.
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Literal
 
@@ -36,7 +37,9 @@ def two_steps(
     Raises:
         ValueError: no band is called so, a position is none of 0..63, or a step is not positive.
     """
-    if not all(0 < step < math.inf for step in (accuracy, defense)):
+    if not all(
+        isinstance(step, numbers.Real) and 0 < step < math.inf for step in (accuracy, defense)
+    ):
         raise ValueError(f"{accuracy=} and {defense=} are steps: positive, and finite.")
     vertical, horizontal = np.indices((8, 8))
     if isinstance(bands, str):
@@ -45,6 +48,8 @@ def two_steps(
         sensitive = corner if bands == "corner4x4" else triangle
     else:
         positions = np.asarray(bands)
+        if positions.ndim != 1:
+            raise ValueError(f"{bands=} must be a sequence of positions in 0..63, or a name.")
         whole = positions.dtype.kind in "iu" and ((positions >= 0) & (positions < 64)).all()
         if positions.size and not whole:
             raise ValueError(f"{bands=} must be positions in 0..63.")
@@ -66,11 +71,14 @@ class FeatureDistillation(Deterministic):
 
     One pass is this defense before the classifier. The paper's two-pass process compresses the
     benign image as well, before the attacker sees it: attack `apply(x)` instead of `x`, in a
-    ball around it. A second pass changes nothing but what clipping at 0 and 1 did.
+    ball around it. Where sides are multiples of 8 and colours are not halved, a second pass
+    changes nothing but what clipping at 0 and 1 did; elsewhere the padding or the halving is done
+    anew, of other pixels.
 
     Its true gradient is zero, and that is all the protection it has against one who does not
-    mind: attack `dataclasses.replace(defense, rounding="straight_through")`, whose gradient is
-    that of `BPDA(defense, Identity())` up to clipping, or `"sine"` or `"cubic"`.
+    mind: attack `dataclasses.replace(defense, rounding="straight_through")`, or `"sine"` or
+    `"cubic"`. The first has the gradient of `BPDA(defense, Identity())` up to clipping, on whole
+    blocks of colours that are not halved.
 
     Raises:
         ValueError: `steps` is no 8x8 table of positive numbers, or an option is unknown.
