@@ -100,17 +100,6 @@ TRANSFORMATIONS = {
 }
 
 
-def study(name: str) -> Robustness:
-    """Returns the study of RAIN of a name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in STUDIES:
-        raise ValueError(f"No study is called {name!r}; there are {', '.join(STUDIES)}.")
-    return STUDIES[name][0]
-
-
 def any_study(name: str) -> Robustness | Transformations:
     """Returns the study of a name, of RAIN or of transformations side by side.
 

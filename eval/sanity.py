@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from eval import checks, comparison, presets
+from eval import checks, comparison, pipelines, presets
 from eval import study as st
 from eval.config import Robustness, Transformations
 from eval.files import write_json
@@ -149,27 +149,12 @@ def run(command: Sanity) -> pathlib.Path:
 
 
 def _rows(command: Sanity, config: Robustness | Transformations) -> list[st.Row]:
-    """Returns the pipelines to check.
-
-    Raises:
-        ValueError: the study has none of this name.
-    """
-    if isinstance(config, Transformations):
-        wanted, known = command.rows or ("fd", "quilting"), tuple(comparison.MAKERS)
-    else:
-        wanted = command.rows or ("undefended", "rain_finetuned")
-        known = ("undefended", "rain_pretrained", "rain_finetuned")
-    for name in wanted:
-        if name not in known:
-            raise ValueError(f"rows={name!r} is none of {', '.join(known)}.")
-    if isinstance(config, Transformations):
-        size = command.bank_size or config.bank_size
-        found = comparison.rows(
-            dataclasses.replace(config, rows=wanted, table=command.table, bank_size=size)
-        )
-    else:
-        found = st.rows(config)
-    return [row for row in found if row.key in wanted]
+    """Returns the pipelines to check."""
+    if isinstance(config, Robustness):
+        return pipelines.named(config, command.rows or ("undefended", "rain_finetuned"))
+    size = command.bank_size or config.bank_size
+    config = dataclasses.replace(config, table=command.table, bank_size=size)
+    return pipelines.named(config, command.rows or ("fd", "quilting"))
 
 
 def _options(command: Sanity, config: Robustness | Transformations) -> checks.Options:

@@ -6,17 +6,17 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import tyro
 from tqdm import tqdm
 
-from eval import admission, presets, smoothing_report
+from eval import admission, pipelines, presets, smoothing_report
 from eval import study as st
-from eval.config import Robustness
+from eval.config import Robustness, Transformations
 from eval.files import write_json
 from rainjax import data
 from rainjax.devices import data_mesh
@@ -38,12 +38,11 @@ class Smoothing:
     """
 
     study: Annotated[str, tyro.conf.Positional] = "quick"
-    """The study whose networks and data are taken: quick, cifar10 or imagenette96."""
-    rows: tuple[Literal["undefended", "rain_pretrained", "rain_finetuned"], ...] = (
-        "undefended",
-        "rain_finetuned",
-    )
-    """The pipelines to smooth."""
+    """The study whose networks and data are taken: quick, cifar10, imagenette96, or one of
+    transformations."""
+    rows: tuple[str, ...] | None = None
+    """The pipelines to smooth: undefended, rain_pretrained, rain_finetuned, by default the first
+    and the last; of transformations their names, by default undefended and fd."""
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
     """Standard deviations of the noise, in units of the [0, 1] range."""
     num_examples: int = 200
@@ -75,7 +74,7 @@ class Smoothing:
         for field in ("num_examples", "num_select", "num_estimate", "batch_size", "chunk_size"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
-        if not self.rows or not self.sigmas:
+        if self.rows == () or not self.sigmas:
             raise ValueError(f"rows={self.rows} and sigmas={self.sigmas} must each name one.")
         if not all(0 < sigma < float("inf") for sigma in self.sigmas):
             raise ValueError(f"sigmas={self.sigmas} must be positive and finite.")
@@ -90,9 +89,11 @@ def run(command: Smoothing) -> pathlib.Path:
         ValueError: no study is called so, its parts do not fit each other, or the folder holds a
             record of other options, images or networks.
     """
-    config = _config(command, presets.study(command.study))
+    config = _config(command, presets.any_study(command.study))
     images_of = data.load(config.data, config.split, data_dir=config.data_dir)
-    found = {row.key: row for row in st.rows(config)}
+    path = command.out / "smoothing.json"
+    wanted = command.rows or _default_rows(config)
+    found = {row.key: row for row in _pipelines(config, wanted, path)}
     admission.check(config, images_of, next(iter(found.values())))
     images, labels = images_of.get(np.arange(command.num_examples))
     record = {
@@ -114,13 +115,12 @@ def run(command: Smoothing) -> pathlib.Path:
     content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     facts = {**record["options"], "images": content, "code": code_digest("smoothing.py")}
     digest = lambda row, sigma: _digest(row, sigma, facts)
-    path = command.out / "smoothing.json"
     cells = _recorded(path, record, found, digest)
     missing = [
         (found[key], sigma)
         for key in found
         for sigma in sorted(set(command.sigmas))
-        if key in command.rows and (key, sigma) not in cells
+        if key in wanted and (key, sigma) not in cells
     ]
     per_cell = len(images) * (command.num_select + command.num_estimate)
     with tqdm(total=per_cell * len(missing), unit="draw", unit_scale=True) as bar:
@@ -140,18 +140,37 @@ def run(command: Smoothing) -> pathlib.Path:
     return path
 
 
-def _config(command: Smoothing, config: Robustness) -> Robustness:
+def _config(
+    command: Smoothing, config: Robustness | Transformations
+) -> Robustness | Transformations:
     """Returns the study, of which the networks, the data and the number of images are used."""
     num = command.num_examples
-    return dataclasses.replace(
-        config,
-        classifier=command.classifier or config.classifier,
-        finetuned=command.finetuned or config.finetuned,
-        data_dir=command.data_dir,
-        num_examples=num,
-        num_eot_examples=num,
-        num_sweep_examples=num,
-    )
+    changes = {
+        "classifier": command.classifier or config.classifier,
+        "data_dir": command.data_dir,
+        "num_examples": num,
+        "num_eot_examples": num,
+    }
+    if isinstance(config, Transformations):
+        return dataclasses.replace(config, rain=command.finetuned or config.rain, **changes)
+    finetuned = command.finetuned or config.finetuned
+    return dataclasses.replace(config, finetuned=finetuned, num_sweep_examples=num, **changes)
+
+
+def _default_rows(config: Robustness | Transformations) -> tuple[str, ...]:
+    return ("undefended", "fd" if isinstance(config, Transformations) else "rain_finetuned")
+
+
+def _pipelines(
+    config: Robustness | Transformations, wanted: Sequence[str], path: pathlib.Path
+) -> list[st.Row]:
+    """Returns what is to be smoothed, and what the record at `path` has already."""
+    known = []
+    if path.exists():
+        there = smoothing_report.RECORD.load(path)
+        if there["study"] == config.name:
+            known = [cell["row"]["key"] for cell in there["cells"]]
+    return pipelines.named(config, tuple(dict.fromkeys([*wanted, *known])))
 
 
 def _certified(

@@ -44,7 +44,9 @@ class SuperResolution:
 
     data: tuple[str, ...] = ("set5/test", "set14/test", "bsds500/validation")
     """Data sets, as NAME/SPLIT: prepared TFDS sets, or builtin/test. Labels play no part."""
-    networks: tuple[str, ...] = ("builtin_edsr", "cifar10_edsr", "imagenette96_edsr")
+    networks: tuple[str, ...] = (
+        "builtin_edsr", "cifar10_edsr", "imagenette96_edsr", "natural_edsr",
+    )  # fmt: skip
     """Networks: zoo names or paths, or FILE:ARCHITECTURE for a file of published weights, such as
     imdn.npz:imdn_x2, carn_m.npz:carn_m_x2 or edsr.npz:edsr_baseline_x2."""
     num_examples: int | None = None

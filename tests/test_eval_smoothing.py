@@ -219,3 +219,16 @@ def test_the_command_line_runs_it(monkeypatch, command, networks, tmp_path, caps
     assert "Certified accuracy" in capsys.readouterr().out
     record = smoothing_report.RECORD.load(tmp_path / "smoothing.json")
     assert record["options"]["num_estimate"] == 12
+
+
+def test_transformations_can_be_certified_too(networks, tmp_path):
+    command = Smoothing(
+        "transformations", rows=("fd",), **(OPTIONS | {"sigmas": (0.05,), "num_examples": 4}),
+        classifier=networks["classifier"], out=tmp_path,
+    )  # fmt: skip
+    (cell,) = smoothing_report.RECORD.load(smoothing.run(command))["cells"]
+    assert cell["row"]["target"]["defense"]["class"] == "FeatureDistillation"
+    with pytest.raises(ValueError, match="is of other study"):
+        smoothing.run(_changed(command, study="quick", rows=None))
+    with pytest.raises(ValueError, match="rows='rain_finetuned' is none of undefended, fd,"):
+        smoothing.run(_changed(command, rows=("rain_finetuned",)))

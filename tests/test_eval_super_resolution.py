@@ -256,14 +256,19 @@ def test_the_command_line_runs_it(folder, monkeypatch, tmp_path, capsys):
         program.main()
 
 
-def test_published_networks_reach_the_scores_that_others_measured(shared_data, tmp_path):
+def test_networks_reach_the_scores_that_others_measured(shared_data, tmp_path):
     import_pictures({"test": shared_data / "set5.npz"}, "set5", tmp_path)
     weights = shared_data / "weights"
-    files = (f"{weights / 'sr_carn_m.npz'}:carn_m_x2", f"{weights / 'sr_imdn_x2.npz'}:imdn_x2")
+    files = (
+        f"{weights / 'sr_carn_m.npz'}:carn_m_x2",
+        f"{weights / 'sr_imdn_x2.npz'}:imdn_x2",
+        "natural_edsr",
+    )
     path = super_resolution.run(
         SuperResolution(("set5/test",), files, data_dir=tmp_path, out=tmp_path)
     )
     rows = super_resolution_report.RECORD.load(path)["rows"]
     found = [row["results"][0]["psnr"]["mean"] for row in rows]
     # Of low-resolution images that MATLAB made; 38.00 dB is also what IMDN's authors publish.
-    np.testing.assert_allclose(found, [33.67, 37.68, 38.00], atol=0.025)
+    np.testing.assert_allclose(found[:3], [33.67, 37.68, 38.00], atol=0.025)
+    assert found[3] > found[0] + 3.6  # our own, of 180 photographs
