@@ -22,7 +22,7 @@ from rainjax import data
 from rainjax.devices import data_mesh
 from rainjax.keys import Purpose, example_keys
 from rainjax.provenance import code_digest, provenance
-from rainjax.smoothing import Smoothed, certify
+from rainjax.smoothing import Smoothed, certify, check_certifiable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Smoothing:
         for field in ("num_examples", "num_select", "num_estimate", "batch_size", "chunk_size"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+        check_certifiable(self.num_estimate, self.alpha)
         if self.rows == () or not self.sigmas:
             raise ValueError(f"rows={self.rows} and sigmas={self.sigmas} must each name one.")
         if not all(0 < sigma < float("inf") for sigma in self.sigmas):

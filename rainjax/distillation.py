@@ -48,7 +48,7 @@ def defensive_step(radius: float, share: float) -> float:
         min(radius / share, sys.float_info.max),
     )  # where the share is at least, and at most, what is wanted
     for _ in range(100):
-        middle = (low + high) / 2
+        middle = low + (high - low) / 2
         low, high = (middle, high) if changed_share(radius, middle) > share else (low, middle)
     return high
 

@@ -157,11 +157,9 @@ def certify(
 
     For the other options, and for errors, see `count_classes`.
     """
-    _check_alpha(alpha)
+    check_certifiable(num_estimate, alpha)
     images = jnp.asarray(images)
     check_batch(smoothed.target, params, keys, images)
-    if 0.5**num_estimate >= alpha:
-        _refuse_few("num_estimate", num_estimate, alpha, math.floor(math.log2(1 / alpha)) + 1)
     selected, estimated = (
         count_classes(
             smoothed, params, _branch(keys, stage), images, num_draws=num_draws,
@@ -213,7 +211,7 @@ def lower_bound(
         ValueError: `counts` do not lie in 0..`num_draws`, or `alpha` is not between 0 and 1.
     """
     _check_alpha(alpha)
-    if num_draws < 1 or counts.min() < 0 or counts.max() > num_draws:
+    if num_draws < 1 or (counts < 0).any() or (counts > num_draws).any():
         raise ValueError(f"counts={counts} must lie in 0..{num_draws=}, which is at least 1.")
     found = scipy.special.betaincinv(np.maximum(counts, 1), num_draws - counts + 1, alpha)
     return np.where(counts > 0, found, 0.0)
@@ -339,6 +337,18 @@ def _check_answers(broken: np.ndarray, rows: np.ndarray) -> None:
 def _check_sigma(sigma: float) -> None:
     if not 0 < sigma < math.inf:
         raise ValueError(f"{sigma=} must be positive and finite; 0.25 is usual.")
+
+
+def check_certifiable(num_estimate: int, alpha: float) -> None:
+    """Refuses numbers of draws that can certify nothing.
+
+    Raises:
+        ValueError: `alpha` is not between 0 and 1, or `num_estimate` draws that all agree would
+            not be enough for it.
+    """
+    _check_alpha(alpha)
+    if 0.5**num_estimate >= alpha:
+        _refuse_few("num_estimate", num_estimate, alpha, math.floor(math.log2(1 / alpha)) + 1)
 
 
 def _check_alpha(alpha: float) -> None:

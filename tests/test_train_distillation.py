@@ -267,6 +267,8 @@ def test_the_attack_is_on_the_classifier_alone_whatever_the_batches(classifier):
         ({"tolerance": 1.0}, r"tolerance=1.0 must lie in \[0, 1\); 1 % is 0.01"),
         ({"rank": 64}, r"rank=64 must lie in 1\.\.63"),
         ({"resolution": 0.0}, "resolution=0.0 must be positive"),
+        ({"share": 1e-9}, "share=1e-09 asks for a step of .* more than 1000 multiples"),
+        ({"share": 1e-320}, "asks for a step of"),
         ({"num_attacked": 0}, "num_attacked=0 must be at least 1"),
         ({"num_attacked": 301}, "num_attacked=301 must be at most num_validation=300"),
     ],
@@ -276,13 +278,18 @@ def test_bad_options_are_named(changes, message):
         dataclasses.replace(program.PRESETS["smoke"][1], **changes)
 
 
-def test_the_committed_design_is_what_its_record_chose():
-    folder = pathlib.Path(__file__).parents[1] / "eval" / "records" / "design"
-    record = json.loads((folder / "design.json").read_text())
+DESIGNS = pathlib.Path(__file__).parents[1] / "eval" / "records" / "design"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DESIGNS.iterdir()))
+def test_the_committed_designs_are_what_their_records_chose(name):
+    record = json.loads((DESIGNS / name / "design.json").read_text())
     found, defensive = record["refinement"], record["defensive"]
-    fitting = [c["step"] for c in found["candidates"] if c["loss"] <= found["tolerance"]]
-    assert found["step"] == max(fitting)
-    assert zoo.load_steps(folder) == two_steps(
-        record["band"]["positions"], max(fitting), defensive["step"]
-    )
     assert not record["revision"].endswith("-modified")
+    fitting = [c["step"] for c in found["candidates"] if c["loss"] <= found["tolerance"] + 1e-9]
+    assert found["found"] == bool(fitting) == (DESIGNS / name / "table.json").exists()
+    if fitting:
+        assert found["step"] == max(fitting)
+        assert zoo.load_steps(DESIGNS / name) == two_steps(
+            record["band"]["positions"], max(fitting), defensive["step"]
+        )

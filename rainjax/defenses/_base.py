@@ -96,8 +96,24 @@ class Chain(Defense):
         return all(stage.stratifies for stage in self.stages)
 
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the last stage's image."""
+        """Returns the last stage's image.
+
+        Raises:
+            ValueError: `params` are not a tuple with those of each stage.
+        """
+        check_stages(self.stages, params)
         keys = split_draw(key, len(self.stages))
         for stage, p, k in zip(self.stages, params, keys, strict=True):
             image = stage.apply(p, k, image)
         return image
+
+
+def check_stages(stages: tuple[Defense, ...], params: Params) -> None:
+    """Raises ValueError unless `params` are a tuple, or a list, with those of each stage."""
+    listed = isinstance(params, tuple | list)
+    if not listed or len(params) != len(stages):
+        given = len(params) if listed else type(params).__name__
+        raise ValueError(
+            f"Parameters of {len(stages)} stages are a tuple of as many, () for a stage that has "
+            f"none, got {given}: `init` makes such a tuple."
+        )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from rainjax._types import Draw, Image, Params, PRNGKey
-from rainjax.defenses._base import Defense
+from rainjax.defenses._base import Defense, check_stages
 from rainjax.keys import split_key
 
 
@@ -60,7 +60,12 @@ class RandomSubset(Defense):
         return not always_one or self.stages[0].is_random
 
     def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the last applied stage's image; `key` is a PRNG key, where one is needed."""
+        """Returns the last applied stage's image; `key` is a PRNG key, where one is needed.
+
+        Raises:
+            ValueError: `params` are not a tuple with those of each stage.
+        """
+        check_stages(self.stages, params)
         if not self.is_random:
             return self.stages[0].apply(params[0], key, image)
         order_key, *stage_keys = split_key(key, 1 + len(self.stages))
