@@ -325,8 +325,7 @@ def strongest_gradient(row: Row) -> tuple[str, Defended]:
     """Returns the column of the attacker who knows most of a row, and what he differentiates."""
     defense, classifier = row.target.defense, row.target.classifier
     own = own_gradient(defense)
-    column = "eot" if defense.is_random else "bpda" if own is None else "own"
-    return column, Defended(own or BPDA(defense, Identity()), classifier)
+    return "eot" if defense.is_random else "own", Defended(own, classifier)
 
 
 def _adaptive(config: Transformations, row: Row, radius: float) -> list[Cell]:
@@ -339,9 +338,7 @@ def _adaptive(config: Transformations, row: Row, radius: float) -> list[Cell]:
     if row.key != "undefended":
         backward = BPDA(defense, Identity())
         ways.append(("bpda", "BPDA, identity", backward, "the identity's gradient"))
-    if own is not None:
-        words = "its own gradient" if own == defense else "the gradient of soft rounding"
-        ways.append(("own", "own gradient", own, words))
+    ways.append(("own", "own gradient", own, _whose(defense, own)))
     cells = [
         Cell(
             row, column, title, f"white box: the true transformation, {words}",
@@ -363,16 +360,25 @@ def _adaptive(config: Transformations, row: Row, radius: float) -> list[Cell]:
     return cells
 
 
-def own_gradient(defense: Defense) -> Defense | None:
-    """Returns what an attacker differentiates instead of the identity; None if nothing is there.
+def own_gradient(defense: Defense) -> Defense:
+    """Returns what an attacker differentiates instead of the identity.
 
     That is the defense itself where it has a gradient, and where it rounds, its true values with
-    the gradient of soft rounding.
+    the gradient of soft rounding. Quilting has none, for no pixel moves a patch of the bank: what
+    it keeps of an image is coarse, so a low-pass stands in for it.
     """
     if isinstance(defense, defenses.Quilting):
-        return None  # patches of a bank, which no pixel moves
+        return BPDA(defense, defenses.LowPass(4))
     soft = _soft(defense)
     return defense if soft == defense else BPDA(defense, soft)
+
+
+def _whose(defense: Defense, own: Defense) -> str:
+    if own == defense:
+        return "its own gradient"
+    if isinstance(defense, defenses.Quilting):
+        return "the gradient of a low-pass"
+    return "the gradient of soft rounding"
 
 
 def _soft(defense: Defense) -> Defense:

@@ -75,8 +75,16 @@ def short_table(records: list[dict]) -> Table:
             "the first n where n is named, in brackets the 95 % Wilson interval for the choice "
             f"of images, and the attack that left so little{seen}.",
             *_attack_notes(shown),
+            *_source_notes(shown),
         ),
     )
+
+
+def _source_notes(shown: list[dict]) -> list[str]:
+    """Returns what the rows that need more than their name were made of."""
+    made = {r["row"]["title"]: r["row"]["params"]["defense"] for r in shown}
+    told = [f"{title}: {of['name']}" for title, of in made.items() if of]
+    return [f"Made of: {'; '.join(told)}."] if told else []
 
 
 def _attack_notes(shown: list[dict]) -> list[str]:
@@ -94,9 +102,9 @@ def _attack_notes(shown: list[dict]) -> list[str]:
             "who knows more has as well, within this radius or, where it is named, a smaller one; "
             "those with another n are compared on the images they share. *BPDA, identity* takes "
             "the identity's gradient for the transformation's; *own gradient* the "
-            "transformation's, or, where it rounds, that of soft rounding; *EOT* averages over "
-            "draws. APGD is for rows without randomness, NoisyAPGD for the others. An attack of "
-            "more steps, draws or starts may leave less."
+            "transformation's, or, where it rounds, that of soft rounding, or, for quilting, that "
+            "of a low-pass; *EOT* averages over draws. APGD is for rows without randomness, "
+            "NoisyAPGD for the others. An attack of more steps, draws or starts may leave less."
         )
     return notes
 
