@@ -42,11 +42,12 @@ def check(config: Study, images: ImageSet, row: st.Row) -> int:
 
 def identity(config: Study, images: ImageSet, found: list[st.Row]) -> dict:
     """Returns what two runs must share to be of one study."""
-    # Places, what changes memory alone, and what only adds records or takes them away.
+    # Places, what changes memory alone, what only adds records or takes them away, and what
+    # other images say.
     free = ("out", "data_dir", "classifier", "pretrained", "finetuned", "batch_size", "eot_chunk",
             "eot_sweep", "radius_sweep", "known_key", "eight_bit", "autoattack",
             "rows", "radii", "table", "enhancer", "rain", "bank_data", "bank_split",
-            "bank_size")  # fmt: skip
+            "bank_size", "two_pass")  # fmt: skip
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     sources = {row.key: row.sources for row in found}
     facts = {"data_is": images.fingerprint, "params": sources}

@@ -16,6 +16,7 @@ from eval.files import read_array, write_arrays
 from eval.records import read_json
 from eval.spectra import purify
 from eval.study import Cell, Row, source
+from eval.two_pass import Compressed
 from rainjax import data, defenses, zoo
 from rainjax._types import Params
 from rainjax.attacks import APGD, EOT, PGD, CarliniWagner, DeepFool, NoisyAPGD, fgsm
@@ -40,6 +41,8 @@ def run(config: Transformations) -> pathlib.Path:
             configuration, or the data set, the networks and the options do not fit.
     """
     images = data.load(config.data, config.split, data_dir=config.data_dir)
+    if config.two_pass:
+        images = Compressed(images, FeatureDistillation())
     found = rows(config)
     admission.check(config, images, found[0])
     _check_shapes(config, images, found)

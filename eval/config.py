@@ -143,6 +143,10 @@ class Transformations(Study):
     """Images for the attacks that average over draws."""
     cw_steps: int = 60
     """Steps of each of Carlini and Wagner's three searches."""
+    two_pass: bool = False
+    """Feature Distillation's two-pass process: images are compressed by it (25/30) and rounded to
+    8 bits before the attacker, who stays near the compressed ones, sees them. Then --name
+    another study."""
     table: str | None = None
     """Also measure Feature Distillation with this table: a file or a folder that
     `python -m train.feature_distillation` wrote."""
