@@ -87,7 +87,7 @@ PRESETS = {
             network=ResNet(depth=20, norm="group"),
             optimizer=Optimizer(learning_rate=5e-3, weight_decay=0.02, clip_norm=1.0),
             compute=Compute(average=0.999),
-            num_epochs=60,
+            num_epochs=30,
             batch_size=64,
         ),
     ),
