@@ -26,8 +26,9 @@ _OF_STUDY = ("radius", "step_size", "num_steps", "num_eot", "num_score_draws", "
 # AutoAttack climbs as EOT-PGD does, and all three need gradients.
 _DOUBTED = {
     "eot": ("eot", "autoattack"),
-    "gradients": ("white_box", "eot", "autoattack", "own", "bpda"),
+    "gradients": ("white_box", "eot", "autoattack", "own"),
 }
+_USUAL = ("undefended", "rain_finetuned")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Sanity:
     do not gain from more steps, more draws or a larger radius, black-box attacks that beat
     white-box ones. Writes OUT/STUDY/sanity.json, which the study's report shows beside the
     accuracies that a failed check puts in doubt. Of a study of transformations the attack under
-    suspicion is PGD with the gradient of its strongest column: the transformation's own, soft
-    rounding's, or the identity's, averaged over draws where there are any.
+    suspicion is PGD with the gradient of its strongest column, averaged over draws where there are
+    any: the transformation's own, soft rounding's, or, for quilting, a low-pass's.
     """
 
     study: Annotated[str, tyro.conf.Positional] = "quick"
@@ -150,19 +151,18 @@ def run(command: Sanity) -> pathlib.Path:
 
 def _rows(command: Sanity, config: Robustness | Transformations) -> list[st.Row]:
     """Returns the pipelines to check."""
-    if isinstance(config, Robustness):
-        return pipelines.named(config, command.rows or ("undefended", "rain_finetuned"))
-    size = command.bank_size or config.bank_size
-    config = dataclasses.replace(config, table=command.table, bank_size=size)
-    return pipelines.named(config, command.rows or ("fd", "quilting"))
+    usual = ("fd", "quilting") if isinstance(config, Transformations) else _USUAL
+    return pipelines.named(
+        config, command.rows or usual, table=command.table, bank_size=command.bank_size
+    )
 
 
 def _options(command: Sanity, config: Robustness | Transformations) -> checks.Options:
     """Returns what to check: the study's attack, but for what the command line changes."""
     of_study = {name: getattr(config, name, None) for name in _OF_STUDY}
     if isinstance(config, Transformations):
-        of_study["radius"] = max(config.radii)
-        of_study["step_size"] = (command.radius or max(config.radii)) / 4
+        radius = max(config.radii) if command.radius is None else command.radius
+        of_study |= {"radius": radius, "step_size": radius / 4}
     given = {name: getattr(command, name) for name in _OF_STUDY}
     chosen = {n: of_study[n] if value is None else value for n, value in given.items()}
     return dataclasses.replace(command.options, **chosen)

@@ -57,6 +57,10 @@ class Smoothing:
     """L2 radii of the table's columns."""
     classifier: str | None = None
     """The classifier instead of the study's: a zoo name, a path, or a file of weights."""
+    table: str | None = None
+    """The table of the row fd_designed."""
+    bank_size: int | None = None
+    """Patches in quilting's bank; by default as many as the study has."""
     finetuned: str | None = None
     """RAIN's EDSR after fine-tuning instead of the study's: a zoo name or a path."""
     data_dir: pathlib.Path | None = None
@@ -94,7 +98,7 @@ def run(command: Smoothing) -> pathlib.Path:
     images_of = data.load(config.data, config.split, data_dir=config.data_dir)
     path = command.out / "smoothing.json"
     wanted = command.rows or _default_rows(config)
-    found = {row.key: row for row in _pipelines(config, wanted, path)}
+    found = {row.key: row for row in _pipelines(command, config, wanted)}
     admission.check(config, images_of, next(iter(found.values())))
     images, labels = images_of.get(np.arange(command.num_examples))
     record = {
@@ -163,15 +167,16 @@ def _default_rows(config: Robustness | Transformations) -> tuple[str, ...]:
 
 
 def _pipelines(
-    config: Robustness | Transformations, wanted: Sequence[str], path: pathlib.Path
+    command: Smoothing, config: Robustness | Transformations, wanted: Sequence[str]
 ) -> list[st.Row]:
-    """Returns what is to be smoothed, and what the record at `path` has already."""
-    known = []
+    """Returns what is to be smoothed, and what the record has already."""
+    known, path = [], command.out / "smoothing.json"
     if path.exists():
         there = smoothing_report.RECORD.load(path)
         if there["study"] == config.name:
             known = [cell["row"]["key"] for cell in there["cells"]]
-    return pipelines.named(config, tuple(dict.fromkeys([*wanted, *known])))
+    names = tuple(dict.fromkeys([*wanted, *known]))
+    return pipelines.named(config, names, table=command.table, bank_size=command.bank_size)
 
 
 def _certified(

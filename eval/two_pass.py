@@ -10,12 +10,19 @@ from jaxtyping import Int, UInt8
 from rainjax.data import ImageSet
 from rainjax.defenses import FeatureDistillation
 
+_SUFFIX = ", compressed"
+
+
+def is_compressed(name: str) -> bool:
+    """Whether this is the name of a set of compressed images."""
+    return name.endswith(_SUFFIX)
+
 
 class Compressed(ImageSet):
     """The images of another set, each through `defense` and rounded to 8 bits."""
 
     def __init__(self, images: ImageSet, defense: FeatureDistillation):
-        self.name, self.split = f"{images.name}, compressed", images.split
+        self.name, self.split = f"{images.name}{_SUFFIX}", images.split
         self.class_names = images.class_names
         digest = hashlib.sha256(repr(defense).encode()).hexdigest()[:16]
         self.fingerprint = f"{images.fingerprint}, compressed with {digest}"

@@ -43,10 +43,8 @@ def defensive_step(radius: float, share: float) -> float:
     """
     if not 0 < radius < math.inf or not 0 < share < 1:
         raise ValueError(f"{radius=} must be positive and finite, {share=} between 0 and 1.")
-    low, high = (
-        0.0,
-        min(radius / share, sys.float_info.max),
-    )  # where the share is at least, and at most, what is wanted
+    # Where the share is at least, and at most, what is wanted.
+    low, high = 0.0, min(radius / share, sys.float_info.max)
     for _ in range(100):
         middle = low + (high - low) / 2
         low, high = (middle, high) if changed_share(radius, middle) > share else (low, middle)

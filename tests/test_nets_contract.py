@@ -259,8 +259,9 @@ def test_training_mode_takes_statistics_over_the_batch_and_moves_the_running_one
     np.testing.assert_allclose(moved["norm1"]["mean"][0], first.mean((0, 1, 2)) / 10, atol=1e-5)
 
 
-def test_training_mode_needs_batch_norm(network, params):
-    if network.has_batch_norm:
-        return
+@pytest.mark.parametrize("network", [n for n in NETWORKS if not n.has_batch_norm], ids=repr)
+def test_training_mode_needs_batch_norm(network):
+    assert network != ResNet(depth=8)
+    params = network.init(jax.random.key(0))
     with pytest.raises(ValueError, match="has no batch norm whose statistics"):
         network.apply_in_training(params, _images(network)[0], axis_name="batch")

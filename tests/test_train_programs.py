@@ -221,10 +221,10 @@ BATCH_NORMED = dataclasses.replace(RESNET_TINY, norm="batch")
 @pytest.fixture
 def adapting(tmp_path, entries) -> finetune_rain.FinetuneRAIN:
     """Options that tune EDSR through a classifier with batch norm, in training mode."""
-    card = {"data": {}, "command": "-", "seed": 0, "metrics": {}}
+    card = {"data": {}, "command": "-", "seed": 0, "metrics": {}, "licence": "CC0-1.0"}
     params = BATCH_NORMED.init(jax.random.key(0))
     return finetune_rain.FinetuneRAIN(
-        run=Output("tuned", out=tmp_path),
+        run=Output("tuned", out=tmp_path, dtype="float16"),
         data=Data(num_training=40, num_validation=20),
         optimizer=Optimizer(learning_rate=1e-2, schedule="constant"),
         classifier=str(zoo.save(tmp_path, "batch", BATCH_NORMED, params, card)),
@@ -240,11 +240,13 @@ def test_an_adapting_classifier_learns_nothing_but_its_statistics(adapting, tmp_
     before = flatten(zoo.load(adapting.classifier).params)
     after = zoo.load(tmp_path / "tuned/tuned_classifier")
     assert after.card["init_sha256"] == zoo.load(adapting.classifier).sha256
+    assert (after.card["licence"], after.card["dtype"]) == ("CC0-1.0", "float16")
+    before = {name: np.asarray(v, np.float16).astype(v.dtype) for name, v in before.items()}
     for name, leaf in flatten(after.params).items():
         moved = not np.array_equal(leaf, before[name])
         assert moved == name.endswith(("mean", "var")), name
     tuned = zoo.load(tmp_path / "tuned")
-    start = flatten(edsr_params())
+    start = flatten(zoo.load(adapting.init).params)
     assert any(not np.array_equal(v, start[name]) for name, v in flatten(tuned.params).items())
 
     images, labels = data.load("builtin", "validation").get(np.arange(20))
@@ -254,6 +256,15 @@ def test_an_adapting_classifier_learns_nothing_but_its_statistics(adapting, tmp_
     params = {"defense": tuned.params, "classifier": after.params}
     right = np.asarray(predict(params, keys, jnp.asarray(images, jnp.float32) / 255)) == labels
     assert tuned.card["metrics"]["validation"]["value"] == pytest.approx(right.mean())
+
+
+def test_an_adapting_run_that_no_longer_learns_is_stopped(adapting, tmp_path):
+    dead = jax.tree.map(jnp.zeros_like, edsr_params())
+    dead["tail"]["bias"] = jnp.full_like(dead["tail"]["bias"], -1e4)  # every pixel is clipped
+    card = {"data": {}, "command": "-", "seed": 0, "metrics": {}}
+    init = str(zoo.save(tmp_path, "dead", EDSR_TINY, dead, card))
+    with pytest.raises(run.Stop, match="In all of epoch 1 the gradient was zero"):
+        finetune_rain.train(dataclasses.replace(adapting, init=init))
 
 
 def test_one_adapting_step_leaves_the_statistics_that_flax_would(entries):
@@ -292,6 +303,7 @@ def test_one_adapting_step_leaves_the_statistics_that_flax_would(entries):
     ("changes", "message"),
     [
         ({"compute": Compute(precision="bfloat16")}, "bn_mode='adapt' keeps statistics"),
+        ({"compute": Compute(accumulate=2)}, "bn_mode='adapt' normalises by the whole batch"),
         ({"classifier": "builtin_resnet"}, "bn_mode='adapt' needs a classifier with batch norm"),
     ],
 )
@@ -325,6 +337,7 @@ def test_super_resolution_improves_and_leaves_an_entry_and_a_picture(tmp_path, e
     half = zoo.load(tmp_path / "sr")
     assert half.card["dtype"] == "float16"
     assert half.card["metrics"] == metrics
+    assert "stored_by" not in half.card  # the same command and versions
     chex.assert_trees_all_close(half.params, entry.params, rtol=1e-3, atol=1e-7)
     with pytest.raises(run.Stop, match="holds a run with patch = 16, not 24"):
         super_resolution.train(dataclasses.replace(options, patch=24))

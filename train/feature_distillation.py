@@ -85,7 +85,7 @@ class Design:
             raise ValueError(
                 f"share={self.share} asks for a step of {largest:.4g} at radius={self.radius:.4g},"
                 f" which leaves more than {_MOST_STEPS} multiples of resolution={self.resolution} "
-                "to try: raise one of them."
+                "to try: raise the share or the resolution."
             )
         for field in ("num_attacked", "num_steps", "batch_size"):
             if getattr(self, field) < 1:

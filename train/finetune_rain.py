@@ -8,6 +8,7 @@ test split.
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Hashable
 from typing import Annotated, Literal
 
@@ -39,12 +40,12 @@ from train.options import (
     validation_examples,
 )
 from train.panels import purified_panel
-from train.step import EXAMPLES
+from train.step import EXAMPLES, FOLLOWS
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneRAIN:
-    """Tunes the EDSR of RAIN through a classifier that stays as it is."""
+    """Tunes the EDSR of RAIN through a classifier whose weights stay as they are."""
 
     run: Annotated[Output, tyro.conf.arg(name="")]
     data: Annotated[Data, tyro.conf.arg(name="")]
@@ -79,6 +80,11 @@ class FinetuneRAIN:
             raise ValueError(
                 f"bn_mode='adapt' keeps statistics that compute.precision="
                 f"{self.compute.precision!r} would round away: train in float32."
+            )
+        if self.bn_mode == "adapt" and self.compute.accumulate > 1:
+            raise ValueError(
+                f"bn_mode='adapt' normalises by the whole batch, which compute.accumulate="
+                f"{self.compute.accumulate} would take in parts: set it to 1."
             )
 
 
@@ -185,28 +191,23 @@ def loss(
 def adapting_loss(params, frozen, key, example, *, pipeline: Defended, padding: int):
     """Returns the same with the classifier in training mode; `params` are the whole pipeline's.
 
-    The classifier's do not follow the gradient of this loss. In its place they get the
-    difference to what batch norm made of them, so that gradient descent at rate 1 puts the
-    running statistics where batch norm moved them, and leaves the weights as they are.
+    The classifier's do not follow the gradient, but what batch norm makes of them.
     """
     del frozen
     rain_key, image = _augmented(key, example, padding)
     purified = pipeline.defense.apply(params["defense"], rain_key, image)
-    classifier = jax.lax.stop_gradient(params["classifier"])
-    logits, moved = pipeline.classifier.apply_in_training(classifier, purified, axis_name=EXAMPLES)
-    pulls = jax.tree.map(
-        lambda before, after, p: jnp.vdot(before - jax.lax.stop_gradient(after), p - before),
-        classifier, moved, params["classifier"],
-    )  # fmt: skip
+    logits, moved = pipeline.classifier.apply_in_training(
+        jax.lax.stop_gradient(params["classifier"]), purified, axis_name=EXAMPLES
+    )
     value, metrics = _cross_entropy(logits, example["label"])
-    return value + sum(jax.tree.leaves(pulls)), metrics
+    return value, {**metrics, FOLLOWS: {"classifier": jax.lax.stop_gradient(moved)}}
 
 
 def adapting(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Returns the optimizer of the whole pipeline for `adapting_loss`."""
     parts: dict[Hashable, optax.GradientTransformation] = {
         "defense": optimizer,
-        "classifier": optax.sgd(1.0),
+        "classifier": optax.set_to_zero(),
     }
     return optax.multi_transform(parts, {name: name for name in parts})
 
@@ -292,7 +293,12 @@ def train(options: FinetuneRAIN) -> None:
         steps_per_epoch=steps_per_epoch,
         panel=draw,
     )
+    adapted = dataclasses.replace(
+        options.run, name=f"{options.run.name}_classifier", out=options.run.folder
+    )
     with options.run.open(options, program="train.finetune_rain", **facts) as run:
+        if run.fresh and jax.process_index() == 0:
+            shutil.rmtree(adapted.folder, ignore_errors=True)  # of a run that was here before
         outcome = loop.fit(
             task, learned, optimizer, run,
             seed=options.seed, frozen=frozen, compute=options.compute,
@@ -307,11 +313,15 @@ def train(options: FinetuneRAIN) -> None:
             init_sha256=start.sha256,
         )  # fmt: skip
         if options.bn_mode == "adapt":
-            adapted = Output(f"{options.run.name}_classifier", options.run.folder)
             save(
                 adapted, classifier.network,
                 dataclasses.replace(outcome, params=tuned["classifier"]),
-                init_sha256=classifier.sha256,
+                init_sha256=classifier.sha256, metrics_of="the whole pipeline",
+                weights_from={
+                    "name": classifier.name, "sha256": classifier.sha256,
+                    "data": classifier.card.get("data"),
+                },
+                **{n: classifier.card[n] for n in ("licence",) if n in classifier.card},
             )  # fmt: skip
         panel = path.with_suffix(".png")
         if jax.process_index() == 0:

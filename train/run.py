@@ -152,7 +152,9 @@ class Run:
     def made_by(self) -> dict[str, Any]:
         """Command, versions and machine that began the run, and any others that went on."""
         first, *others = self._sessions or [self._here]
-        return {**first, "continued_by": others} if others else first
+        made = {**first, "continued_by": others} if others else first
+        # A finished run trains no more, but may store what it learned in another way.
+        return made if self._here in (first, *others) else {**made, "stored_by": self._here}
 
     def log(self, line: dict[str, Any]) -> None:
         """Appends a line to `metrics.jsonl`, and its numbers to the files TensorBoard reads."""

@@ -19,6 +19,9 @@ Example = Mapping[str, Any]
 Metrics = dict[str, Any]
 # A loss may take means over the examples that it is computed with, under this name of an axis.
 EXAMPLES = "examples"
+# Among the metrics of a loss: parts of the parameters that follow the data, not the gradient. The
+# step puts them in the places of those they have the names of; all examples must agree on them.
+FOLLOWS = "follows"
 # (params, frozen, key, example) -> (loss, metrics), for one example.
 LossFn = Callable[[Params, Params, PRNGKey, Example], tuple[Float[Array, ""], Metrics]]
 
@@ -81,9 +84,17 @@ def make_step(
         )
 
         def mean_loss(params):
-            one = lambda key, example: loss(params, frozen, key, example)
-            losses, metrics = jax.vmap(one, axis_name=EXAMPLES)(keys, batch)
-            return losses.mean(), {"loss": losses.mean(), **jax.tree.map(jnp.mean, metrics)}
+            def one(key, example):
+                value, metrics = loss(params, frozen, key, example)
+                follows = metrics.get(FOLLOWS, {})
+                told = {name: v for name, v in metrics.items() if name != FOLLOWS}
+                return value, told, follows
+
+            losses, metrics, follows = jax.vmap(one, axis_name=EXAMPLES, out_axes=(0, 0, None))(
+                keys, batch
+            )
+            means = {"loss": losses.mean(), **jax.tree.map(jnp.mean, metrics)}
+            return losses.mean(), {**means, FOLLOWS: follows}
 
         gradient, metrics = jax.grad(mean_loss, has_aux=True)(params)
         return gradient, metrics
@@ -93,6 +104,7 @@ def make_step(
         gradient, metrics = _mean_over_parts(part, batch, accumulate)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        params = _with(params, metrics.pop(FOLLOWS))
         averaged = state.average
         if average is not None:
             decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
@@ -109,6 +121,11 @@ def make_step(
         return jax.lax.with_sharding_constraint(state, placement(state, mesh)), metrics
 
     return functools.partial(jax.jit(place, donate_argnums=1), frozen)
+
+
+def _with(params: Any, follows: dict[str, Any]) -> Any:
+    """Returns the parameters with some parts, by name, replaced; there may be none."""
+    return {**params, **follows} if follows else params
 
 
 def _mean_over_parts(fn, batch, num_parts):

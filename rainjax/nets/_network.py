@@ -42,7 +42,8 @@ class Network(abc.ABC):
 
         Batch norm takes mean and variance over the batch, which is the axis that `jax.vmap` or
         `jax.pmap` calls `axis_name`; of the running ones 9/10 stay (PyTorch's `momentum=0.1`) and
-        the rest is the batch's, the same for every example. Differentiable, through the batch's
+        the rest is the batch's, the same for every example; its variance is the biased one, where
+        PyTorch's running variance follows the unbiased. Differentiable, through the batch's
         statistics too.
 
         Returns:
