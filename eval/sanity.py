@@ -174,13 +174,18 @@ def stale(record: dict, records: list[dict]) -> str | None:
         for other in records:
             if other["row"]["key"] != row["key"]:
                 continue
-            if other["row"]["params"] != row["params"]:
+            if _digests(other["row"]["params"]) != _digests(row["params"]):
                 return f"other parameters of {row['title']!r}"
             if other["data"]["fingerprint"] != record["data"]["fingerprint"]:
                 return "other images"
     radii = {r["column"]["attack"]["radius"] for r in records if r["column"]["attack"]}
     radius = record["options"]["radius"]
     return None if radius in radii else f"radius {radius:.4g}, which no attack of the study has"
+
+
+def _digests(params: dict) -> dict:
+    """Returns what parameters are, whatever their files are called."""
+    return {part: source and source["sha256"] for part, source in params.items()}
 
 
 def line(check: dict, width: int = 99) -> str:

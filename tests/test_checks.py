@@ -208,6 +208,15 @@ def test_unusable_sanity_records_are_refused(tmp_path):
             report.write_report(tmp_path)
 
 
+def test_parameters_are_known_by_their_content_not_by_their_files_name():
+    record, records = made_record(True), full_study()
+    renamed = {"name": "of_another_name", "sha256": "ab"}
+    record["rows"][0]["params"] = record["rows"][0]["params"] | {"classifier": renamed}
+    assert sanity.stale(record, records) is None
+    record["rows"][0]["params"]["classifier"] = {**renamed, "sha256": "cd"}
+    assert sanity.stale(record, records) == "other parameters of 'RAIN, fine-tuned'"
+
+
 def test_the_command_names_what_does_not_fit():
     with pytest.raises(ValueError, match="No study is called 'slow'; there are quick, cifar10"):
         sanity.run(Sanity("slow"))
