@@ -196,6 +196,16 @@ def test_published_resnet_classifies_cifar10(shared_data):
     assert accuracy >= 0.915
 
 
+def test_the_shipped_resnet_classifies_cifar10(shared_data):
+    entry = zoo.load("cifar10_resnet")
+    with np.load(shared_data / "cifar10_test.npz") as data:
+        images, labels = data["images"][:1000], data["labels"][:1000]
+    # Its card has the accuracy on 2,000 pictures that chose the epoch.
+    selected = entry.card["metrics"]["validation"]["value"]
+    accuracy = np.mean(_predict(entry.network, entry.params, images) == labels)
+    assert selected - 0.04 < accuracy < selected + 0.03
+
+
 def test_published_resnet4b_classifies_cifar10(shared_data):
     network = ResNet4b()
     path = shared_data / "weights" / "cifar10_resnet4b_adv2.npz"

@@ -80,7 +80,7 @@ PRESETS = {
     ),
     "cifar10": (
         "ResNet-20 with group norm on CIFAR-10, imported under that name, with the moving average "
-        "of its parameters; a minute an epoch of 18,000 images on two busy cores.",
+        "of its parameters: 84 % on images held out of 20,000, in 27 minutes on two busy cores.",
         Classifier(
             run=Output("cifar10_resnet"),
             data=Data("cifar10"),
