@@ -191,7 +191,9 @@ def test_a_run_goes_on_whatever_its_options_are_made_of(tmp_path):
         assert run.made_by == began
     with Run(tmp_path, identity, program="train.y") as run:
         run.resume(tree)
-        assert run.made_by == began  # nothing was added yet
+        stored = run.made_by  # nothing was added yet, but a file would be written by this one
+        assert stored.pop("stored_by")["command"].split()[2] == "train.y"
+        assert stored == began
         run.save(4, tree, {})
         assert run.made_by["command"] == began["command"]
         assert [other["command"].split()[2] for other in run.made_by["continued_by"]] == [
