@@ -5,6 +5,8 @@ import numbers
 import types
 from typing import Any, Literal, get_args, get_origin
 
+import jax.numpy as jnp
+
 
 def check_fields(value: Any) -> None:
     """Refuses a dataclass with a field that is not of the type it is declared with.
@@ -21,6 +23,19 @@ def check_fields(value: Any) -> None:
             check_option(field.name, given, field.type)
         elif not _fits(given, field.type):
             raise ValueError(f"{field.name}={given!r} must be {_words(field.type)}.")
+
+
+def check_image(image: Any, whose: str) -> None:
+    """Refuses what is not one image of floats, before it gives numbers that mean nothing.
+
+    Raises:
+        ValueError: naming `whose` input it is, its type and its shape.
+    """
+    if image.ndim != 3 or not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(
+            f"{whose} takes one image `h w c` of floats in [0, 1], got {image.dtype} of shape "
+            f"{image.shape}: divide integers by 255, and use jax.vmap for a batch."
+        )
 
 
 def check_option(name: str, given: Any, options: Any) -> None:

@@ -16,7 +16,7 @@ from rainjax.attacks import Attack, Square, losses
 from rainjax.defenses import Defense, Identity
 from rainjax.pipeline import Defended
 from tests.contracts import ATTACKS, DEFENSES, DETECTORS
-from tests.tiny import Linear, Mask
+from tests.tiny import Linear, Mask, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -74,6 +74,15 @@ def test_defense_agrees_under_jit_and_vmap(defense_run):
     np.testing.assert_allclose(defense_run.jitted[0], defense_run.plain, atol=tolerance, rtol=0)
     # An image's neighbours in the batch, and their number, are nothing to it.
     np.testing.assert_allclose(defense_run.batched, defense_run.jitted, atol=tolerance, rtol=0)
+
+
+def test_defense_refuses_grey_levels_and_batches(defense_run):
+    defense, params = defense_run.case.defense, defense_run.params
+    name = type(defense).__name__
+    for given in (jnp.full((8, 8, 3), 200, jnp.uint8), IMAGES):
+        message = rf"^{name} takes one image .* got {given.dtype} of shape"
+        with unchecked(), pytest.raises(ValueError, match=message):
+            defense.apply(params, KEYS[0], given)
 
 
 def test_defense_is_a_function_of_its_key(defense_run):

@@ -2,10 +2,12 @@
 
 import abc
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 
-from rainjax._checks import check_fields
+from rainjax._checks import check_fields, check_image
 from rainjax._types import Draw, Image, Params, PRNGKey
 from rainjax.keys import split_draw
 
@@ -15,11 +17,25 @@ class Defense(abc.ABC):
     """A purifier: hyperparameters as fields, randomness through the key of `apply`.
 
     Raises:
-        ValueError: a field is not of the type it is declared with.
+        ValueError: a field is not of the type it is declared with; `apply` is given something
+            else than one image of floats, in every defense there is.
     """
 
     def __post_init__(self):
         check_fields(self)
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        own = cls.__dict__.get("apply")
+        if own is None:
+            return
+
+        @functools.wraps(own)
+        def apply(self, params, key, image):
+            check_image(image, f"{type(self).__name__}")
+            return own(self, params, key, image)
+
+        cls.apply = apply
 
     def init(self, key: PRNGKey) -> Params:
         """Returns fresh parameters; `()` for a defense that has none."""

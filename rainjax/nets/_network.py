@@ -6,10 +6,10 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, PyTree
 
+from rainjax._checks import check_image
 from rainjax._types import Params, PRNGKey
 from rainjax.nets._named import check_shapes, flatten
 
@@ -72,11 +72,7 @@ class Network(abc.ABC):
     def _module(self, params: Params, inputs: tuple[Array, ...]) -> Any:
         """Returns a module of its own that holds `params`."""
         for x in inputs:
-            if x.ndim != 3 or not jnp.issubdtype(x.dtype, jnp.floating):
-                raise ValueError(
-                    f"The network takes one image `h w c` of floats in [0, 1], got {x.dtype} of "
-                    f"shape {x.shape}: divide integers by 255, and use jax.vmap for a batch."
-                )
+            check_image(x, "The network")
         want, given = (
             {name: leaf.shape for name, leaf in flatten(tree).items()}
             for tree in (_shapes(self), params)
