@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import eval.__main__ as program
-from eval import bench, comparison, comparison_report, report
+from eval import bench, comparison, comparison_report, report, tables
 from eval import records as rec
 from eval.config import Transformations
 from eval.two_pass import Compressed
@@ -362,6 +362,19 @@ def test_command_line_knows_it(capsys):
 
 def test_folder_is_where_it_was_asked_for(folder, config):
     assert folder == pathlib.Path(config.out) / "tiny"
+
+
+def test_fewer_images_are_held_against_the_lowest_that_others_leave_on_them(folder):
+    records = report.load_records(folder)
+    bpda, own, eot = (of(records, "noise", name) for name in ("bpda", "own", "eot"))
+    made = [
+        with_counts(bpda, [2, 1, 0, 0, 0, 0]),  # the lowest on six images, and not on the four
+        with_counts(own, [0, 0, 0, 0, 2, 2]),
+        with_counts(eot, [2, 0, 0, 0]),
+    ]
+    assert tables.lowest(made)["column"]["key"] == "bpda"
+    made[1] = with_counts(own, [2, 1, 0, 0, 2, 2])
+    assert tables.lowest(made)["column"]["key"] == "eot"
 
 
 def test_two_passes_are_attacked_around_the_compressed_image(config, folder, tmp_path):

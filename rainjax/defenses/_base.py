@@ -32,7 +32,7 @@ class Defense(abc.ABC):
 
         @functools.wraps(own)
         def apply(self, params, key, image):
-            check_image(image, f"{type(self).__name__}")
+            check_image(image, type(self).__name__)
             return own(self, params, key, image)
 
         cls.apply = apply
