@@ -87,10 +87,16 @@ def test_eight_devices_train_as_one_does(alone, on_eight, kind):
     assert_same_run(log(on_eight / kind), log(alone[0])[:3])
 
 
+@pytest.mark.parametrize("num_devices", [1, 2])
 @pytest.mark.parametrize("kind", ["copies", "shared"])
-def test_what_eight_devices_saved_goes_on_on_two(alone, on_eight, kind, tmp_path):
+def test_what_eight_devices_saved_goes_on_on_one_or_two(
+    alone, on_eight, kind, num_devices, tmp_path, monkeypatch
+):
     shutil.copytree(on_eight / kind, tmp_path / "run")
-    outcome = scaled.train(tmp_path / "run", 3, Compute(shards=2))
+    devices = jax.devices()[:num_devices]
+    assert len(devices) == num_devices
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    outcome = scaled.train(tmp_path / "run", 3, Compute(shards=num_devices))
     assert_same_run(log(tmp_path / "run"), log(alone[0]))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), outcome.params, alone[1].params
