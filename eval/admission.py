@@ -10,8 +10,8 @@ import numpy as np
 
 from eval import study as st
 from eval.config import Study
-from eval.files import write_json
 from eval.records import read_json
+from rainjax._files import write_json
 from rainjax.data import ImageSet
 
 

@@ -14,19 +14,19 @@ from tqdm import tqdm
 
 from eval import study as st
 from eval.config import Study
-from eval.files import read_array, write_arrays, write_json
 from eval.records import read_json
 from eval.spectra import purify
 from rainjax import evaluation
-from rainjax.autoattack import AutoAttack
+from rainjax._files import read_array, write_arrays, write_json
 from rainjax.data import ImageSet
 from rainjax.defenses import Identity
 from rainjax.devices import data_mesh, padded
-from rainjax.ensemble import run_ensemble
+from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.ensemble import run_ensemble
+from rainjax.evaluation.provenance import code_digest, provenance
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import wilson_interval
 from rainjax.pipeline import majority
-from rainjax.provenance import code_digest, provenance
 
 _NUM_PANELS = 6
 _MEMBER = ("num_attacked", "num_broken", "num_best", "num_gradients", "seconds")

@@ -22,17 +22,17 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from eval.files import write_json
 from eval.memory import resident_mib
 from rainjax import data, evaluation, zoo
-from rainjax._types import Params
+from rainjax._files import write_json
 from rainjax.attacks import EOT, PGD
 from rainjax.defenses import RAIN
 from rainjax.devices import batch_sharding, data_mesh, replicated
+from rainjax.evaluation.provenance import provenance
 from rainjax.keys import Purpose, example_keys
 from rainjax.nets import EDSR
 from rainjax.pipeline import Defended
-from rainjax.provenance import provenance
+from rainjax.typing import Params
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 

@@ -16,16 +16,16 @@ import numpy as np
 import tyro
 from jax.sharding import Mesh
 
-from rainjax._types import Params
 from rainjax.attacks import EOT, PGD, Attack, Square, balls
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.defenses import Identity
 from rainjax.devices import full_batches
 from rainjax.evaluation import run_attack, score
+from rainjax.evaluation.driver import ask
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import wilson_interval
 from rainjax.pipeline import Defended
-from rainjax.runner import ask
+from rainjax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,21 +12,21 @@ import numpy as np
 
 from eval import admission, bench
 from eval.config import Transformations
-from eval.files import read_array, write_arrays
 from eval.records import read_json
 from eval.spectra import purify
 from eval.study import Cell, Row, source
 from eval.two_pass import Compressed
 from rainjax import data, defenses, zoo
-from rainjax._types import Params
+from rainjax._files import read_array, write_arrays
 from rainjax.attacks import APGD, EOT, PGD, CarliniWagner, DeepFool, NoisyAPGD, fgsm
 from rainjax.data import ImageSet
 from rainjax.defenses import Chain, Defense, FeatureDistillation, Identity, RandomSubset
+from rainjax.evaluation.provenance import without_folder
 from rainjax.gradients import BPDA
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.nets import EDSR
 from rainjax.pipeline import Defended
-from rainjax.provenance import without_folder
+from rainjax.typing import Params
 
 _ROLES = ("comparison", "table")
 # The columns of attackers who know the transformation.

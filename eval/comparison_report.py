@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from eval import records as rec
 from eval import speed_report, tables
-from eval.files import read_array
 from eval.style import BLUE, FAINT, GREY, INK, RUST, STYLE, Drawing, png_bytes
 from eval.tables import ABSENT, Cell, Table, interval, percent
 from eval.two_pass import is_compressed
+from rainjax._files import read_array
 
 _BLIND = ("fgsm", "bim", "pgd")
 _ADAPTIVE = ("bpda", "own", "eot")

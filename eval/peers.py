@@ -21,14 +21,14 @@ import numpy as np
 from tqdm import tqdm
 
 from eval import peers_jax, peers_report
-from eval.files import write_json
 from eval.peers_worker import ATTACKS, MODULES, Case
 from rainjax import data, evaluation, zoo
+from rainjax._files import write_json
+from rainjax.evaluation.provenance import provenance
 from rainjax.keys import Purpose, example_keys
 from rainjax.nets import ResNet
 from rainjax.nets.convert import to_torch
 from rainjax.pipeline import Defended
-from rainjax.provenance import provenance
 
 _PACKAGES: dict[str, str] = {"art": "adversarial-robustness-toolbox"}
 

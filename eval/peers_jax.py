@@ -14,7 +14,6 @@ import numpy as np
 
 from eval.peers_worker import Case, Library, foolbox_pgd
 from rainjax import evaluation, transforms
-from rainjax._types import Draw, Image, Params
 from rainjax.attacks import EOT, PGD
 from rainjax.defenses import Defense, Identity
 from rainjax.devices import data_mesh, use_all_cores
@@ -22,6 +21,7 @@ from rainjax.keys import Purpose, example_keys, split_draw
 from rainjax.nets import Network, ResNet
 from rainjax.nets.convert import from_torch
 from rainjax.pipeline import Defended
+from rainjax.typing import Draw, Image, Params
 
 
 @dataclasses.dataclass(frozen=True)

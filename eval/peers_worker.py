@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from eval.files import write_arrays
 from eval.memory import forget_peak, hand_back, resident_mib
+from rainjax._files import write_arrays
 
 ATTACKS = ("pgd", "eot_pgd")
 # Where each library's side is written, and what has to be installed for it.

@@ -5,9 +5,9 @@ import pathlib
 from eval import admission, bench
 from eval import study as st
 from eval.config import Robustness
-from eval.files import write_json
 from eval.spectra import spectra
 from rainjax import data
+from rainjax._files import write_json
 
 
 def run(config: Robustness) -> pathlib.Path:

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from eval import checks, comparison, pipelines, presets
 from eval import study as st
 from eval.config import Robustness, Transformations
-from eval.files import write_json
 from eval.records import read_json
 from eval.verdict import Finding
 from rainjax import data
+from rainjax._files import write_json
 from rainjax.devices import data_mesh
-from rainjax.provenance import provenance
+from rainjax.evaluation.provenance import provenance
 
 # What the command line leaves as the study has it.
 _OF_STUDY = ("radius", "step_size", "num_steps", "num_eot", "num_score_draws", "seed")

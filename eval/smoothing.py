@@ -17,12 +17,12 @@ from tqdm import tqdm
 from eval import admission, pipelines, presets, smoothing_report
 from eval import study as st
 from eval.config import Robustness, Transformations
-from eval.files import write_json
 from rainjax import data
+from rainjax._files import write_json
 from rainjax.devices import data_mesh
+from rainjax.evaluation.provenance import code_digest, provenance
+from rainjax.evaluation.smoothing import Smoothed, certify, check_certifiable
 from rainjax.keys import Purpose, example_keys
-from rainjax.provenance import code_digest, provenance
-from rainjax.smoothing import Smoothed, certify, check_certifiable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def run(command: Smoothing) -> pathlib.Path:
         },
     }
     content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    facts = {**record["options"], "images": content, "code": code_digest("smoothing.py")}
+    facts = {**record["options"], "images": content, "code": code_digest()}
     digest = lambda row, sigma: _digest(row, sigma, facts)
     cells = _recorded(path, record, found, digest)
     missing = [

@@ -12,7 +12,7 @@ from eval.figures import percent_axis
 from eval.lone import LoneRecord
 from eval.style import COLOURS, GREEN, STYLE, Drawing, png_bytes
 from eval.tables import Cell, Table, interval, percent
-from rainjax.smoothing import (
+from rainjax.evaluation.smoothing import (
     ABSTAINED,
     Certificates,
     CertifiedAccuracy,

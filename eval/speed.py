@@ -23,12 +23,12 @@ import scipy.fft
 from tqdm import tqdm
 
 from eval import speed_report
-from eval.files import write_json
 from rainjax import data, defenses, transforms
+from rainjax._files import write_json
 from rainjax.defenses import JPEG, Defense, FeatureDistillation, Quilting, TotalVariation
 from rainjax.devices import batch_sharding, data_mesh, num_cores
+from rainjax.evaluation.provenance import provenance
 from rainjax.keys import Purpose, example_keys, purpose_key
-from rainjax.provenance import provenance
 
 
 @dataclasses.dataclass(frozen=True)

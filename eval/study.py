@@ -5,15 +5,15 @@ from typing import Any
 
 from eval.config import Robustness
 from rainjax import zoo
-from rainjax._types import Params
 from rainjax.attacks import EOT, PGD
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.minimum_norm import MinimumNormAttack
-from rainjax.autoattack import AutoAttack
 from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
+from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.gradients import Draws
 from rainjax.nets import EDSR
 from rainjax.pipeline import Defended
+from rainjax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

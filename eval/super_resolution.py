@@ -18,13 +18,13 @@ import numpy as np
 from tqdm import tqdm
 
 from eval import super_resolution_report as report
-from eval.files import write_json
 from eval.study import describe, source
 from rainjax import data, transforms, zoo
-from rainjax._types import Image, Params
+from rainjax._files import write_json
 from rainjax.data import ImageSet
+from rainjax.evaluation.provenance import provenance
 from rainjax.nets import Network, num_params
-from rainjax.provenance import provenance
+from rainjax.typing import Image, Params
 
 _BORDER = 2
 _SMALLEST = 16  # the structural similarity's window of 11 pixels, two borders, and even

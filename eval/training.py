@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from eval import training_report
-from eval.files import write_json
+from rainjax._files import write_json
+from rainjax.evaluation.provenance import provenance
 from rainjax.keys import Purpose, purpose_key
 from rainjax.nets import EDSR, num_params
-from rainjax.provenance import provenance
 from train import loop, super_resolution
 from train.batches import Batches, Patch
 from train.compute import Compute, place_batch

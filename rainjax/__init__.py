@@ -25,12 +25,10 @@ from rainjax import (
     evaluation,
     metrics,
     nets,
-    smoothing,
     transforms,
     zoo,
 )
 from rainjax.attacks import EOT, PGD, Attack, fgsm
-from rainjax.autoattack import AutoAttack
 from rainjax.defenses import (
     JPEG,
     RAIN,
@@ -41,12 +39,13 @@ from rainjax.defenses import (
     Identity,
     MeanFieldRAIN,
 )
-from rainjax.ensemble import Member, run_ensemble
-from rainjax.evaluation import attack_batch, keep_worse, run_attack, score
+from rainjax.evaluation import attack_batch, keep_worse, run_attack, score, smoothing
+from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.ensemble import Member, run_ensemble
+from rainjax.evaluation.smoothing import Smoothed, certify
 from rainjax.gradients import BPDA, expectation, straight_through
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
-from rainjax.smoothing import Smoothed, certify
 
 __all__ = [
     "BPDA",

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from rainjax._types import Params
+from rainjax.typing import Params
 
 Note = dict[str, Any]
 

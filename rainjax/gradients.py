@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rainjax._checks import check_option
-from rainjax._types import Draw, Image, Params, PRNGKey, Stratum
 from rainjax.defenses._base import Defense
+from rainjax.typing import Draw, Image, Params, PRNGKey, Stratum
 
 Draws = Literal["independent", "enumerated", "stratified"]
 

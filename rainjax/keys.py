@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer, Key
 
-from rainjax._types import Draw, PRNGKey, Stratum
+from rainjax.typing import Draw, PRNGKey, Stratum
 
 
 class Purpose(enum.IntEnum):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rainjax._types import Image
+from rainjax.typing import Image
 
 # The shapes of two images are compared below, in words, so they share no axis names here.
 _Reference = Float[Array, "_ _ _"]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from rainjax._types import Draw, Image, Logits, Params, PRNGKey
 from rainjax.defenses._base import Defense
 from rainjax.nets._network import Network
+from rainjax.typing import Draw, Image, Logits, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rainjax import ensemble
 from rainjax.attacks import EOT, PGD, fgsm
 from rainjax.attacks.queries import Slope
-from rainjax.autoattack import AutoAttack
 from rainjax.defenses import Identity
 from rainjax.devices import data_mesh
-from rainjax.ensemble import Member, run_ensemble
-from rainjax.evaluation import run_attack, score
+from rainjax.evaluation import ensemble, run_attack, score
+from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.ensemble import Member, run_ensemble
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
 from tests.tiny import RESNET_TINY, Linear, Mask, resnet_params, unchecked

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from rainjax import gradients, transforms
-from rainjax._types import Stratum
 from rainjax.attacks import EOT, PGD
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.defenses import RAIN, Chain, Identity, MeanFieldRAIN
@@ -16,6 +15,7 @@ from rainjax.evaluation import run_attack
 from rainjax.gradients import BPDA
 from rainjax.keys import choice, split_draw
 from rainjax.pipeline import Defended
+from rainjax.typing import Stratum
 from tests.tiny import EDSR_TINY, Linear, Mask, Repeat, edsr_params, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -10,9 +10,9 @@ from eval import report, smoothing, smoothing_report
 from eval.smoothing import Smoothing
 from rainjax import data, zoo
 from rainjax.defenses import Identity
+from rainjax.evaluation.smoothing import ABSTAINED, Smoothed, certify
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
-from rainjax.smoothing import ABSTAINED, Smoothed, certify
 from tests import saved_networks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -146,7 +146,7 @@ def test_a_killed_run_goes_on_cell_by_cell(path, command, monkeypatch, tmp_path,
     smoothing.run(_changed(again, sigmas=(0.1,), rows=("undefended",), radii=(0.02,)))
     later = smoothing_report.RECORD.load(tmp_path / "smoothing.json")
     assert later == whole | {"radii": [0.02]}
-    monkeypatch.setattr(smoothing, "code_digest", lambda *more: "other")
+    monkeypatch.setattr(smoothing, "code_digest", lambda: "other")
     with pytest.raises(KeyboardInterrupt):
         smoothing.run(again)
 

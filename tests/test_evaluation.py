@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rainjax import runner
 from rainjax.attacks import EOT, PGD, Square, fgsm
-from rainjax.autoattack import AutoAttack
 from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
 from rainjax.devices import data_mesh
-from rainjax.evaluation import attack_batch, keep_worse, run_attack, score
+from rainjax.evaluation import attack_batch, driver, keep_worse, run_attack, score
+from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.gradients import BPDA
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.nets import EDSR, ResNet
@@ -354,7 +353,7 @@ def test_a_full_device_is_told_what_to_lower(setting, monkeypatch):
     def full(*args):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
-    monkeypatch.setattr(runner, "_add_chunk", full)
+    monkeypatch.setattr(driver, "_add_chunk", full)
     sentence = (
         r"8 images of \(12, 12\) with chunk_size=2 do not fit .* lower the EOT's chunk_size first"
     )
@@ -366,7 +365,7 @@ def test_other_runtime_errors_pass_unchanged(setting, monkeypatch):
     def broken(*args):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    monkeypatch.setattr(runner, "_add_chunk", broken)
+    monkeypatch.setattr(driver, "_add_chunk", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         setting.run(EOT_PGD)
 

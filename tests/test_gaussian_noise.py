@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rainjax._types import Stratum
 from rainjax.defenses import GaussianNoise
+from rainjax.typing import Stratum
 from tests.tiny import unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

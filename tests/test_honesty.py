@@ -15,9 +15,9 @@ import pytest
 
 from rainjax import data, zoo
 from rainjax.attacks import APGD, EOT, PGD
-from rainjax.autoattack import AutoAttack
 from rainjax.defenses import RAIN
 from rainjax.evaluation import run_attack, score
+from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
 from tests.contracts import ATTACKS

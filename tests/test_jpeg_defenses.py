@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 
 from rainjax import data, transforms
-from rainjax._types import Stratum
 from rainjax.defenses import JPEG, SHIELD
+from rainjax.typing import Stratum
 from tests.tiny import unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

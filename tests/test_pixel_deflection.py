@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rainjax._types import Stratum
 from rainjax.defenses import PixelDeflection, WaveletDenoising
+from rainjax.typing import Stratum
 from tests.test_wavelets import SMALL, _shrunk_by_range
 from tests.tiny import unchecked
 

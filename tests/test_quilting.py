@@ -12,9 +12,9 @@ import scipy.spatial
 import scipy.stats
 import skimage.data
 
-from rainjax._types import Stratum
 from rainjax.defenses import Identity, Quilting, patch_bank, quilting
 from rainjax.gradients import BPDA
+from rainjax.typing import Stratum
 from tests.tiny import unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

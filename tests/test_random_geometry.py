@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 import scipy.stats
 
-from rainjax._types import Stratum
 from rainjax.defenses import RandomCrop, RandomResizePad
+from rainjax.typing import Stratum
 from tests.tiny import unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

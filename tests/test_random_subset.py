@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rainjax._types import Stratum
 from rainjax.defenses import (
     Defense,
     GaussianNoise,
@@ -20,6 +19,7 @@ from rainjax.defenses import (
     RandomCrop,
     RandomSubset,
 )
+from rainjax.typing import Stratum
 from tests.tiny import Mask, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -19,7 +19,8 @@ LIBRARY = sorted((ROOT / "rainjax").rglob("*.py"))
 
 # A part of the library may import from the parts before it, and from itself.
 ORDER = [
-    "_types",
+    "typing",
+    "_files",
     "_checks",
     "keys",
     "devices",
@@ -31,17 +32,13 @@ ORDER = [
     "gradients",
     "attacks",
     "pipeline",
-    "runner",
-    "evaluation",
-    "ensemble",
-    "autoattack",
-    "universal",
-    "smoothing",
     "zoo",
     "data",
     "checkpoints",
-    "provenance",
+    "evaluation",
+    "report",
     "adapters",
+    "__main__",
 ]
 
 

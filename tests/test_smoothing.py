@@ -15,13 +15,20 @@ import pytest
 import scipy.stats
 from statsmodels.stats.proportion import proportion_confint
 
-from rainjax import smoothing
 from rainjax.defenses import Defense, Identity
 from rainjax.devices import data_mesh
+from rainjax.evaluation import smoothing
+from rainjax.evaluation.smoothing import (
+    ABSTAINED,
+    Smoothed,
+    certificates,
+    certify,
+    count_classes,
+    predict,
+)
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import wilson_interval
 from rainjax.pipeline import Defended
-from rainjax.smoothing import ABSTAINED, Smoothed, certificates, certify, count_classes, predict
 from tests.tiny import Linear, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -18,10 +18,10 @@ from flax import nnx
 from rainjax import data, zoo
 from rainjax.data import ImageSet
 from rainjax.defenses import RAIN
+from rainjax.evaluation.provenance import provenance
 from rainjax.keys import Purpose, example_keys
 from rainjax.nets._named import flatten
 from rainjax.pipeline import Defended
-from rainjax.provenance import provenance
 from tests.tiny import EDSR_TINY, RESNET_TINY, Repeat, edsr_params, resnet_params
 from train import augment, classifier, finetune_rain, run, step, super_resolution
 from train.compute import PLAIN, Compute

@@ -10,8 +10,8 @@ import scipy.stats
 from rainjax.attacks import EOT, PGD, InputDiversity, ScaleInvariance, TranslationInvariance
 from rainjax.defenses import RAIN, Chain, Identity
 from rainjax.evaluation import run_attack
+from rainjax.evaluation.universal import universal_perturbation
 from rainjax.pipeline import Defended
-from rainjax.universal import universal_perturbation
 from tests.tiny import EDSR_TINY, Linear, Mask, edsr_params, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

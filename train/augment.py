@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rainjax._types import Image, PRNGKey
+from rainjax.typing import Image, PRNGKey
 
 
 def random_flip(key: PRNGKey, image: Image) -> Image:

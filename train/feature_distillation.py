@@ -16,12 +16,12 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from eval.files import write_json
 from rainjax import distillation, zoo
+from rainjax._files import write_json
 from rainjax.attacks import PGD
 from rainjax.defenses import FeatureDistillation, two_steps
 from rainjax.devices import use_all_cores
-from rainjax.provenance import provenance
+from rainjax.evaluation.provenance import provenance
 from train.design_figure import draw
 from train.design_measures import Bench, cost, measured_step, statistics
 from train.options import Data, Output, check_held_out, check_outputs, identity, labelled

@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from tqdm import tqdm
 
-from rainjax._types import Params
 from rainjax.checkpoints import Note
 from rainjax.keys import Purpose, purpose_key
+from rainjax.typing import Params
 from train.batches import ahead
 from train.compute import PLAIN, Compute, place_batch, whole
 from train.run import Paused, Run, Stop

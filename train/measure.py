@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rainjax._types import Params, PRNGKey
 from rainjax.devices import batch_sharding, data_mesh, full_batches, replicated
 from rainjax.keys import Purpose, purpose_key
+from rainjax.typing import Params, PRNGKey
 from train.step import Example, Metrics
 
 

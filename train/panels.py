@@ -9,11 +9,11 @@ import matplotlib.figure
 import numpy as np
 
 from rainjax import transforms
-from rainjax._types import Image, Params, PRNGKey
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import psnr, ssim
 from rainjax.nets import Network
 from rainjax.pipeline import Defended
+from rainjax.typing import Image, Params, PRNGKey
 
 
 def super_resolution_panel(

@@ -17,9 +17,9 @@ import PIL.Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from rainjax._types import Params
 from rainjax.checkpoints import Checkpoints, Note
-from rainjax.provenance import provenance
+from rainjax.evaluation.provenance import provenance
+from rainjax.typing import Params
 from train.compute import anywhere, wait_for_all
 
 

@@ -11,8 +11,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from rainjax._types import Params, PRNGKey
 from rainjax.devices import replicated
+from rainjax.typing import Params, PRNGKey
 from train.compute import placement
 
 Example = Mapping[str, Any]

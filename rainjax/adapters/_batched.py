@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from rainjax._types import Params
 from rainjax.keys import Purpose, purpose_key
 from rainjax.pipeline import Defended
+from rainjax.typing import Params
 
 # What an attack's own arithmetic may add to a border of [0, 1].
 _ROUNDING = 1e-5

@@ -11,8 +11,8 @@ import numpy as np
 from jax.experimental.buffer_callback import buffer_callback
 from jaxtyping import Array
 
-from rainjax._types import Params, PRNGKey
 from rainjax.nets import Network
+from rainjax.typing import Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)

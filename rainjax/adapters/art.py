@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rainjax._types import Params
 from rainjax.adapters._batched import Batched
 from rainjax.adapters._frameworks import require
 from rainjax.pipeline import Defended
+from rainjax.typing import Params
 
 _require = functools.partial(require, name="The Adversarial Robustness Toolbox", extra="art")
 

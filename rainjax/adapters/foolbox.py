@@ -3,10 +3,10 @@
 import functools
 from typing import Any
 
-from rainjax._types import Params
 from rainjax.adapters._batched import Batched
 from rainjax.adapters._frameworks import require
 from rainjax.pipeline import Defended
+from rainjax.typing import Params
 
 _require = functools.partial(require, "foolbox", name="Foolbox", extra="foolbox")
 

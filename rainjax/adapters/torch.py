@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from rainjax._types import Params
 from rainjax.adapters._batched import Batched
 from rainjax.adapters._foreign import Foreign
 from rainjax.adapters._frameworks import require
 from rainjax.pipeline import Defended
+from rainjax.typing import Params
 
 _require = functools.partial(require, "torch", name="PyTorch", extra="torch")
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rainjax._types import Image, Label, LogitsFn, PRNGKey
 from rainjax.attacks import balls
 from rainjax.attacks.eot import EOT, Query
+from rainjax.typing import Image, Label, LogitsFn, PRNGKey
 
 State = Any
 

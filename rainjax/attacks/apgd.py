@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rainjax._types import Draw, Image, Label, LogitsFn, PRNGKey
 from rainjax.attacks import balls, losses
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.queries import Aim, Ascent, Slope, highest_wrong, succeeds
+from rainjax.typing import Draw, Image, Label, LogitsFn, PRNGKey
 
 _DENSITY = 0.2  # the share of the values that the first steps in L1 move
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rainjax._checks import check_option
-from rainjax._types import Image, PRNGKey
+from rainjax.typing import Image, PRNGKey
 
 Norm = Literal["linf", "l2", "l1"]
 _TINY = 1e-12  # keeps 0 / 0 from being NaN

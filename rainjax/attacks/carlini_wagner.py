@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rainjax._types import Image, Label, PRNGKey
 from rainjax.attacks import balls
 from rainjax.attacks.minimum_norm import ConstantSearch, Nearest, PenaltyAttack
 from rainjax.attacks.queries import Aim, Ascent
+from rainjax.typing import Image, Label, PRNGKey
 
 _WITHIN = 0.999999  # keeps arctanh of black and of white finite, as in the authors' code
 _SHARE = 0.3  # of the limit, which the first steps of a round may not exceed

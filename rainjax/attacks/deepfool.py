@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax._types import Image, Label, Logits, PRNGKey
 from rainjax.attacks import hyperplane
 from rainjax.attacks.minimum_norm import MinimumNormAttack, Nearest
 from rainjax.attacks.queries import Boundaries, LogitGradients, Rivals
+from rainjax.typing import Image, Label, Logits, PRNGKey
 
 _BEYOND = 1e-4  # added to each step's length, which else ends on the boundary, not behind it
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax._types import Image, Label, PRNGKey
 from rainjax.attacks import balls
 from rainjax.attacks.minimum_norm import ConstantSearch, Nearest, PenaltyAttack
 from rainjax.attacks.queries import Aim, Ascent
+from rainjax.typing import Image, Label, PRNGKey
 
 
 @jax.tree_util.register_dataclass

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from rainjax import gradients
-from rainjax._types import Draw, Image, LogitsFn, PRNGKey
 from rainjax.gradients import Draws
+from rainjax.typing import Draw, Image, LogitsFn, PRNGKey
 
 Query = Callable[[LogitsFn, Draw, Image, Any], Any]
 """What an attack asks of one draw: `query(logits_fn, draw, image, about)`, a pytree of numbers."""

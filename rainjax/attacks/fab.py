@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rainjax._types import Draw, Image, Label, LogitsFn, PRNGKey
 from rainjax.attacks import balls, hyperplane, losses
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.queries import highest_wrong, succeeds
+from rainjax.typing import Draw, Image, Label, LogitsFn, PRNGKey
 
 
 @jax.tree_util.register_dataclass

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rainjax._types import Image
 from rainjax.attacks import balls
+from rainjax.typing import Image
 
 
 def step_onto(point: Image, normal: Image, rise: Float[Array, ""], norm: balls.Norm) -> Image:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rainjax._types import Label, Logits
+from rainjax.typing import Label, Logits
 
 Loss = Callable[[Logits, Label], Float[Array, ""]]
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rainjax._types import Image
 from rainjax.attacks import balls
 from rainjax.attacks._base import Attack, Run
 from rainjax.attacks.queries import Hinge
+from rainjax.typing import Image
 
 
 @jax.tree_util.register_dataclass

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax._types import Image, Label, PRNGKey
 from rainjax.attacks import balls, losses
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.apgd import checkpoints
 from rainjax.attacks.queries import Aim, Ascent, Slope
+from rainjax.typing import Image, Label, PRNGKey
 
 
 @jax.tree_util.register_dataclass

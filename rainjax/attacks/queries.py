@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax._types import Draw, Image, Label, Logits, LogitsFn
 from rainjax.attacks import losses
+from rainjax.typing import Draw, Image, Label, Logits, LogitsFn
 
 
 @jax.tree_util.register_dataclass

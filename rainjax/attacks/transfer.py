@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rainjax import transforms
-from rainjax._types import Draw, Image, Params
 from rainjax.defenses._base import Defense, Deterministic
 from rainjax.keys import split_key
+from rainjax.typing import Draw, Image, Params
 
 
 @dataclasses.dataclass(frozen=True)

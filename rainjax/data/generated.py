@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from rainjax._types import Image, PRNGKey
 from rainjax.keys import Purpose
+from rainjax.typing import Image, PRNGKey
 
 SIZE = 32
 SEED = 0

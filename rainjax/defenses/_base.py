@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from rainjax._checks import check_fields, check_image
-from rainjax._types import Draw, Image, Params, PRNGKey
 from rainjax.keys import split_draw
+from rainjax.typing import Draw, Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rainjax import transforms
-from rainjax._types import Image
 from rainjax.defenses._base import Deterministic
+from rainjax.typing import Image
 
 
 @dataclasses.dataclass(frozen=True)

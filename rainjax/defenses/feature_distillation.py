@@ -15,9 +15,9 @@ import numpy as np
 
 from rainjax import transforms
 from rainjax._checks import check_option
-from rainjax._types import Image
 from rainjax.defenses._base import Deterministic
 from rainjax.transforms import Rounding, Subsampling
+from rainjax.typing import Image
 
 Steps = tuple[tuple[float, ...], ...]
 Bands = Literal["corner4x4", "triangle15"]

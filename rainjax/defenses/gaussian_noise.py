@@ -6,9 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from rainjax._types import Draw, Image, Params
 from rainjax.defenses._base import Defense
 from rainjax.keys import split_key
+from rainjax.typing import Draw, Image, Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from rainjax import transforms
-from rainjax._types import Draw, Image, Params
 from rainjax.defenses._base import Defense, Deterministic
 from rainjax.keys import choices
 from rainjax.transforms import Rounding, Subsampling
+from rainjax.typing import Draw, Image, Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax._types import Draw, Image, Params, PRNGKey
 from rainjax.defenses._base import Defense
 from rainjax.defenses.wavelet_denoising import WaveletDenoising
 from rainjax.keys import check_key
+from rainjax.typing import Draw, Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rainjax._types import Draw, Image, Params, PRNGKey
 from rainjax.defenses._base import Defense
 from rainjax.keys import choices, split_draw
+from rainjax.typing import Draw, Image, Params, PRNGKey
 
 Gradient = Literal["true", "straight_through"]
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rainjax import transforms
-from rainjax._types import Draw, Image, Images, Params, PRNGKey, Stratum
 from rainjax.defenses._base import Defense
 from rainjax.keys import choice, split_draw
 from rainjax.nets.edsr import EDSR
+from rainjax.typing import Draw, Image, Images, Params, PRNGKey, Stratum
 
 
 @dataclasses.dataclass(frozen=True)

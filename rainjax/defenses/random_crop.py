@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from rainjax import transforms
-from rainjax._types import Draw, Image, Params
 from rainjax.defenses._base import Defense
 from rainjax.keys import choice, split_draw
+from rainjax.typing import Draw, Image, Params
 
 
 @dataclasses.dataclass(frozen=True)

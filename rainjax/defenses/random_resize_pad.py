@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rainjax import transforms
-from rainjax._types import Draw, Image, Params
 from rainjax.defenses._base import Defense
 from rainjax.keys import split_key
+from rainjax.typing import Draw, Image, Params
 
 
 @dataclasses.dataclass(frozen=True)

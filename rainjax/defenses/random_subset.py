@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from rainjax._types import Draw, Image, Params, PRNGKey
 from rainjax.defenses._base import Defense, check_stages
 from rainjax.keys import split_key
+from rainjax.typing import Draw, Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 
 from rainjax import transforms
-from rainjax._types import Image
 from rainjax.defenses._base import Deterministic
 from rainjax.transforms import Rounding
+from rainjax.typing import Image
 
 
 @dataclasses.dataclass(frozen=True)

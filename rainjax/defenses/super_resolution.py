@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rainjax import transforms
-from rainjax._types import Draw, Image, Params, PRNGKey
 from rainjax.defenses._base import Defense
 from rainjax.defenses.wavelet_denoising import WaveletDenoising
 from rainjax.nets.edsr import EDSR
+from rainjax.typing import Draw, Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from rainjax._types import Image
 from rainjax.defenses._base import Deterministic
+from rainjax.typing import Image
 
 # Chambolle proves convergence up to 1/8, and sees it in practice up to this, twice as fast;
 # scikit-image takes it, too.

@@ -6,9 +6,9 @@ import math
 import jax.numpy as jnp
 
 from rainjax import transforms
-from rainjax._types import Image
 from rainjax.defenses._base import Deterministic
 from rainjax.transforms import SigmaScale, Wavelet, WaveletColours
+from rainjax.typing import Image
 
 
 @dataclasses.dataclass(frozen=True)

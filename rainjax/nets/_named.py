@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 from numpy.typing import ArrayLike
 
-from rainjax._types import Params
+from rainjax.typing import Params
 
 
 def flatten(params: PyTree) -> dict:

@@ -10,8 +10,8 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from rainjax._checks import check_image
-from rainjax._types import Params, PRNGKey
 from rainjax.nets._named import check_shapes, flatten
+from rainjax.typing import Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)

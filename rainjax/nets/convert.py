@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from rainjax._types import Params
 from rainjax.nets import _mobilenet_torch
 from rainjax.nets._named import as_float32, flatten, unflatten
 from rainjax.nets._network import Network
@@ -18,6 +17,7 @@ from rainjax.nets.imdn import IMDN
 from rainjax.nets.mobilenet import MobileNetV2
 from rainjax.nets.resnet import ResNet
 from rainjax.nets.resnet4b import ResNet4b
+from rainjax.typing import Params
 
 
 def from_torch(network: Network, arrays: Mapping[str, np.ndarray]) -> Params:

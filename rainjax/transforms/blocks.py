@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rainjax._checks import check_option
-from rainjax._types import Image
+from rainjax.typing import Image
 
 BLOCK = 8
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax._types import Image, PRNGKey, Stratum
 from rainjax.keys import choice
+from rainjax.typing import Image, PRNGKey, Stratum
 
 
 def circular_shift(image: Image, shift: Int[Array, "2"]) -> Image:

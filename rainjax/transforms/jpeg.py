@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rainjax._checks import check_option
-from rainjax._types import Image
 from rainjax.transforms.blocks import (
     Blocks,
     Rounding,
@@ -21,6 +20,7 @@ from rainjax.transforms.blocks import (
     pad_to_blocks,
     rounded,
 )
+from rainjax.typing import Image
 
 Subsampling = Literal["4:4:4", "4:2:0"]
 Plane = Float[Array, "h w 1"]

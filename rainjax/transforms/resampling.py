@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rainjax._types import Image, PRNGKey, Stratum
 from rainjax.keys import choices
+from rainjax.typing import Image, PRNGKey, Stratum
 
 _Half = Float[Array, "h//2 w//2 c"]
 

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from rainjax._checks import check_option
-from rainjax._types import Image
 from rainjax.transforms.jpeg import TO_RGB, TO_YCBCR
+from rainjax.typing import Image
 
 Wavelet = Literal["db1", "db2", "db3", "db4", "db5", "db6", "db7", "db8"]
 WaveletColours = Literal["rgb", "ycbcr"]

@@ -13,10 +13,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from rainjax._types import Params
 from rainjax.nets import Network
 from rainjax.nets._named import flatten, unflatten
 from rainjax.nets.convert import from_torch
+from rainjax.typing import Params
 from rainjax.zoo import _card
 
 WEIGHTS = pathlib.Path(__file__).parent / "weights"

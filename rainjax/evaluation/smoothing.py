@@ -19,11 +19,11 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from rainjax._checks import check_fields
-from rainjax._types import Image, Logits, Params, PRNGKey
 from rainjax.devices import full_batches
+from rainjax.evaluation.driver import Given, Keys, Labels, check_batch, memory_advice, placement
 from rainjax.metrics import wilson_interval
 from rainjax.pipeline import Defended
-from rainjax.runner import Given, Keys, Labels, check_batch, memory_advice, placement
+from rainjax.typing import Image, Logits, Params, PRNGKey
 
 ABSTAINED = -1
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from rainjax._types import Image, Params
 from rainjax.attacks import EOT, balls, losses
 from rainjax.attacks.queries import Aim, Slope
+from rainjax.evaluation.driver import Given, Labels, ask, check_batch, check_outcomes
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.pipeline import Defended
-from rainjax.runner import Given, Labels, ask, check_batch, check_outcomes
+from rainjax.typing import Image, Params
 
 
 def universal_perturbation(

@@ -14,10 +14,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from rainjax import gradients
-from rainjax._types import Images, Params
 from rainjax.attacks import Attack, balls
-from rainjax.pipeline import Defended
-from rainjax.runner import (
+from rainjax.evaluation.driver import (
     Given,
     Keys,
     Labels,
@@ -29,6 +27,8 @@ from rainjax.runner import (
     run_attack,
     view,
 )
+from rainjax.pipeline import Defended
+from rainjax.typing import Images, Params
 
 __all__ = ["attack_batch", "keep_worse", "round_to_8bit", "run_attack", "score"]
 

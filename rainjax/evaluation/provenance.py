@@ -1,6 +1,7 @@
 """What a record says of the run that made it: command, versions, machine, revision."""
 
 import ast
+import functools
 import hashlib
 import os
 import pathlib
@@ -35,23 +36,30 @@ def provenance(program: str) -> dict[str, Any]:
     }
 
 
-def code_digest(*more: str) -> str:
-    """Returns a digest of the code that decides a result: comments and docstrings do not.
+@functools.cache
+def code_digest() -> str:
+    """Returns a digest of the library's code: comments and docstrings do not change it.
 
-    `more` are files of the library that decide this one as well.
+    All of it counts but what only loads or shows: the zoo, the adapters, reports and programs.
+    Whatever is left out of such a list is where a stale record comes from.
     """
     folder = pathlib.Path(rainjax.__file__).parent
+    files = (file.relative_to(folder) for file in sorted(folder.rglob("*.py")))
     digest = hashlib.sha256()
-    for part in (*_DECIDING, *more):
-        path = folder / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            for node in ast.walk(tree):
-                body = getattr(node, "body", None)
-                if isinstance(body, list) and body and _is_docstring(body[0]):
-                    body[0] = ast.Pass()
-            digest.update(f"{file.relative_to(folder).as_posix()} {ast.dump(tree)}".encode())
+    for file in files:
+        if file.parts[0] not in _SHOWS:
+            digest.update(f"{file.as_posix()} {source_digest(folder / file)}".encode())
     return digest.hexdigest()[:16]
+
+
+def source_digest(path: pathlib.Path) -> str:
+    """Returns a digest of a Python file's code, without comments and docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            body[0] = ast.Pass()
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
 
 def without_folder(word: str) -> str:
@@ -61,16 +69,7 @@ def without_folder(word: str) -> str:
     return option + equals + (pathlib.PurePath(value).name if outside else value)
 
 
-_DECIDING = (
-    "keys.py",
-    "transforms",
-    "nets",
-    "defenses",
-    "gradients.py",
-    "attacks",
-    "pipeline.py",
-    "evaluation.py",
-)
+_SHOWS = ("zoo", "adapters", "report", "__main__.py")
 
 
 def _is_docstring(node: ast.stmt) -> bool:

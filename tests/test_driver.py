@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rainjax import runner
 from rainjax.attacks import EOT, PGD
 from rainjax.defenses import Identity
 from rainjax.devices import data_mesh
+from rainjax.evaluation import driver
+from rainjax.evaluation.driver import run_attack
 from rainjax.pipeline import Defended
-from rainjax.runner import run_attack
 from tests.tiny import Linear, Mask
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -40,13 +40,13 @@ STOPS = PGD(radius=0.2, step_size=STEP, num_steps=8, random_start=False, early_s
 @pytest.fixture
 def sizes(monkeypatch):
     """The size of the batch in every call to the pipeline."""
-    seen, real = [], runner._add_chunk
+    seen, real = [], driver._add_chunk
 
     def spy(*args):
         seen.append(len(args[5]))
         return real(*args)
 
-    monkeypatch.setattr(runner, "_add_chunk", spy)
+    monkeypatch.setattr(driver, "_add_chunk", spy)
     return seen
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from rainjax.attacks import APGD, EOT, FAB, NoisyAPGD, Square, balls
-from rainjax.ensemble import Member
+from rainjax.evaluation.ensemble import Member
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

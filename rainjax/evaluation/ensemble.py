@@ -16,13 +16,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from rainjax._types import Images, Params
 from rainjax.attacks import Attack
 from rainjax.devices import full_batches
 from rainjax.evaluation import score
+from rainjax.evaluation.driver import Given, Labels, check_batch, run_attack
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
-from rainjax.runner import Given, Labels, check_batch, run_attack
+from rainjax.typing import Images, Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,13 +18,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from rainjax import gradients
-from rainjax._types import Images, LogitsFn, Params
 from rainjax.attacks import EOT, Attack
 from rainjax.attacks._base import Run
 from rainjax.attacks.eot import Query
 from rainjax.devices import batch_sharding, replicated
 from rainjax.gradients import Draws
 from rainjax.pipeline import Defended
+from rainjax.typing import Images, LogitsFn, Params
 
 Keys = Key[Array, "n"]
 Labels = Int[Array | np.ndarray, "n"]
