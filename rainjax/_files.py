@@ -20,6 +20,24 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
     _write(path, lambda file: np.savez_compressed(file, **arrays))
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+        ValueError: it is damaged, or holds something else; says which file, and where.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged or no record ({error}): name the right file; delete this one, "
+            "if the evaluation wrote it, and run it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__} where an object belongs.")
+    return value
+
+
 def read_array(path: pathlib.Path, name: str) -> np.ndarray:
     """Returns one array of a `.npz`.
 

@@ -1,0 +1,23 @@
+"""What an attacker knows, from nothing to the defender's own random keys."""
+
+import enum
+
+
+class Knowledge(enum.IntEnum):
+    """How much an attacker knows; an order, so that a weaker attacker can be told from a stronger.
+
+    Records hold the names, never the numbers.
+    """
+
+    NONE = 0
+    """Nobody attacks."""
+    LABELS = 1
+    """Black box: the labels that the pipeline answers with."""
+    SCORES = 2
+    """Black box: the logits that the pipeline answers with."""
+    CLASSIFIER = 3
+    """Blind to the defense: the classifier alone, with its gradient (the NCIS paper's setting)."""
+    DEFENSE = 4
+    """Adaptive: the whole pipeline, but not the draws that will be scored."""
+    KEYS = 5
+    """The draws that will be scored as well; a diagnosis, which no attacker has outside."""
