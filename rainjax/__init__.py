@@ -2,7 +2,7 @@
 
 A table of contents; the modules hold more.
 
-    pipeline     Defended                a classifier behind a defense
+    pipeline     Defended, Pipeline      a classifier behind a defense, and what is like it
     defenses     RAIN, FeatureDistillation, JPEG, many more: values with pure functions
     attacks      PGD, EOT, many more     what is mounted against them
     gradients    expectation, BPDA, straight_through
@@ -45,7 +45,7 @@ from rainjax.evaluation.ensemble import Member, run_ensemble
 from rainjax.evaluation.smoothing import Smoothed, certify
 from rainjax.gradients import BPDA, expectation, straight_through
 from rainjax.keys import Purpose, example_keys
-from rainjax.pipeline import Defended
+from rainjax.pipeline import Defended, Pipeline
 
 __all__ = [
     "BPDA",
@@ -63,6 +63,7 @@ __all__ = [
     "Identity",
     "MeanFieldRAIN",
     "Member",
+    "Pipeline",
     "Purpose",
     "Smoothed",
     "attack_batch",

@@ -1,18 +1,77 @@
-"""A classifier behind a defense."""
+"""What is scored or differentiated: a function of parameters, a key and one image to logits."""
 
+import abc
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from rainjax.defenses._base import Defense
+from rainjax.defenses._base import Defense, Identity
 from rainjax.nets._network import Network
 from rainjax.typing import Draw, Image, Logits, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
-class Defended:
+class Pipeline(abc.ABC):
+    """All that a threat model needs to know of what it attacks; a value, without its parameters.
+
+    Subclass it for a pipeline that is no classifier behind a defense: implement `init` and
+    `logits`, and say whether it is random, and whether it has a gradient.
+    """
+
+    @abc.abstractmethod
+    def init(self, key: PRNGKey) -> Params:
+        """Returns fresh parameters."""
+
+    @abc.abstractmethod
+    def logits(self, params: Params, key: Draw, image: Image) -> Logits:
+        """Returns the logits for one image, under the randomness of `key`."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another key may give other logits: how many draws a score takes."""
+        return True
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether `jax.grad` through `logits` means anything; False for a service, say."""
+        return True
+
+    @property
+    def defended(self) -> bool:
+        """Whether there is anything beside the classifier that an attacker may be blind to."""
+        return True
+
+    def check_params(self, params: Params) -> None:
+        """Raises ValueError where `params` cannot be this pipeline's; by default never."""
+        del params
+
+    def used(self, params: Params) -> Params:
+        """Returns the part of `params` that decides the logits: by default all of it."""
+        return params
+
+    def predict(self, params: Params, key: Draw, image: Image) -> Int[Array, ""]:
+        """Returns the most likely class under one draw."""
+        return jnp.argmax(self.logits(params, key, image))
+
+    def vote(self, params: Params, keys: Key[Array, "votes"], image: Image) -> Int[Array, ""]:
+        """Returns the class that most draws choose; of several, the one with least number.
+
+        A different thing from averaging gradients (EOT): this is the defender's.
+        """
+        logits = jax.vmap(lambda key: self.logits(params, key, image))(keys)
+        return majority(jnp.argmax(logits, axis=-1), logits.shape[-1])
+
+    def num_classes(self, params: Params, image: Any) -> int:
+        """Returns the number of classes, without computing anything; `image` may be a shape."""
+        shape = jax.ShapeDtypeStruct(image.shape, jnp.float32)
+        return jax.eval_shape(self.logits, params, jax.random.key(0), shape).shape[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Defended(Pipeline):
     """An unchanged `classifier` that sees images only through `defense`.
 
     Its parameters are `{"defense": ..., "classifier": ...}`. The pipeline that is scored and
@@ -30,6 +89,25 @@ class Defended:
             "classifier": self.classifier.init(classifier_key),
         }
 
+    @property
+    def is_random(self) -> bool:
+        """Whether the defense is."""
+        return self.defense.is_random
+
+    @property
+    def defended(self) -> bool:
+        """Whether the defense does anything."""
+        return not isinstance(self.defense, Identity)
+
+    def check_params(self, params: Params) -> None:
+        """Raises ValueError unless `params` are a dict of both parts'."""
+        if not isinstance(params, dict) or set(params) != {"defense", "classifier"}:
+            raise ValueError('Parameters must be {"defense": ..., "classifier": ...}.')
+
+    def used(self, params: Params) -> Params:
+        """Returns both parts, or the classifier's alone where there is no defense."""
+        return params if self.defended else {"classifier": params["classifier"]}
+
     def logits(self, params: Params, key: Draw, image: Image) -> Logits:
         """Returns the classifier's logits for the image purified with one draw.
 
@@ -40,18 +118,6 @@ class Defended:
         logits = self.classifier.apply(params["classifier"], purified)
         broken = jnp.isnan(image).any() | jnp.isnan(purified).any()
         return jnp.where(broken, jnp.nan, logits)
-
-    def predict(self, params: Params, key: Draw, image: Image) -> Int[Array, ""]:
-        """Returns the most likely class under one draw."""
-        return jnp.argmax(self.logits(params, key, image))
-
-    def vote(self, params: Params, keys: Key[Array, "votes"], image: Image) -> Int[Array, ""]:
-        """Returns the class that most draws choose; of several, the one with least number.
-
-        A different thing from averaging gradients (EOT): this is the defender's.
-        """
-        logits = jax.vmap(lambda key: self.logits(params, key, image))(keys)
-        return majority(jnp.argmax(logits, axis=-1), logits.shape[-1])
 
 
 def majority(votes: Int[Array, "votes"], num_classes: int) -> Int[Array, ""]:

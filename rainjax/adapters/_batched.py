@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from rainjax.keys import Purpose, purpose_key
-from rainjax.pipeline import Defended
+from rainjax.pipeline import Pipeline
 from rainjax.typing import Params
 
 # What an attack's own arithmetic may add to a border of [0, 1].
@@ -27,7 +27,7 @@ class Batched:
     because attacks that drop the images they are done with would compile at every size.
     """
 
-    def __init__(self, defended: Defended, params: Params, *, seed: int, fresh: bool):
+    def __init__(self, defended: Pipeline, params: Params, *, seed: int, fresh: bool):
         self.defended = defended
         self.device = _device(params)
         self.params = jax.device_put(params, self.device)
@@ -127,14 +127,14 @@ def _pad(rows: Array, size: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(defended: Defended, params, key, images):
+def _logits(defended: Pipeline, params, key, images):
     row_key = functools.partial(jax.random.fold_in, key)
     one = lambda row, image: defended.logits(params, row_key(row), image)
     return jax.vmap(one)(jnp.arange(len(images)), images)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits_and_vjp(defended: Defended, params, key, images):
+def _logits_and_vjp(defended: Pipeline, params, key, images):
     return jax.vjp(lambda images: _logits(defended, params, key, images), images)
 
 

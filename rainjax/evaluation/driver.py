@@ -23,7 +23,7 @@ from rainjax.attacks._base import Run
 from rainjax.attacks.eot import Query
 from rainjax.devices import batch_sharding, replicated
 from rainjax.gradients import Draws
-from rainjax.pipeline import Defended
+from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, LogitsFn, Params
 
 Keys = Key[Array, "n"]
@@ -32,7 +32,7 @@ Given = Float[Array | np.ndarray, "n h w c"]
 
 
 def run_attack(
-    surrogate: Defended,
+    surrogate: Pipeline,
     attack: Attack,
     params: Params,
     attack_keys: Keys,
@@ -105,7 +105,7 @@ class _Batch:
     run: Run
 
 
-def _drive(surrogate: Defended, attack: Attack, params, batch: _Batch, mesh, tick) -> Images:
+def _drive(surrogate: Pipeline, attack: Attack, params, batch: _Batch, mesh, tick) -> Images:
     """Runs an attack call by call, without the images that have nothing left to do."""
     rows, attacked = np.arange(len(batch.loop_keys)), None
     sizes = _sizes(len(rows), mesh)
@@ -129,7 +129,7 @@ def _drive(surrogate: Defended, attack: Attack, params, batch: _Batch, mesh, tic
     return last if attacked is None else jnp.asarray(_put(attacked, rows, last))
 
 
-def _call(surrogate: Defended, attack: Attack, params, batch: _Batch, call: int, tick) -> _Batch:
+def _call(surrogate: Pipeline, attack: Attack, params, batch: _Batch, call: int, tick) -> _Batch:
     """Runs one call: on CPU draw by draw from the host, elsewhere as one program."""
     count = attack.eot.count(call, attack.num_calls)
     if jax.default_backend() != "cpu":
@@ -145,7 +145,7 @@ def _call(surrogate: Defended, attack: Attack, params, batch: _Batch, call: int,
 
 
 def ask(
-    surrogate: Defended, query: Query, eot: EOT, params: Params, draw_keys: Keys, points: Images,
+    surrogate: Pipeline, query: Query, eot: EOT, params: Params, draw_keys: Keys, points: Images,
     about: Any, *, count: int, secrets: Keys | None = None,
     tick: Callable[[int], object] = lambda n: None,
 ) -> Any:  # fmt: skip
@@ -209,7 +209,7 @@ def check_known_key(attack: Attack, num_score_draws: int, known_key: bool) -> No
 
 
 def check_batch(
-    pipeline: Defended, params: Params, keys: Keys, images: Given, labels: Labels | None = None
+    pipeline: Pipeline, params: Params, keys: Keys, images: Given, labels: Labels | None = None
 ) -> None:
     """Refuses a batch whose parts do not belong together or are out of range.
 
@@ -221,8 +221,7 @@ def check_batch(
     count = len(images)
     if not count:
         raise ValueError("There are no images: give at least one.")
-    if not isinstance(params, dict) or set(params) != {"defense", "classifier"}:
-        raise ValueError('Parameters must be {"defense": ..., "classifier": ...}.')
+    pipeline.check_params(params)
     if jnp.ndim(keys) != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         raise ValueError(
             "Keys must be an array of one key per image: example_keys(seed, purpose, indices)."
@@ -244,11 +243,11 @@ def check_batch(
             f"Labels must be one whole number per image, of shape ({count},), not {labels.dtype} "
             f"of shape {labels.shape}."
         )
-    logits = jax.eval_shape(pipeline.classifier.apply, params["classifier"], images[0])
+    num_classes = pipeline.num_classes(params, images[0])
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= logits.shape[0]:
+    if low < 0 or high >= num_classes:
         raise ValueError(
-            f"Labels lie in {low}..{high}, but the classifier has {logits.shape[0]} classes."
+            f"Labels lie in {low}..{high}, but the classifier has {num_classes} classes."
         )
 
 
@@ -256,7 +255,7 @@ def _is_floating(values) -> bool:
     return jnp.issubdtype(values.dtype, jnp.floating)
 
 
-def check_outcomes(surrogate: Defended, eot: EOT, height: int) -> None:
+def check_outcomes(surrogate: Pipeline, eot: EOT, height: int) -> None:
     """Refuses draws that the surrogate's defense does not offer.
 
     Raises:
@@ -292,7 +291,7 @@ def check_attacked(attacked: Images) -> None:
         )
 
 
-def view(surrogate: Defended, params: Params, secret: Key[Array, ""] | None) -> LogitsFn:
+def view(surrogate: Pipeline, params: Params, secret: Key[Array, ""] | None) -> LogitsFn:
     """Returns what the attacker sees; with a `secret`, outcome `i` is scoring draw `i`."""
     if secret is None:
         return functools.partial(surrogate.logits, params)
@@ -331,7 +330,7 @@ def _open(attack: Attack, batch: _Batch, call):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _zeros(query, surrogate: Defended, draws: Draws, params, keys, secrets, points, about):
+def _zeros(query, surrogate: Pipeline, draws: Draws, params, keys, secrets, points, about):
     def one(key, secret, point, about):
         draw = gradients.draw(key, 0, draws)
         return query(view(surrogate, params, secret), draw, point, about)
@@ -341,7 +340,7 @@ def _zeros(query, surrogate: Defended, draws: Draws, params, keys, secrets, poin
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnames="total")
 def _add_chunk(
-    query, surrogate: Defended, chunk: int, draws: Draws,
+    query, surrogate: Pipeline, chunk: int, draws: Draws,
     params, draw_keys, secrets, points, about, start, total,
 ):  # fmt: skip
     def one(key, secret, point, about, total):
@@ -362,7 +361,7 @@ def _over(total, count):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(attack: Attack, surrogate: Defended, params, batch: _Batch, call):
+def _step(attack: Attack, surrogate: Pipeline, params, batch: _Batch, call):
     def one(key, secret, run):
         return attack.step(key, call, view(surrogate, params, secret), run)
 

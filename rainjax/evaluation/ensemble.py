@@ -21,7 +21,7 @@ from rainjax.devices import full_batches
 from rainjax.evaluation import score
 from rainjax.evaluation.driver import Given, Labels, check_batch, run_attack
 from rainjax.keys import Purpose, example_keys
-from rainjax.pipeline import Defended
+from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, Params
 
 
@@ -34,7 +34,7 @@ class Member:
 
     name: str
     attack: Attack
-    surrogate: Defended | None = None
+    surrogate: Pipeline | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class EnsembleResult:
 
 
 def run_ensemble(
-    target: Defended,
+    target: Pipeline,
     members: tuple[Member, ...],
     params: Params,
     seed: int,

@@ -27,15 +27,15 @@ from rainjax.evaluation.driver import (
     run_attack,
     view,
 )
-from rainjax.pipeline import Defended
+from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, Params
 
 __all__ = ["attack_batch", "keep_worse", "round_to_8bit", "run_attack", "score"]
 
 
 def attack_batch(
-    target: Defended,
-    surrogate: Defended,
+    target: Pipeline,
+    surrogate: Pipeline,
     attack: Attack,
     params: Params,
     attack_keys: Keys,
@@ -77,7 +77,7 @@ def attack_batch(
 
 
 def score(
-    target: Defended,
+    target: Pipeline,
     params: Params,
     score_keys: Keys,
     images: Given,
@@ -109,7 +109,7 @@ def score(
 
 
 def keep_worse(
-    surrogate: Defended,
+    surrogate: Pipeline,
     params: Params,
     keys: Keys,
     images: Given,
@@ -176,7 +176,7 @@ def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: floa
     return jnp.asarray(np.clip(levels + steps, 0, 255) / 255, jnp.float32)
 
 
-def _score_draws(target: Defended, params, keys, images, start, num_draws: int):
+def _score_draws(target: Pipeline, params, keys, images, start, num_draws: int):
     def one(key, image):
         logits = lambda i: target.logits(params, gradients.draw(key, i), image)
         return jax.vmap(logits)(start + jnp.arange(num_draws))
@@ -185,5 +185,5 @@ def _score_draws(target: Defended, params, keys, images, start, num_draws: int):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score_draw(target: Defended, params, keys, images, start):
+def _score_draw(target: Pipeline, params, keys, images, start):
     return _score_draws(target, params, keys, images, start, 1)

@@ -22,7 +22,7 @@ from rainjax._checks import check_fields
 from rainjax.devices import full_batches
 from rainjax.evaluation.driver import Given, Keys, Labels, check_batch, memory_advice, placement
 from rainjax.metrics import wilson_interval
-from rainjax.pipeline import Defended
+from rainjax.pipeline import Pipeline
 from rainjax.typing import Image, Logits, Params, PRNGKey
 
 ABSTAINED = -1
@@ -46,7 +46,7 @@ class Smoothed:
     and 1.0, for classifiers trained under the same noise.
     """
 
-    target: Defended
+    target: Pipeline
     sigma: float
 
     def __post_init__(self):
@@ -296,7 +296,7 @@ def count_classes(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _count_chunk(target: Defended, chunk: int, sigma, params, keys, images, start, stop):
+def _count_chunk(target: Pipeline, chunk: int, sigma, params, keys, images, start, stop):
     """Counts the answers of draws `start..start+chunk-1`, without those from `stop` on.
 
     `sigma` is traced: several of them share one compiled program.
@@ -316,7 +316,7 @@ def _count_chunk(target: Defended, chunk: int, sigma, params, keys, images, star
     return counted.sum(1), broken.any(1)
 
 
-def _noisy_logits(target: Defended, params, key, image, sigma) -> Logits:
+def _noisy_logits(target: Pipeline, params, key, image, sigma) -> Logits:
     noise_key, target_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, image.shape, image.dtype)
     return target.logits(params, target_key, image + sigma * noise)

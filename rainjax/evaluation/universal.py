@@ -11,12 +11,12 @@ from rainjax.attacks import EOT, balls, losses
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.evaluation.driver import Given, Labels, ask, check_batch, check_outcomes
 from rainjax.keys import Purpose, example_keys, purpose_key
-from rainjax.pipeline import Defended
+from rainjax.pipeline import Pipeline
 from rainjax.typing import Image, Params
 
 
 def universal_perturbation(
-    surrogate: Defended,
+    surrogate: Pipeline,
     params: Params,
     seed: int,
     indices: Int[Array | np.ndarray, "n"],
