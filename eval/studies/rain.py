@@ -20,7 +20,7 @@ from rainjax.evaluation import (
     When,
 )
 from rainjax.evaluation.autoattack import AutoAttack
-from rainjax.evaluation.extras import Spectrum
+from rainjax.evaluation.extras import Panels, Spectrum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class RAINStudy(StudyOptions):
             batch_size=self.batch_size,
             seed=self.seed,
             measure=Robustness(eight_bit=self.eight_bit),
-            extras=(Spectrum(("RAIN, before fine-tuning", "RAIN, fine-tuned")),),
+            extras=(Panels(), Spectrum(("RAIN, before fine-tuning", "RAIN, fine-tuned"))),
         )
 
     def subjects(self) -> tuple[Subject, ...]:
