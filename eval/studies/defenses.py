@@ -85,14 +85,13 @@ def _quilting(shelf: Shelf):
 
 
 def _super_resolution(shelf: Shelf):
-    entry = load_edsr(shelf.enhancer)
-    return defenses.SuperResolution(entry.network), entry.params, entry.name
+    network, params, name = load_edsr(shelf.enhancer)
+    return defenses.SuperResolution(network), params, name
 
 
 def _rain(shelf: Shelf):
-    entry = load_edsr(shelf.rain)
-    defense = defenses.RAIN(entry.network, shift_fraction=shelf.shift_fraction)
-    return defense, entry.params, entry.name
+    network, params, name = load_edsr(shelf.rain)
+    return defenses.RAIN(network, shift_fraction=shelf.shift_fraction), params, name
 
 
 def _subset(shelf: Shelf):

@@ -104,14 +104,14 @@ class RAINStudy(StudyOptions):
             ("RAIN, before fine-tuning", self.pretrained),
             ("RAIN, fine-tuned", self.finetuned),
         ):
-            entry = load_edsr(name)
-            defense = RAIN(entry.network, shift_fraction=self.shift_fraction)
+            network, params, source = load_edsr(name)
+            defense = RAIN(network, shift_fraction=self.shift_fraction)
             found.append(
                 Subject(
                     title,
                     Defended(defense, classifier.network),
-                    {"defense": entry.params, "classifier": classifier.params},
-                    {"classifier": classifier.name, "defense": entry.name},
+                    {"defense": params, "classifier": classifier.params},
+                    {"classifier": classifier.name, "defense": source},
                 )
             )
         return tuple(found)
