@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
+from rainjax._checks import check_fields
+from rainjax._values import Value
 from rainjax.defenses._base import Defense, Identity
 from rainjax.nets._network import Network
 from rainjax.typing import Draw, Image, Logits, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
-class Pipeline(abc.ABC):
+class Pipeline(Value):
     """All that a threat model needs to know of what it attacks; a value, without its parameters.
 
     Subclass it for a pipeline that is no classifier behind a defense: implement `init` and
@@ -76,10 +78,22 @@ class Defended(Pipeline):
 
     Its parameters are `{"defense": ..., "classifier": ...}`. The pipeline that is scored and
     the surrogate that an attacker differentiates are two such values over one set of them.
+
+    Raises:
+        ValueError: a part is something else, or the two are swapped; says what to make of it.
     """
 
     defense: Defense
     classifier: Network
+
+    def __post_init__(self):
+        if isinstance(self.defense, Network) and isinstance(self.classifier, Defense):
+            network, defense = type(self.defense).__name__, type(self.classifier).__name__
+            raise ValueError(
+                f"Defended takes the defense first, and {network} is a network: write "
+                f"Defended(defense={defense}(...), classifier={network}(...))."
+            )
+        check_fields(self)
 
     def init(self, key: PRNGKey) -> Params:
         """Returns fresh parameters of both parts."""

@@ -242,7 +242,10 @@ def test_mean_field_attack_needs_no_luck(setting):
         ({"images": GREY[0]}, r"Images must be a batch `n h w c`, not of shape \(12, 12, 3\)"),
         ({"labels": ZEROS.astype(float)}, r"of shape \(16,\), not float32 of shape \(16,\)"),
         ({"images": GREY.astype(jnp.float16)}, "not float16: use .astype"),
-        ({"attack": AutoAttack()}, "AutoAttack is no attack: an ensemble's members go to"),
+        (
+            {"attack": AutoAttack()},
+            "takes an Attack, not an ensemble .AutoAttack.: give its members to rainjax.run_ens",
+        ),
         ({"keys": jax.random.key(0)}, "Keys must be an array of one key per image"),
         ({"params": {"classifier": ()}}, 'Parameters must be {"defense": ..., "classifier"'),
         ({"labels": ZEROS[:, None]}, r"not int32 of shape \(16, 1\)"),

@@ -18,6 +18,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from rainjax import gradients
+from rainjax._checks import check_kind
+from rainjax._values import check_value
 from rainjax.attacks import EOT, Attack
 from rainjax.attacks._base import Run
 from rainjax.attacks.eot import Query
@@ -59,11 +61,9 @@ def run_attack(
             gradient is NaN for an image: such a pipeline is broken, not robust.
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
+    check_kind(attack, Attack, "run_attack(attack=...)")
+    check_value(attack.query)
     images, labels = jnp.asarray(images), jnp.asarray(labels)
-    if not isinstance(attack, Attack):
-        raise ValueError(
-            f"{type(attack).__name__} is no attack: an ensemble's members go to run_ensemble."
-        )
     check_batch(surrogate, params, attack_keys, images, labels)
     if score_keys is None:
         check_outcomes(surrogate, attack.eot, images.shape[1])
@@ -216,6 +216,7 @@ def check_batch(
     Raises:
         ValueError: saying which.
     """
+    check_kind(pipeline, Pipeline, "What is scored or attacked")
     if images.ndim != 4:
         raise ValueError(f"Images must be a batch `n h w c`, not of shape {images.shape}.")
     count = len(images)
