@@ -136,7 +136,7 @@ class Bench:
             "run": {
                 "seconds": round(time.perf_counter() - began, 2),
                 "started": started,
-                **provenance("eval"),
+                **provenance(),
             },
         }
 

@@ -94,7 +94,7 @@ def run(options: Benchmark) -> None:
         "eot_over_gradients": times,
         "peak_memory": peaks,
         "compilations_with_another_seed": compilations,
-        "run": provenance("eval"),
+        "run": provenance(),
     }
     path = options.out / "benchmark.json"
     write_json(path, record)

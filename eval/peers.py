@@ -120,7 +120,7 @@ def run(options: Peers) -> None:
         "not_installed": absent,
         "fastest_other_over_rainjax": _fastest_other(measured),
         "early_stopping": early,
-        "run": provenance("eval"),
+        "run": provenance(),
     }
     path = options.out / "peers.json"
     write_json(path, record)

@@ -142,7 +142,7 @@ def run(command: Sanity) -> pathlib.Path:
         "rows": found,
         "run": {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            **provenance("eval"),
+            **provenance(),
         },
     }
     write_json(path, record)

@@ -213,7 +213,7 @@ def _certified(
         "run": {
             "seconds": round(time.perf_counter() - began, 2),
             "started": started,
-            **provenance("eval"),
+            **provenance(),
         },
     }
 

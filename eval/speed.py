@@ -131,7 +131,7 @@ def run(options: Speed) -> pathlib.Path:
             for entry in entries
         ],
         "jpeg_error": _jpeg_error(options, images),
-        "run": provenance("eval"),
+        "run": provenance(),
     }
     path = options.out / "speed.json"
     write_json(path, record)

@@ -136,7 +136,7 @@ def run(command: SuperResolution) -> pathlib.Path:
             "seconds": round(time.perf_counter() - began, 2),
             "started": started.isoformat(timespec="seconds"),
             "judge": judge.version,
-            **provenance("eval"),
+            **provenance(),
         },
     }
     path = command.out / "super_resolution.json"

@@ -102,7 +102,7 @@ def run(options: Training) -> pathlib.Path:
         "tflop_per_step": measured.flops / 1e12,
         "matmul_tflops": _matmul_tflops(options.precision, measured.mesh.size),
         "peak_tflops": options.peak_tflops or (known[0] * measured.mesh.size if known else None),
-        "run": provenance("eval"),
+        "run": provenance(),
     }
     path = options.out / "training.json"
     write_json(path, record)

@@ -38,17 +38,26 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def read_array(path: pathlib.Path, name: str) -> np.ndarray:
-    """Returns one array of a `.npz`.
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns all arrays of a `.npz`.
 
     Raises:
         ValueError: the file is damaged; says which to delete.
     """
     try:
+        # NumPy leaves a damaged archive open when it is given a path.
         with path.open("rb") as stream, np.load(stream) as archive:
-            return archive[name]
+            return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib, struct and NumPy each raise their own
         raise ValueError(f"{path} is damaged ({error}): delete it and run again.") from None
+
+
+def read_array(path: pathlib.Path, name: str) -> np.ndarray:
+    """Returns one array of a `.npz`; raises as `read_arrays`, also where there is none of it."""
+    arrays = read_arrays(path)
+    if name not in arrays:
+        raise ValueError(f"{path} is damaged (it has no {name!r}): delete it and run again.")
+    return arrays[name]
 
 
 def _write(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,6 +46,25 @@ class Pipeline(Value):
     def defended(self) -> bool:
         """Whether there is anything beside the classifier that an attacker may be blind to."""
         return True
+
+    def map_defense(self, change: Callable[[Defense], Defense]) -> "Pipeline | None":
+        """Returns this pipeline with `change(defense)` for its defense, None where it has none.
+
+        That is how a surrogate looks inside, whatever stands around the defense. The parameters
+        are the same.
+        """
+        del change
+        return None
+
+    def purify(self, params: Params, key: PRNGKey, image: Image) -> Image | None:
+        """Returns the image that the classifier sees, to be looked at; None if there is none."""
+        del params, key, image
+        return None
+
+    def num_outcomes(self, height: int) -> int | None:
+        """Returns how many outcomes can be asked for by number; None where there is no list."""
+        del height
+        return None
 
     def check_params(self, params: Params) -> None:
         """Raises ValueError where `params` cannot be this pipeline's; by default never."""
@@ -112,6 +132,18 @@ class Defended(Pipeline):
     def defended(self) -> bool:
         """Whether the defense does anything."""
         return not isinstance(self.defense, Identity)
+
+    def map_defense(self, change: Callable[[Defense], Defense]) -> "Defended":
+        """Returns the classifier behind `change(defense)`."""
+        return dataclasses.replace(self, defense=change(self.defense))
+
+    def purify(self, params: Params, key: PRNGKey, image: Image) -> Image:
+        """Returns the purified image."""
+        return self.defense.apply(params["defense"], key, image)
+
+    def num_outcomes(self, height: int) -> int | None:
+        """Returns the number of the defense's outcomes, None where it lists none."""
+        return self.defense.num_outcomes(height)
 
     def check_params(self, params: Params) -> None:
         """Raises ValueError unless `params` are a dict of both parts'."""

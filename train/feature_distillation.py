@@ -255,7 +255,7 @@ def design(options: Design) -> None:
             "defended": float(defended.mean()),
         },
         "steps": steps if chosen is not None else None,
-        **provenance("train.feature_distillation"),
+        **provenance(),
     }
     _write(options, record)
     if chosen is None:

@@ -54,6 +54,14 @@ class Defense(Value):
         """Whether another key may give another image: how many draws a score takes."""
         return True
 
+    def smooth(self) -> "Defense":
+        """Returns the defense whose gradient an attacker should follow: by default its own."""
+        return self
+
+    def mean_field(self) -> "Defense | None":
+        """Returns the mean of this defense over its draws, as a defense; None for no such one."""
+        return None
+
     @property
     def stratifies(self) -> bool:
         """Whether `apply` spreads stratified draws evenly over what it can do."""

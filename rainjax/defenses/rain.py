@@ -59,6 +59,10 @@ class RAIN(Defense):
         """False without a random pick and a shift."""
         return self.downsample == "random" or self.shift_fraction > 0
 
+    def mean_field(self) -> "MeanFieldRAIN":
+        """Returns the mean pixel for the random pick, every shift counted."""
+        return MeanFieldRAIN(self)
+
     @property
     def stratifies(self) -> bool:
         """True: its picks and its shifts can be spread evenly."""

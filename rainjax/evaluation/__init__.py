@@ -1,6 +1,54 @@
 """Attacking, scoring and recording: from one batch to a whole study."""
 
 from rainjax.evaluation.driver import run_attack
+from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.measures import Measure, Robustness
+from rainjax.evaluation.records import Record, Score, load_records
+from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.scoring import attack_batch, keep_worse, round_to_8bit, score
+from rainjax.evaluation.shards import Shard, parse_shard, shard_of_array
+from rainjax.evaluation.study import Study, Subject
+from rainjax.evaluation.threats import (
+    CLEAN,
+    ClassifierAlone,
+    GradientOf,
+    IdentityGradient,
+    Itself,
+    MeanField,
+    OwnGradient,
+    Surrogate,
+    ThreatModel,
+    When,
+    adaptive,
+)
 
-__all__ = ["attack_batch", "keep_worse", "round_to_8bit", "run_attack", "score"]
+__all__ = [
+    "CLEAN",
+    "ClassifierAlone",
+    "GradientOf",
+    "IdentityGradient",
+    "Itself",
+    "Knowledge",
+    "MeanField",
+    "Measure",
+    "OwnGradient",
+    "Record",
+    "Robustness",
+    "Score",
+    "Shard",
+    "Study",
+    "Subject",
+    "Surrogate",
+    "ThreatModel",
+    "When",
+    "adaptive",
+    "attack_batch",
+    "evaluate",
+    "keep_worse",
+    "load_records",
+    "parse_shard",
+    "round_to_8bit",
+    "run_attack",
+    "score",
+    "shard_of_array",
+]

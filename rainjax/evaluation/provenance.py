@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -17,13 +18,13 @@ import jax
 import rainjax
 
 
-def provenance(program: str) -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """Returns plain JSON about this process: everything but what it computed.
 
-    `program` is the module that runs, such as "eval". Folders of the machine are left out.
+    Folders of the machine are left out.
     """
     return {
-        "command": shlex.join(["python", "-m", program, *map(without_folder, sys.argv[1:])]),
+        "command": command(),
         "versions": {
             "rainjax": rainjax.__version__,
             **{name: _version(name) for name in ("jax", "jaxlib", "flax", "optax")},
@@ -34,6 +35,22 @@ def provenance(program: str) -> dict[str, Any]:
         "num_devices": jax.local_device_count(),
         "revision": _revision(),
     }
+
+
+def command() -> str:
+    """Returns the command line of this process as one would type it, or that it has none."""
+    if "ipykernel" in sys.modules:
+        return "in a notebook"
+    words = [without_folder(word) for word in sys.orig_argv]
+    if not words or len(words) == 1:
+        return "in an interactive session"
+    interpreter, *words = words
+    if words[0] in ("rainjax",):  # the script that is installed with the package
+        return shlex.join(words)
+    if words[0] == "-c":
+        return "in a Python program"
+    interpreter = re.sub(r"^python[\d.]*(\.exe)?$", "python", interpreter)
+    return shlex.join([interpreter, *words])
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""This repository's studies: pages of values, measured by `rainjax.evaluation`."""

@@ -1,0 +1,81 @@
+"""What the options of every study of this repository share."""
+
+import dataclasses
+import pathlib
+
+from rainjax import data, zoo
+from rainjax.attacks import EOT
+from rainjax.data import ImageSet
+from rainjax.nets import EDSR
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyOptions:
+    """Images, a classifier, and how hard they are attacked."""
+
+    name: str
+    """The study's name, in its records and its report."""
+    data: str = "builtin"
+    """`builtin`, or the name of a prepared TFDS data set (`rainjax data list`)."""
+    split: str = "test"
+    """The split that is reported; nothing may have been chosen on it."""
+    data_dir: pathlib.Path | None = None
+    """Where TFDS data sets are; by default TFDS_DATA_DIR or TFDS's own folder."""
+    classifier: str = "builtin_resnet"
+    """The classifier: a zoo name, a path, or a file of published weights."""
+    classifier_arch: str | None = None
+    """The network of published weights (resnet20, resnet56, mobilenetv2_imagenette ...)."""
+    num_steps: int = 40
+    """Steps of the attacks that follow a gradient."""
+    num_eot: int = 16
+    """Draws whose gradients EOT averages at every step."""
+    eot_chunk: int | None = None
+    """Draws held in memory at once; by default one on CPU, all elsewhere."""
+    num_examples: int = 2000
+    """Images for clean accuracy and for the attacks that follow one draw."""
+    num_eot_examples: int = 500
+    """Images for the attacks that average over draws."""
+    num_score_draws: int = 5
+    """Fresh draws under which every image is scored: mean, worst and majority."""
+    batch_size: int = 100
+    """Images attacked together. Draws do not depend on it."""
+    seed: int = 0
+    """The root of every random number."""
+    out: pathlib.Path = pathlib.Path("results")
+    """The study is written to OUT/NAME and, when interrupted, continued from there."""
+
+    def __post_init__(self):
+        counts = ("num_examples", "num_eot_examples", "num_score_draws", "batch_size",
+                  "num_eot", "num_steps")  # fmt: skip
+        for field in counts:
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+        if self.eot_chunk is not None and self.eot_chunk < 1:
+            raise ValueError(f"eot_chunk={self.eot_chunk} must be at least 1.")
+        if self.num_eot_examples > self.num_examples:
+            raise ValueError(
+                f"num_examples={self.num_examples} must be at least num_eot_examples="
+                f"{self.num_eot_examples}: every study is on the first images of one list."
+            )
+
+    def images(self) -> ImageSet:
+        """Returns the images; raises as `rainjax.data.load`."""
+        return data.load(self.data, self.split, data_dir=self.data_dir)
+
+    def eot(self, num: int) -> EOT:
+        """Returns the average over `num` draws, in chunks that divide them."""
+        most = self.eot_chunk
+        chunk = most and max(n for n in range(1, most + 1) if num % n == 0)
+        return EOT(num, chunk_size=chunk)
+
+
+def load_edsr(name: str) -> zoo.Entry:
+    """Returns an EDSR by a zoo name or a path.
+
+    Raises:
+        ValueError: it is another network.
+    """
+    entry = zoo.load_any(name)
+    if not isinstance(entry.network, EDSR):
+        raise ValueError(f"{name!r} holds a {type(entry.network).__name__}, not an EDSR.")
+    return entry

@@ -1,0 +1,100 @@
+"""What a study leaves beside its records to be looked at: spectra, images behind each defense."""
+
+import abc
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rainjax import transforms
+from rainjax._files import read_arrays, write_arrays, write_json
+from rainjax.evaluation.study import Study, Subject
+from rainjax.keys import Purpose, example_keys
+from rainjax.metrics import radial_frequencies, radial_spectrum
+from rainjax.pipeline import Pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra(abc.ABC):
+    """A file beside the records, made when a study is measured."""
+
+    @abc.abstractmethod
+    def write(self, study: Study, folder: pathlib.Path, *, anew: bool) -> None:
+        """Writes the file, where it is not there or, with `anew`, over the one that is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum(Extra):
+    """The mean radial power spectrum of the images, down-sampled, and behind some subjects."""
+
+    subjects: tuple[str, ...]
+    num_images: int = 64
+
+    def write(self, study: Study, folder: pathlib.Path, *, anew: bool) -> None:
+        path = folder / "spectrum.json"
+        if path.exists() and not anew:
+            return
+        count = min(self.num_images, study.count)
+        rows = np.arange(count)
+        images = study.images.get(rows)[0].astype(np.float32) / 255
+        keys = example_keys(study.seed, Purpose.SCORE, jnp.asarray(rows))
+        height, width = images.shape[1:3]
+
+        def down_up(key, image):
+            small = transforms.random_pixel_downsample(key, image)
+            return transforms.resize_bicubic(small, height, width)
+
+        curves = {"original": images, "down-sampled, bicubic up": jax.vmap(down_up)(keys, images)}
+        for subject in study.subjects:
+            if subject.name in self.subjects:
+                curves[subject.name] = purify(subject, keys, images)
+        mean = {
+            name: np.asarray(jax.vmap(radial_spectrum)(jnp.asarray(x)).mean(0), float).tolist()
+            for name, x in curves.items()
+        }
+        content = {
+            "kind": "spectrum",
+            "study": study.name,
+            "num_examples": count,
+            "frequency": radial_frequencies(height, width).tolist(),
+            "curves": mean,
+        }
+        write_json(path, content)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery(Extra):
+    """The first image behind every subject; those of earlier runs stay."""
+
+    def write(self, study: Study, folder: pathlib.Path, *, anew: bool) -> None:
+        path = folder / "gallery.npz"
+        kept: dict[str, np.ndarray] = {}
+        if path.exists():
+            there = read_arrays(path)
+            kept = dict(zip(there["titles"].tolist(), there["images"], strict=True))
+        if not anew and {subject.name for subject in study.subjects} <= kept.keys():
+            return
+        first = study.images.get(np.arange(1))[0].astype(np.float32) / 255
+        keys = example_keys(study.seed, Purpose.SCORE, np.arange(1))
+        for subject in study.subjects:
+            purified = purify(subject, keys, jnp.asarray(first))
+            if purified is not None:
+                image = np.asarray(purified)[0]
+                kept[subject.name] = np.round(255 * image).astype(np.uint8)
+        names = [subject.name for subject in study.subjects if subject.name in kept]
+        names = list(dict.fromkeys([*names, *kept]))
+        pictures = np.stack([kept[name] for name in names])
+        write_arrays(path, {"images": pictures, "titles": np.array(names)})
+
+
+def purify(subject: Subject, keys, images):
+    """Returns a batch behind a subject's defense, each image with its own key."""
+    return _purify(subject.pipeline, subject.params, keys, images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _purify(pipeline: Pipeline, params, keys, images):
+    return jax.vmap(lambda key, image: pipeline.purify(params, key, image))(keys, images)

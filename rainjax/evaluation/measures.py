@@ -1,0 +1,103 @@
+"""What is measured of the images that an attack returns, from logits that are kept."""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from rainjax.evaluation.records import pack_counts
+from rainjax.evaluation.scoring import round_to_8bit
+from rainjax.metrics import wilson_interval
+from rainjax.pipeline import majority
+
+Arrays = dict[str, np.ndarray]
+Scorer = Callable[[np.ndarray], Float[np.ndarray, "n draws classes"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure(abc.ABC):
+    """Two steps: `unit` keeps what has to be computed, `reduce` makes the record's result of it.
+
+    Whatever can be read from what is kept costs no attack and no pass through a network.
+    """
+
+    @abc.abstractmethod
+    def unit(
+        self, scorer: Scorer, images: np.ndarray, attacked: np.ndarray, attack: Any
+    ) -> Arrays:
+        """Returns the arrays to keep of one batch, each with an axis of images first.
+
+        `scorer` returns the logits of images under the scoring draws; `attack` is None for
+        clean images.
+        """
+
+    @abc.abstractmethod
+    def reduce(self, kept: Arrays, labels: Int[np.ndarray, "n"]) -> dict[str, Any]:
+        """Returns the `result` of a record, from the arrays of all batches together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Robustness(Measure):
+    """The accuracy that an attack leaves: mean over draws, by their vote, under the worst draw.
+
+    With `eight_bit` also that on the adversarial images rounded to 8 bits, as a file holds them.
+    """
+
+    eight_bit: bool = False
+
+    def unit(
+        self, scorer: Scorer, images: np.ndarray, attacked: np.ndarray, attack: Any
+    ) -> Arrays:
+        delta = (attacked - images).reshape(len(images), -1)
+        kept = {
+            "logits": scorer(attacked),
+            "linf": np.abs(delta).max(1),
+            "l2": np.linalg.norm(delta, axis=1),
+        }
+        if self.eight_bit and attack is not None and attack.radius is not None:
+            rounded = round_to_8bit(attacked, images, attack.norm, attack.radius)
+            kept["rounded_logits"] = scorer(np.asarray(rounded))
+        return kept
+
+    def reduce(self, kept: Arrays, labels: Int[np.ndarray, "n"]) -> dict[str, Any]:
+        logits = kept["logits"]
+        predicted = logits.argmax(-1)
+        right = predicted == labels[:, None]
+        log_p = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))
+        losses = -log_p[np.arange(len(labels)), :, labels].mean(1)
+        result = {
+            "num_examples": len(right),
+            "mean": share(right.mean(1)),
+            "worst": share(right.all(1)),
+            "vote": share(votes(predicted, logits.shape[-1]) == labels),
+            "correct_draws": pack_counts(right.sum(1)),
+            "linf_max": float(kept["linf"].max()),
+            "l2_mean": float(kept["l2"].mean()),
+            "mean_loss": float(losses.mean()),
+        }
+        if "rounded_logits" in kept:
+            few = kept["rounded_logits"].argmax(-1) == labels[:, None]
+            result["rounded"] = share(few.mean(1))
+        return result
+
+
+def share(successes: np.ndarray) -> dict[str, float]:
+    """Returns a share of images with the ends of its 95 % Wilson interval."""
+    low, high = wilson_interval(float(successes.sum()), len(successes))
+    return {"accuracy": float(successes.mean()), "low": low, "high": high}
+
+
+def votes(predicted: Int[np.ndarray, "n draws"], num_classes: int) -> Int[np.ndarray, "n"]:
+    """Returns the class that most draws name, for every image."""
+    return np.asarray(_votes(jnp.asarray(predicted), num_classes))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _votes(predicted, num_classes: int):
+    return jax.vmap(lambda row: majority(row, num_classes))(predicted)

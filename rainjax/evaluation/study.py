@@ -1,0 +1,271 @@
+"""A study: pipelines, threat models and images, from which every measurement follows."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rainjax.attacks import Attack
+from rainjax.data import ImageSet
+from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.driver import check_known_key, check_outcomes
+from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.measures import Measure, Robustness
+from rainjax.evaluation.records import record_id
+from rainjax.evaluation.threats import ThreatModel, enumerated
+from rainjax.pipeline import Pipeline
+from rainjax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A pipeline under test, with the parameters that it is tested with.
+
+    `sources` says where parts of the parameters came from, by the names that `params` has at its
+    top: `{"classifier": "builtin_resnet"}`. It is shown, and decides nothing: parameters are told
+    apart by their content.
+    """
+
+    name: str
+    pipeline: Pipeline
+    params: Params
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise ValueError(f"name={self.name!r} must be a name: displays show it.")
+        if not isinstance(self.pipeline, Pipeline):
+            kind = getattr(self.pipeline, "__name__", type(self.pipeline).__name__)
+            raise ValueError(
+                f"The pipeline of {self.name!r} is of type {kind}: give a Pipeline, such as "
+                "Defended(RAIN(), classifier.network)."
+            )
+        self.pipeline.check_params(self.params)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+    """What is measured: every subject under every threat model that applies to it.
+
+    A value: `rainjax.evaluation.evaluate(study, out)` measures it, and whatever it has measured
+    before is not measured again. All measurements are on the first `num_examples` of `images`
+    (all of them for None), or on fewer where a threat model says so. Every image is scored
+    under `num_score_draws` draws that no attack saw, where the pipeline is random. `seed` is the
+    root of every draw; `batch_size` changes speed and memory, and no result. `displays` are
+    shown by `rainjax.report`; `extras` write files that they need beside the records.
+
+    Raises:
+        ValueError: the parts do not fit each other; says which.
+    """
+
+    name: str
+    images: ImageSet
+    subjects: Sequence[Subject]
+    threats: Sequence[ThreatModel]
+    num_examples: int | None = None
+    num_score_draws: int = 5
+    batch_size: int = 64
+    seed: int = 0
+    measure: Measure = Robustness()
+    displays: Sequence[Any] = ()
+    extras: Sequence[Any] = ()
+
+    def __post_init__(self):
+        if not self.name or pathlib.PurePath(self.name).name != self.name:
+            raise ValueError(f"name={self.name!r} must be a plain name: it becomes a folder.")
+        if not isinstance(self.images, ImageSet):
+            raise ValueError(
+                f"images is of type {type(self.images).__name__}: give an image set, such as "
+                "rainjax.data.from_arrays(images, labels, name=...)."
+            )
+        for field, kind in (("subjects", Subject), ("threats", ThreatModel)):
+            values = getattr(self, field)
+            if isinstance(values, kind) or not isinstance(values, Sequence) or not values:
+                raise ValueError(f"{field} must be a list of {kind.__name__}s, and hold one.")
+            wrong = [value for value in values if not isinstance(value, kind)]
+            if wrong:
+                raise ValueError(f"{field} holds {wrong[0]!r}, which is no {kind.__name__}.")
+        for field in ("num_score_draws", "batch_size", "count"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+        if self.count > len(self.images):
+            raise ValueError(
+                f"num_examples={self.count}, but {self.images.name!r} has {len(self.images)} "
+                f"images in its split {self.images.split!r}."
+            )
+        names = [subject.name for subject in self.subjects]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"Two subjects are called {twice[0]!r}: give each its own name.")
+
+    @property
+    def count(self) -> int:
+        """How many images there are to be measured on."""
+        return len(self.images) if self.num_examples is None else self.num_examples
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """One number of a study: a subject under a threat model, resolved for the study's images.
+
+    `surrogate` and `attack` are None where nobody attacks.
+    """
+
+    subject: Subject
+    threat: ThreatModel
+    surrogate: Pipeline | None
+    attack: Attack | AutoAttack | None
+    num_examples: int
+
+    @property
+    def norm(self) -> str | None:
+        """The norm of the attack's ball."""
+        return None if self.attack is None else self.attack.norm  # type: ignore[union-attr]
+
+    @property
+    def radius(self) -> float | None:
+        """The radius of the attack's ball; None where it looks for the nearest success."""
+        return getattr(self.attack, "radius", None)
+
+    @property
+    def num_draws(self) -> int:
+        """How many draws the attack averages over."""
+        return 1 if self.attack is None else self.attack.num_draws
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps the attack takes; of an attack without steps, how often it asks."""
+        if self.attack is None:
+            return 0
+        steps = getattr(self.attack, "num_steps", None)
+        return self.attack.num_calls if steps is None else steps  # type: ignore[union-attr]
+
+    @property
+    def num_gradients(self) -> int:
+        """What the attack costs per image."""
+        return 0 if self.attack is None else self.attack.num_gradients
+
+    @property
+    def known_key(self) -> bool:
+        """Whether the attacker holds the scoring draws."""
+        return self.threat.knowledge is Knowledge.KEYS
+
+    @property
+    def id(self) -> str:
+        """The name of the cell's record: unique within the study."""
+        return record_id(
+            self.subject.name,
+            self.threat.name,
+            norm=self.norm,
+            radius=self.radius,
+            num_draws=self.num_draws,
+            num=self.num_examples,
+        )
+
+
+def cells(study: Study) -> list[Cell]:
+    """Returns the cells of a study, cheap ones first.
+
+    What two threat models would measure alike is one cell, with the tags of both.
+
+    Raises:
+        ValueError: a pipeline does not take these images, has another number of classes than
+            they have, or two cells would be recorded under one name.
+    """
+    first = study.images.get(np.arange(1))[0][0]
+    found: dict[str, Cell] = {}
+    for subject in study.subjects:
+        _check_subject(study, subject, first)
+        for threat in study.threats:
+            cell = _cell(study, subject, threat, first.shape[0])
+            if cell is None:
+                continue
+            other = found.get(cell.id)
+            if other is not None:
+                cell = _joined(other, cell)
+            found[cell.id] = cell
+    if not found:
+        raise ValueError("No threat model applies to any subject: there is nothing to measure.")
+    return sorted(found.values(), key=_cost)
+
+
+def check_classes(study: Study) -> None:
+    """Refuses a set whose first images are of few of its classes.
+
+    Raises:
+        ValueError: it is sorted.
+    """
+    num = study.count
+    classes = len(np.unique(study.images.labels(np.arange(num))))
+    if num >= 4 * study.images.num_classes and 2 * classes <= study.images.num_classes:
+        raise ValueError(
+            f"The first {num} images of {study.images.name!r} are of {classes} of its "
+            f"{study.images.num_classes} classes: the set is sorted; shuffle it, for instance "
+            "where it is imported with --shuffle."
+        )
+
+
+def _cell(study: Study, subject: Subject, threat: ThreatModel, height: int) -> Cell | None:
+    num = study.count if threat.num_examples is None else threat.num_examples
+    if num > study.count:
+        raise ValueError(
+            f"The threat model {threat.name!r} has num_examples={num}, more than the study's "
+            f"{study.count}: every number is of the first images of one list."
+        )
+    if threat.attack is None:
+        return Cell(subject, threat, None, None, num)
+    surrogate = threat.surrogate.of(subject.pipeline)
+    if surrogate is None:
+        return None
+    if threat.knowledge > Knowledge.SCORES and not surrogate.differentiable:
+        return None
+    attack = threat.surrogate.fitted(threat.attack, surrogate, height)
+    if threat.knowledge is Knowledge.KEYS:
+        if not subject.pipeline.is_random:
+            return None
+        draws = enumerated(attack.eot, study.num_score_draws)
+        attack = dataclasses.replace(attack, eot=draws)
+        check_known_key(attack, study.num_score_draws, True)
+    elif isinstance(attack, Attack):
+        try:
+            check_outcomes(surrogate, attack.eot, height)
+        except ValueError as error:
+            raise ValueError(f"{threat.name!r} on {subject.name!r}: {error}") from error
+    return Cell(subject, threat, surrogate, attack, num)
+
+
+def _joined(first: Cell, second: Cell) -> Cell:
+    """Returns one cell for two of one name, or refuses them."""
+    if (first.surrogate, first.attack) != (second.surrogate, second.attack):
+        raise ValueError(
+            f"Two measurements of one study would both be recorded as {first.id}: give the threat "
+            "models names of their own."
+        )
+    tags = tuple(dict.fromkeys((*first.threat.tags, *second.threat.tags)))
+    return dataclasses.replace(first, threat=dataclasses.replace(first.threat, tags=tags))
+
+
+def _check_subject(study: Study, subject: Subject, first: np.ndarray) -> None:
+    """Refuses a pipeline that these images do not fit, before hours are spent on the others."""
+    height, width, channels = first.shape
+    shape = jax.ShapeDtypeStruct(first.shape, jnp.float32)
+    try:
+        num = subject.pipeline.num_classes(subject.params, shape)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"The subject {subject.name!r} does not fit {study.images.name!r}, images of {height} "
+            f"x {width} x {channels}: {error}"
+        ) from error
+    if num != study.images.num_classes:
+        raise ValueError(
+            f"The subject {subject.name!r} tells {num} classes apart, but {study.images.name!r} "
+            f"has {study.images.num_classes}: choose a classifier of this data set."
+        )
+
+
+def _cost(cell: Cell) -> tuple[bool, int, str]:
+    return "table" not in cell.threat.tags, cell.num_gradients * cell.num_examples, cell.id

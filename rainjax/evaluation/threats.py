@@ -1,0 +1,266 @@
+"""Threat models: what an attacker knows, what he differentiates, and how he climbs it."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from rainjax.attacks import APGD, EOT, PGD, Attack, NoisyAPGD, Square
+from rainjax.defenses import Identity
+from rainjax.defenses._base import Defense
+from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.knowledge import Knowledge
+from rainjax.gradients import BPDA
+from rainjax.pipeline import Pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Surrogate(abc.ABC):
+    """What an attacker differentiates instead of the pipeline that is scored."""
+
+    @abc.abstractmethod
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        """Returns the pipeline that is differentiated, with the same parameters.
+
+        None says that such an attacker has nothing to do here: the threat model does not apply.
+        """
+
+    def fitted(self, attack: Any, surrogate: Pipeline, height: int) -> Any:
+        """Returns `attack` as it fits a surrogate of images `height` high; as it is by default."""
+        del surrogate, height
+        return attack
+
+
+@dataclasses.dataclass(frozen=True)
+class Itself(Surrogate):
+    """The pipeline as it is: white box, or black box for an attack that takes no gradient."""
+
+    def of(self, pipeline: Pipeline) -> Pipeline:
+        return pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierAlone(Surrogate):
+    """The classifier without its defense: an attacker who is blind to it."""
+
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        return pipeline.map_defense(lambda defense: Identity())
+
+
+@dataclasses.dataclass(frozen=True)
+class IdentityGradient(Surrogate):
+    """The true pipeline, with the identity's gradient for the defense's: plain BPDA."""
+
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        if not pipeline.defended:
+            return None
+        return pipeline.map_defense(lambda defense: BPDA(defense, Identity()))
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnGradient(Surrogate):
+    """The true pipeline, with the gradient that its defense names: its own, or a soft twin's."""
+
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        return pipeline.map_defense(_with_own_gradient) or pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientOf(Surrogate):
+    """The true pipeline, with the gradient of `backward` for the defense's."""
+
+    backward: Defense
+
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        if not pipeline.defended:
+            return None
+        return pipeline.map_defense(lambda defense: BPDA(defense, self.backward))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanField(Surrogate):
+    """A defense's mean over its draws, its outcomes enumerated, where it offers one."""
+
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        found: list[Defense | None] = []
+
+        def mean(defense: Defense) -> Defense:
+            found.append(defense.mean_field())
+            return found[-1] or defense
+
+        surrogate = pipeline.map_defense(mean)
+        return surrogate if found and found[-1] is not None else None
+
+    def fitted(self, attack: Any, surrogate: Pipeline, height: int) -> Any:
+        """Returns the attack with every outcome of the surrogate once in each of its answers."""
+        num = surrogate.num_outcomes(height)
+        if num is None:
+            return attack
+        return dataclasses.replace(attack, eot=enumerated(attack.eot, num))
+
+
+@dataclasses.dataclass(frozen=True)
+class When(Surrogate):
+    """Another surrogate, where the pipeline is `random` or `defended`, or is not; None: either."""
+
+    surrogate: Surrogate
+    random: bool | None = None
+    defended: bool | None = None
+
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        for wanted, found in (
+            (self.random, pipeline.is_random),
+            (self.defended, pipeline.defended),
+        ):
+            if wanted is not None and wanted != found:
+                return None
+        return self.surrogate.of(pipeline)
+
+    def fitted(self, attack: Any, surrogate: Pipeline, height: int) -> Any:
+        return self.surrogate.fitted(attack, surrogate, height)
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreatModel:
+    """An attacker: an attack, what it differentiates, and what that takes to know.
+
+    `attack` is None where nobody attacks. With `knowledge=Knowledge.KEYS` the attacker is given
+    the draws that will be scored, all of them, and needs `EOT(draws="enumerated")`; that applies
+    to random pipelines alone. `num_examples` lowers a study's, where an attack is dear. `tags`
+    name the displays it is for: "table", or the curve that it is a point of.
+
+    Raises:
+        ValueError: the parts do not fit each other.
+    """
+
+    name: str
+    attack: Attack | AutoAttack | None
+    surrogate: Surrogate = Itself()
+    knowledge: Knowledge = Knowledge.DEFENSE
+    num_examples: int | None = None
+    description: str = ""
+    tags: tuple[str, ...] = ("table",)
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise ValueError(f"name={self.name!r} must be a name: displays show it.")
+        if not isinstance(self.attack, Attack | AutoAttack | None):
+            given = self.attack if isinstance(self.attack, type) else type(self.attack)
+            raise ValueError(
+                f"The threat model {self.name!r} has attack={given.__name__}: give an attack with "
+                "its options, such as PGD(radius=8 / 255), or None for clean images."
+            )
+        if not isinstance(self.surrogate, Surrogate):
+            raise ValueError(
+                f"The threat model {self.name!r} has surrogate={self.surrogate!r}: give a value "
+                "such as Itself() or ClassifierAlone()."
+            )
+        if (self.attack is None) != (self.knowledge is Knowledge.NONE):
+            raise ValueError(
+                f"The threat model {self.name!r} has attack={self.attack!r} and knowledge="
+                f"{self.knowledge.name}: with NONE there is no attack, with all others one."
+            )
+        if self.num_examples is not None and self.num_examples < 1:
+            raise ValueError(f"num_examples={self.num_examples} must be at least 1.")
+        if getattr(self.attack, "targeted", False):
+            raise ValueError(
+                f"The attack of {self.name!r} is targeted, and would lead towards the true "
+                "labels: leave targeted=False."
+            )
+        if self.knowledge is Knowledge.KEYS:
+            eot = getattr(self.attack, "eot", None)
+            if eot is None or eot.draws != "enumerated":
+                raise ValueError(
+                    f"The attacker of {self.name!r} knows the scoring draws and should use each: "
+                    "give the attack eot=EOT(draws='enumerated')."
+                )
+
+
+CLEAN = ThreatModel("clean", None, knowledge=Knowledge.NONE, description="no attack")
+
+
+def enumerated(eot: EOT, num: int) -> EOT:
+    """Returns an EOT over `num` outcomes by number, in chunks of at most the size it had."""
+    most = eot.chunk_size
+    chunk = most and max(n for n in range(1, min(most, num) + 1) if num % n == 0)
+    return dataclasses.replace(eot, num_samples=num, draws="enumerated", chunk_size=chunk)
+
+
+def adaptive(
+    radius: float = 8 / 255,
+    *,
+    num_steps: int = 40,
+    eot: EOT | None = None,
+    num_queries: int = 1000,
+    num_examples: int | None = None,
+    tags: Sequence[str] = ("table",),
+) -> tuple[ThreatModel, ...]:
+    """Returns the battery that every defense should meet within an L-inf `radius`.
+
+    Clean images; the blind attacker; whoever knows the defense and takes the identity's gradient
+    for it, its own, or that of its mean over draws; the average over draws where it is random; and
+    a black box by scores, which tells when the gradients were what failed. `num_examples` lowers
+    the number of images for the attacks that average over draws.
+    """
+    eot = eot or EOT(16)
+    exact = APGD(radius=radius, num_steps=num_steps, loss="margin")
+    noisy = NoisyAPGD(radius=radius, num_steps=num_steps, loss="margin", eot=eot)
+    mean = PGD(radius=radius, step_size=radius / 4, num_steps=num_steps)
+    tags = tuple(tags)
+    found = [dataclasses.replace(CLEAN, tags=tags)]
+    found.append(
+        ThreatModel(
+            f"PGD-{num_steps}, blind",
+            mean,
+            When(ClassifierAlone(), defended=True),
+            Knowledge.CLASSIFIER,
+            description="blind to the defense: gradients of the classifier alone",
+            tags=tags,
+        )
+    )
+    ways = (
+        ("BPDA, identity", IdentityGradient(), "the identity's gradient for the defense's"),
+        ("own gradient", OwnGradient(), "the defense's own gradient, or its soft twin's"),
+    )
+    for name, surrogate, words in ways:
+        for attack, random, num in ((exact, False, None), (noisy, True, num_examples)):
+            averaged = f", averaged over {eot.num_samples} draws a step" if random else ""
+            found.append(
+                ThreatModel(
+                    name,
+                    attack,
+                    When(surrogate, random=random),
+                    num_examples=num,
+                    description=f"white box: {words}{averaged}",
+                    tags=tags,
+                )
+            )
+    found.append(
+        ThreatModel(
+            "mean field",
+            mean,
+            MeanField(),
+            num_examples=num_examples,
+            description="white box: the defense's mean over its draws, every outcome counted",
+            tags=tags,
+        )
+    )
+    for random, num in ((False, None), (True, num_examples)):
+        draws = EOT(min(eot.num_samples, 4)) if random else EOT()
+        found.append(
+            ThreatModel(
+                f"Square-{num_queries}",
+                Square(radius=radius, num_queries=num_queries, eot=draws, paired=random),
+                When(Itself(), random=random),
+                Knowledge.SCORES,
+                num_examples=num,
+                description="black box: the logits of the whole pipeline, and no gradient",
+                tags=tags,
+            )
+        )
+    return tuple(found)
+
+
+def _with_own_gradient(defense: Defense) -> Defense:
+    soft = defense.smooth()
+    return defense if soft == defense else BPDA(defense, soft)

@@ -1,0 +1,272 @@
+"""The work of a study in units: independent pieces, each kept on disk under what decides it."""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from rainjax._files import read_arrays, write_arrays
+from rainjax.devices import data_mesh, padded
+from rainjax.evaluation import driver, scoring
+from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
+from rainjax.evaluation.ensemble import run_ensemble
+from rainjax.evaluation.provenance import code_digest
+from rainjax.evaluation.study import Cell, Study, Subject
+from rainjax.keys import Purpose, example_keys
+
+Arrays = dict[str, np.ndarray]
+Rows = Int[np.ndarray, "n"]
+MEMBER = ("num_attacked", "num_broken", "num_best", "num_gradients")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unit:
+    """One batch of one cell: the images to attack and to score, and where that is kept.
+
+    `attacked` is the file of the adversarial images, None for clean ones, and `scored` that of
+    what was measured of them. Cells whose attackers see the same share the former.
+    """
+
+    cell: Cell
+    rows: Rows
+    attacked: pathlib.Path | None
+    scored: pathlib.Path
+
+    @property
+    def owner(self) -> str:
+        """What decides which process makes it: units that share images belong together."""
+        return (self.attacked or self.scored).stem
+
+
+class Work:
+    """Names a study's units after all that decides them, makes them, and reads them.
+
+    The images of a unit are attacked and scored with keys that are functions of the seed and of
+    each image's position, so units depend neither on each other nor on where they are made.
+    """
+
+    def __init__(self, study: Study, folder: pathlib.Path, *, mesh: Mesh | None = None):
+        self.study, self.folder = study, folder
+        self._mesh = mesh
+        self._images: dict[tuple[int, int], str] = {}
+
+    def units(self, cell: Cell) -> list[Unit]:
+        """Returns the units of a cell, in the order of its images."""
+        return [self._unit(cell, rows) for rows in self._batches(cell.num_examples)]
+
+    def missing_gradients(self, units: list[Unit]) -> int:
+        """Returns how many image gradients the units still need, to size a progress bar."""
+        needed = {u.attacked: u for u in units if u.attacked and not u.attacked.exists()}
+        return sum(u.cell.num_gradients * self._size(u.cell) for u in needed.values())
+
+    def make(self, unit: Unit, on_gradient: Callable[[int], object]) -> None:
+        """Attacks and scores a unit's images, and keeps both; what is there is not made again.
+
+        Raises:
+            ValueError: the attack or a network fails on some images; says which.
+        """
+        if unit.scored.exists():
+            return
+        images, labels = self.read(unit.rows)
+        try:
+            attacked = images
+            if unit.attacked is not None:
+                attacked = self._attacked(unit, images, labels, on_gradient)
+            began = time.perf_counter()
+            scorer = functools.partial(self.logits, unit.cell, unit.rows)
+            kept = self.study.measure.unit(scorer, images, attacked, unit.cell.attack)
+        except ValueError as error:
+            where = f"{unit.cell.id}, images {unit.rows[0]}..{unit.rows[-1]}"
+            raise ValueError(f"{where}: {error}") from error
+        write_arrays(unit.scored, {**kept, "seconds": np.array(time.perf_counter() - began)})
+
+    def read(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images as float32 in [0, 1], and their labels."""
+        images, labels = self.study.images.get(rows)
+        return images.astype(np.float32) / 255, labels
+
+    def logits(self, cell: Cell, rows: Rows, images: np.ndarray) -> np.ndarray:
+        """Returns the subject's logits of images at these positions, under the scoring draws.
+
+        Raises:
+            ValueError: one is not finite.
+        """
+        subject, full = cell.subject, padded(rows, self._size(cell))
+        logits = scoring.score(
+            subject.pipeline,
+            subject.params,
+            self._keys(Purpose.SCORE, full),
+            jnp.asarray(images[full - rows[0]]),
+            num_draws=self.num_draws(subject),
+            mesh=self._mesh_for(cell),
+        )
+        logits = np.asarray(logits)[: len(rows)]
+        if not np.isfinite(logits).all():
+            raise ValueError(
+                f"The logits of {subject.name!r} are not finite: look at the parameters of its "
+                "networks."
+            )
+        return logits
+
+    def num_draws(self, subject: Subject) -> int:
+        """Returns under how many draws a subject is scored: one where nothing is random."""
+        return self.study.num_score_draws if subject.pipeline.is_random else 1
+
+    def record_digest(self, cell: Cell, units: list[Unit]) -> str:
+        """Digests everything that a cell's record is a function of, or says."""
+        threat = dataclasses.replace(
+            cell.threat, attack=None, knowledge=cell.threat.knowledge.NONE
+        )
+        return digest(
+            {
+                "threat": describe(threat),
+                "knowledge": cell.threat.knowledge.name,
+                "attack": describe_attack(cell.attack),
+                "subject": [cell.subject.name, describe(cell.subject.pipeline)],
+                "measure": describe(self.study.measure),
+                "units": [unit.scored.stem for unit in units],
+            }
+        )
+
+    def _batches(self, num_examples: int) -> Iterator[Rows]:
+        size = self.study.batch_size
+        for start in range(0, num_examples, size):
+            yield np.arange(start, min(start + size, num_examples))
+
+    def _size(self, cell: Cell) -> int:
+        """Returns the size that a cell's batches are padded to: one size to compile."""
+        return min(self.study.batch_size, cell.num_examples)
+
+    def _mesh_for(self, cell: Cell) -> Mesh:
+        return self._mesh or data_mesh(batch_size=self._size(cell))
+
+    def _keys(self, purpose: Purpose, rows: Rows):
+        return example_keys(self.study.seed, purpose, jnp.asarray(rows))
+
+    def _unit(self, cell: Cell, rows: Rows) -> Unit:
+        attacked = self._attack_digest(cell, rows) if cell.attack is not None else None
+        scored = digest(
+            {
+                "attacked": attacked or self._common(rows),
+                "target": describe(cell.subject.pipeline),
+                "params": self._content(cell.subject, cell.subject.pipeline),
+                "draws": self.num_draws(cell.subject),
+                "measure": describe(self.study.measure),
+            }
+        )
+        path = lambda name: self.folder / "work" / f"{name}.npz"
+        return Unit(cell, rows, path(f"a-{attacked}") if attacked else None, path(f"s-{scored}"))
+
+    def _attack_digest(self, cell: Cell, rows: Rows) -> str:
+        """Digests all that decides the adversarial images of a batch, and nothing else."""
+        assert cell.surrogate is not None
+        return digest(
+            {
+                "surrogate": describe(cell.surrogate),
+                "params": self._content(cell.subject, cell.surrogate),
+                "attack": describe_attack(cell.attack),
+                "known_draws": self.study.num_score_draws if cell.known_key else 0,
+                "select_draws": _select_draws(cell),
+                **self._common(rows),
+            }
+        )
+
+    def _common(self, rows: Rows) -> dict[str, Any]:
+        span = int(rows[0]), len(rows)
+        if span not in self._images:
+            images, labels = self.study.images.get(rows)
+            content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+            self._images[span] = content
+        return {
+            "seed": self.study.seed,
+            "code": code_digest(),
+            "backend": jax.default_backend(),
+            "images": [*span, self._images[span]],
+        }
+
+    @functools.cached_property
+    def _contents(self) -> dict[Any, str]:
+        return {}
+
+    def _content(self, subject: Subject, pipeline: Any) -> str:
+        """Returns the digest of the parameters that decide what `pipeline` answers."""
+        place = subject.name, pipeline.defended
+        if place not in self._contents:
+            self._contents[place] = content_digest(pipeline.used(subject.params))
+        return self._contents[place]
+
+    def _attacked(self, unit: Unit, images, labels, on_gradient) -> np.ndarray:
+        assert unit.attacked is not None
+        if unit.attacked.exists():
+            return read_arrays(unit.attacked)["attacked"]
+        began = time.perf_counter()
+        ensemble = isinstance(unit.cell.attack, AutoAttack)
+        attack = self._by_ensemble if ensemble else self._by_attack
+        kept = attack(unit, images, labels, on_gradient)
+        write_arrays(unit.attacked, {**kept, "seconds": np.array(time.perf_counter() - began)})
+        return kept["attacked"]
+
+    def _by_attack(self, unit: Unit, images, labels, on_gradient) -> Arrays:
+        cell, rows = unit.cell, unit.rows
+        full = padded(rows, self._size(cell))
+        batch, label = jnp.asarray(images[full - rows[0]]), jnp.asarray(labels[full - rows[0]])
+        params, mesh = cell.subject.params, self._mesh_for(cell)
+        attacked = driver.run_attack(
+            cell.surrogate,
+            cell.attack,
+            params,
+            self._keys(Purpose.ATTACK, full),
+            batch,
+            label,
+            score_keys=self._keys(Purpose.SCORE, full) if cell.known_key else None,
+            mesh=mesh,
+            on_gradient=lambda n: on_gradient(n * len(full)),
+        )
+        if not cell.known_key:  # who knows the scoring keys needs no other draws to choose by
+            attacked = scoring.keep_worse(
+                cell.surrogate,
+                params,
+                self._keys(Purpose.SELECT, full),
+                batch,
+                attacked,
+                np.asarray(label),
+                num_draws=_select_draws(cell),
+                mesh=mesh,
+            )
+        return {"attacked": np.asarray(attacked)[: len(rows)]}
+
+    def _by_ensemble(self, unit: Unit, images, labels, on_gradient) -> Arrays:
+        cell = unit.cell
+        result = run_ensemble(
+            cell.surrogate,
+            cell.attack.members,
+            cell.subject.params,
+            self.study.seed,
+            unit.rows,
+            images,
+            labels,
+            batch_size=self._size(cell),
+            num_select_draws=_select_draws(cell),
+            mesh=self._mesh_for(cell),
+            on_gradient=on_gradient,
+        )
+        counts = [[getattr(m, name) for name in (*MEMBER, "seconds")] for m in result.members]
+        return {"attacked": np.asarray(result.images), "members": np.array(counts, float)}
+
+
+def _select_draws(cell: Cell) -> int:
+    """Returns under how many draws of his own an attacker chooses what to hand out."""
+    if isinstance(cell.attack, AutoAttack):
+        return cell.attack.num_select_draws
+    assert cell.surrogate is not None
+    return 8 if cell.surrogate.is_random else 1
