@@ -56,7 +56,7 @@ class Pipeline(Value):
         del change
         return None
 
-    def purify(self, params: Params, key: PRNGKey, image: Image) -> Image | None:
+    def purify(self, params: Params, key: Draw, image: Image) -> Image | None:
         """Returns the image that the classifier sees, to be looked at; None if there is none."""
         del params, key, image
         return None
@@ -137,9 +137,20 @@ class Defended(Pipeline):
         """Returns the classifier behind `change(defense)`."""
         return dataclasses.replace(self, defense=change(self.defense))
 
-    def purify(self, params: Params, key: PRNGKey, image: Image) -> Image:
-        """Returns the purified image."""
-        return self.defense.apply(params["defense"], key, image)
+    def purify(self, params: Params, key: Draw, image: Image) -> Image:
+        """Returns the purified image.
+
+        Raises:
+            ValueError: the defense returns something else than an image like the one that came.
+        """
+        purified = self.defense.apply(params["defense"], key, image)
+        wanted, given = (_shape_and_type(x) for x in (image, purified))
+        if given != wanted:
+            raise ValueError(
+                f"{type(self.defense).__name__} returned {given} for an image of {wanted}: a "
+                "defense returns an image of the shape and type that came in."
+            )
+        return purified
 
     def num_outcomes(self, height: int) -> int | None:
         """Returns the number of the defense's outcomes, None where it lists none."""
@@ -159,11 +170,26 @@ class Defended(Pipeline):
 
         They are NaN where the image or the purified one holds a NaN, whatever a draw leaves out
         and whatever the classifier makes of it.
+
+        Raises:
+            ValueError: the defense returns another shape or type, or the classifier no logits.
         """
-        purified = self.defense.apply(params["defense"], key, image)
+        purified = self.purify(params, key, image)
         logits = self.classifier.apply(params["classifier"], purified)
+        kind, shape = getattr(logits, "dtype", None), getattr(logits, "shape", None)
+        if kind is None or len(shape) != 1 or not jnp.issubdtype(kind, jnp.floating):
+            raise ValueError(
+                f"{type(self.classifier).__name__} returned {_shape_and_type(logits)} for one "
+                "image: a classifier returns its logits, floats of shape (classes,)."
+            )
         broken = jnp.isnan(image).any() | jnp.isnan(purified).any()
         return jnp.where(broken, jnp.nan, logits)
+
+
+def _shape_and_type(image: Any) -> str:
+    if not hasattr(image, "dtype"):
+        return f"a {type(image).__name__}"
+    return f"{image.dtype} of shape {image.shape}"
 
 
 def majority(votes: Int[Array, "votes"], num_classes: int) -> Int[Array, ""]:
