@@ -7,6 +7,7 @@ from rainjax import data, zoo
 from rainjax.attacks import EOT
 from rainjax.data import ImageSet
 from rainjax.nets import EDSR
+from rainjax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +70,8 @@ class StudyOptions:
         return EOT(num, chunk_size=chunk)
 
 
-def load_edsr(name: str) -> zoo.Entry:
-    """Returns an EDSR by a zoo name or a path.
+def load_edsr(name: str) -> tuple[EDSR, Params, str]:
+    """Returns an EDSR, its parameters and its name, by a zoo name or a path.
 
     Raises:
         ValueError: it is another network.
@@ -78,4 +79,4 @@ def load_edsr(name: str) -> zoo.Entry:
     entry = zoo.load_any(name)
     if not isinstance(entry.network, EDSR):
         raise ValueError(f"{name!r} holds a {type(entry.network).__name__}, not an EDSR.")
-    return entry
+    return entry.network, entry.params, entry.name

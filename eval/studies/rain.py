@@ -20,7 +20,7 @@ from rainjax.evaluation import (
     When,
 )
 from rainjax.evaluation.autoattack import AutoAttack
-from rainjax.evaluation.extras import Spectrum
+from rainjax.evaluation.extras import Panels, Spectrum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class RAINStudy(StudyOptions):
             batch_size=self.batch_size,
             seed=self.seed,
             measure=Robustness(eight_bit=self.eight_bit),
-            extras=(Spectrum(("RAIN, before fine-tuning", "RAIN, fine-tuned")),),
+            extras=(Panels(), Spectrum(("RAIN, before fine-tuning", "RAIN, fine-tuned"))),
         )
 
     def subjects(self) -> tuple[Subject, ...]:
@@ -104,14 +104,14 @@ class RAINStudy(StudyOptions):
             ("RAIN, before fine-tuning", self.pretrained),
             ("RAIN, fine-tuned", self.finetuned),
         ):
-            entry = load_edsr(name)
-            defense = RAIN(entry.network, shift_fraction=self.shift_fraction)
+            network, params, source = load_edsr(name)
+            defense = RAIN(network, shift_fraction=self.shift_fraction)
             found.append(
                 Subject(
                     title,
                     Defended(defense, classifier.network),
-                    {"defense": entry.params, "classifier": classifier.params},
-                    {"classifier": classifier.name, "defense": entry.name},
+                    {"defense": params, "classifier": classifier.params},
+                    {"classifier": classifier.name, "defense": source},
                 )
             )
         return tuple(found)
@@ -169,7 +169,7 @@ class RAINStudy(StudyOptions):
     def _mean_field(self, radius: float, num: int, tags: tuple[str, ...]) -> ThreatModel:
         return ThreatModel(
             "mean field",
-            self._pgd(radius, EOT(chunk_size=self.eot_chunk)),
+            self._pgd(radius, self.eot(self.num_eot)),
             MeanField(),
             num_examples=num,
             description="white box: mean pixel for the random pick, all shifts enumerated",
@@ -194,9 +194,10 @@ class RAINStudy(StudyOptions):
         )
 
     def _known_key(self) -> ThreatModel:
+        draws = self.eot(self.num_eot)
         return ThreatModel(
             "known key",
-            self._pgd(self.radius, EOT(draws="enumerated", chunk_size=self.eot_chunk)),
+            self._pgd(self.radius, dataclasses.replace(draws, draws="enumerated")),
             Itself(),
             Knowledge.KEYS,
             num_examples=self.num_eot_examples,

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rainjax.attacks import Attack
 from rainjax.devices import full_batches
-from rainjax.evaluation.scoring import score
 from rainjax.evaluation.driver import Given, Labels, check_batch, run_attack
+from rainjax.evaluation.scoring import score
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, Params

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import numpy as np
 
 from rainjax import transforms
 from rainjax._files import read_arrays, write_arrays, write_json
-from rainjax.evaluation.study import Study, Subject
+from rainjax.evaluation.study import Cell, Subject
+from rainjax.evaluation.work import Work
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import radial_frequencies, radial_spectrum
 from rainjax.pipeline import Pipeline
@@ -22,7 +23,7 @@ class Extra(abc.ABC):
     """A file beside the records, made when a study is measured."""
 
     @abc.abstractmethod
-    def write(self, study: Study, folder: pathlib.Path, *, anew: bool) -> None:
+    def write(self, work: Work, planned: Sequence[Cell], *, anew: bool) -> None:
         """Writes the file, where it is not there or, with `anew`, over the one that is."""
 
 
@@ -33,8 +34,8 @@ class Spectrum(Extra):
     subjects: tuple[str, ...]
     num_images: int = 64
 
-    def write(self, study: Study, folder: pathlib.Path, *, anew: bool) -> None:
-        path = folder / "spectrum.json"
+    def write(self, work: Work, planned: Sequence[Cell], *, anew: bool) -> None:
+        study, path = work.study, work.folder / "spectrum.json"
         if path.exists() and not anew:
             return
         count = min(self.num_images, study.count)
@@ -69,8 +70,8 @@ class Spectrum(Extra):
 class Gallery(Extra):
     """The first image behind every subject; those of earlier runs stay."""
 
-    def write(self, study: Study, folder: pathlib.Path, *, anew: bool) -> None:
-        path = folder / "gallery.npz"
+    def write(self, work: Work, planned: Sequence[Cell], *, anew: bool) -> None:
+        study, path = work.study, work.folder / "gallery.npz"
         kept: dict[str, np.ndarray] = {}
         if path.exists():
             there = read_arrays(path)
@@ -88,6 +89,48 @@ class Gallery(Extra):
         names = list(dict.fromkeys([*names, *kept]))
         pictures = np.stack([kept[name] for name in names])
         write_arrays(path, {"images": pictures, "titles": np.array(names)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Panels(Extra):
+    """A few images of every attack with a tag: as they were, as attack and defense left them."""
+
+    num_images: int = 6
+    tag: str = "table"
+
+    def write(self, work: Work, planned: Sequence[Cell], *, anew: bool) -> None:
+        for cell in planned:
+            path = work.folder / "panels" / f"{cell.id}.npz"
+            shown = cell.attack is not None and self.tag in cell.threat.tags
+            if shown and (anew or not path.exists()):
+                panel = self._panel(work, cell)
+                if panel is not None:
+                    write_arrays(path, panel)
+
+    def _panel(self, work: Work, cell: Cell) -> dict[str, np.ndarray] | None:
+        unit = work.units(cell)[0]
+        assert unit.attacked is not None
+        rows = unit.rows[: self.num_images]
+        keys = example_keys(work.study.seed, Purpose.SCORE, jnp.asarray(rows))
+        draws = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
+        attacked = read_arrays(unit.attacked)["attacked"][: len(rows)]
+        purified = purify(cell.subject, draws, jnp.asarray(attacked))
+        if purified is None:
+            return None
+        original, labels = work.read(rows)
+        before, after = (
+            work.logits(cell, rows, images)[:, 0].argmax(-1) for images in (original, attacked)
+        )
+        return {
+            # Small enough for a repository, and exact to the eye.
+            "original": np.round(original * 255).astype(np.uint8),
+            "change": (attacked - original).astype(np.float16),
+            "purified": np.asarray(purified, np.float16),
+            "labels": labels,
+            "predicted_original": before,
+            "predicted_attacked": after,
+            "class_names": np.array(work.study.images.class_names),
+        }
 
 
 def purify(subject: Subject, keys, images):

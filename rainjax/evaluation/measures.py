@@ -70,7 +70,9 @@ class Robustness(Measure):
         logits = kept["logits"]
         predicted = logits.argmax(-1)
         right = predicted == labels[:, None]
-        log_p = np.asarray(jax.nn.log_softmax(jnp.asarray(logits)))
+        wide = logits.astype(np.float64)  # in float32 the last digit would depend on the batch
+        wide -= wide.max(-1, keepdims=True)
+        log_p = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
         losses = -log_p[np.arange(len(labels)), :, labels].mean(1)
         result = {
             "num_examples": len(right),

@@ -1,20 +1,19 @@
 """Measuring a study: what is missing is made, in any number of processes, and recorded."""
 
-import dataclasses
+import contextlib
 import datetime
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from rainjax._files import read_arrays, read_json, write_arrays, write_json
+from rainjax._files import read_arrays, read_json, write_json
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.describe import content_digest, describe, describe_attack
 from rainjax.evaluation.provenance import provenance
@@ -22,9 +21,6 @@ from rainjax.evaluation.records import KIND, SCHEMA, Record, load_records, pack_
 from rainjax.evaluation.shards import Shard, current_shard, wait_for_all, write_manifest
 from rainjax.evaluation.study import Cell, Study, Subject, cells, check_classes
 from rainjax.evaluation.work import MEMBER, Unit, Work
-from rainjax.keys import Purpose, example_keys
-
-_NUM_PANELS = 6
 
 
 def evaluate(
@@ -65,6 +61,7 @@ def evaluate(
     work = Work(study, folder, mesh=mesh)
     shard = shard or current_shard()
     everything = [(cell, work.units(cell)) for cell in planned]
+    _check_others(folder, study, {cell.id for cell in planned})
     missing = [(cell, units) for cell, units in everything if not _recorded(work, cell, units)]
     mine = shard.share([unit for _, units in everything for unit in units])
     say = _Teller(progress)
@@ -76,7 +73,7 @@ def evaluate(
             for unit in units:
                 if unit.owner in mine:
                     work.make(unit, tick)
-                    say.first(tick)
+                    say.after_batch()
             if shard.is_whole:
                 made += _write_record(work, cell, units)
     if not shard.is_whole:
@@ -89,7 +86,7 @@ def evaluate(
     if shard.index == 0:
         _write_order(folder, study)
         for extra in study.extras:
-            extra.write(study, folder, anew=made > 0)
+            extra.write(work, planned, anew=made > 0)
     if shard.distributed:
         wait_for_all("records")
     return load_records(folder)
@@ -121,6 +118,29 @@ def claim(folder: pathlib.Path, study: Study) -> None:
         raise ValueError(
             f"Nothing can be written to {folder} ({error.strerror}): choose another folder."
         ) from error
+
+
+def _check_others(folder: pathlib.Path, study: Study, planned: set[str]) -> None:
+    """Refuses records that would stay in the folder, of a subject that is another one by now.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    there = {path.stem: path for path in sorted((folder / "records").glob("*.json"))}
+    subjects = {subject.name: subject for subject in study.subjects}
+    for name in there.keys() - planned:
+        content = read_json(there[name]).get("subject", {})
+        subject = subjects.get(content.get("name"))
+        if subject is None:
+            continue
+        now = {"target": describe(subject.pipeline), "params": _parts(subject)}
+        changed = [part for part, value in now.items() if content.get(part) != value]
+        if changed:
+            raise ValueError(
+                f"{there[name]} is of another {subject.name!r} ({' and '.join(changed)} differ), "
+                "and this study does not make it again: give the subject another name, or delete "
+                "that subject's records."
+            )
 
 
 def record(work: Work, cell: Cell, units: list[Unit]) -> dict[str, Any]:
@@ -188,37 +208,7 @@ def _recorded(work: Work, cell: Cell, units: list[Unit]) -> bool:
 
 def _write_record(work: Work, cell: Cell, units: list[Unit]) -> int:
     write_json(work.folder / "records" / f"{cell.id}.json", record(work, cell, units))
-    if cell.attack is not None and "table" in cell.threat.tags:
-        _write_panel(work, cell, units[0])
     return 1
-
-
-def _write_panel(work: Work, cell: Cell, unit: Unit) -> None:
-    """Keeps a few images as they were, as the attack and the defense left them."""
-    subject, images = cell.subject, work.study.images
-    rows = unit.rows[:_NUM_PANELS]
-    keys = example_keys(work.study.seed, Purpose.SCORE, jnp.asarray(rows))
-    draws = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
-    assert unit.attacked is not None
-    attacked = read_arrays(unit.attacked)["attacked"][: len(rows)]
-    purify = lambda key, image: subject.pipeline.purify(subject.params, key, image)
-    purified = jax.jit(jax.vmap(purify))(draws, jnp.asarray(attacked))
-    if purified is None:
-        return
-    original, labels = work.read(rows)
-    before = work.logits(cell, rows, original)[:, 0].argmax(-1)
-    after = work.logits(cell, rows, attacked)[:, 0].argmax(-1)
-    panel = {
-        # Small enough for a repository, and exact to the eye.
-        "original": np.round(original * 255).astype(np.uint8),
-        "change": (attacked - original).astype(np.float16),
-        "purified": np.asarray(purified, np.float16),
-        "labels": labels,
-        "predicted_original": before,
-        "predicted_attacked": after,
-        "class_names": np.array(images.class_names),
-    }
-    write_arrays(work.folder / "panels" / f"{cell.id}.npz", panel)
 
 
 def _write_order(folder: pathlib.Path, study: Study) -> None:
@@ -257,61 +247,55 @@ class _Teller:
     """Says on stderr what there is to do, where it goes, and how far it is."""
 
     def __init__(self, progress: bool):
-        self._progress, self._bar, self._rated = progress, None, False
+        self._progress = progress
+        self._first: tuple[float, int] | None = None
+        self._told = False
 
     def plan(self, study: Study, folder, everything, missing, gradients: int, shard) -> None:
         """Says what will be made, at what price."""
         if not self._progress:
             return
-        num, left = len(everything), len(missing)
-        text = (
-            f"{study.name}: {len(study.subjects)} subjects, {num} numbers, "
-            + (f"{left} of them to be measured" if left else "all of them measured")
-            + f", in {folder}"
-        )
-        if left:
-            count = study.count
-            text += f"\n{_thousands(gradients)} image gradients, {gradients / count:,.0f} an image"
-            text += "" if shard.is_whole else f", in this share ({shard})"
-            text += "; the time they take is told after the first batch"
-        print(text + ".", file=sys.stderr)
+        left = f"{len(missing)} of them to be measured" if missing else "all of them measured"
+        text = f"{study.name}: {len(study.subjects)} subjects, {len(everything)} numbers, {left}"
+        if missing:
+            text += (
+                f"; {_count(gradients)} image gradients, {gradients / study.count:,.0f} an image"
+            )
+            text += "" if shard.is_whole else f", in share {shard}"
+        print(f"{text}. Writing to {folder}.", file=sys.stderr)
 
-    def bar(self, total: int):
-        """Returns a context whose value counts gradients."""
-        self._bar = tqdm(
+    @contextlib.contextmanager
+    def bar(self, total: int) -> Iterator[Callable[[int], object]]:
+        """Shows a bar, and hands out what counts gradients on it."""
+        with tqdm(
             total=total, unit="grad", unit_scale=True, smoothing=0.02, mininterval=1,
             disable=not self._progress or not total,
-        )  # fmt: skip
-        self._began = time.perf_counter()
-        bar = self._bar
-
-        @dataclasses.dataclass
-        class Ticking:
-            def __enter__(self) -> Callable[[int], object]:
-                return bar.update
-
-            def __exit__(self, *error) -> None:
-                bar.close()
-
-        return Ticking()
+        ) as self._bar:  # fmt: skip
+            yield self._tick
 
     def at(self, cell: Cell) -> None:
         """Says which number is being made."""
-        assert self._bar is not None
         self._bar.set_description(f"{cell.subject.name}, {cell.threat.name}")
 
-    def first(self, tick) -> None:
-        """Says, once, how long the rest will take, from what the first batch took."""
-        bar = self._bar
-        assert bar is not None
-        if self._rated or bar.disable or not bar.n or not bar.total:
+    def after_batch(self) -> None:
+        """Says, after the first batch that was attacked, how long the rest will take."""
+        if self._told or self._first is None or self._bar.disable:
             return
-        self._rated = True
-        left = (time.perf_counter() - self._began) * (bar.total / bar.n - 1)
-        bar.write(f"At the first batch's rate {_duration(left)} are left.", file=sys.stderr)
+        began, done = self._first
+        rate = (self._bar.n - done) / max(time.perf_counter() - began, 1e-9)
+        if rate:
+            self._told = True
+            left = (self._bar.total - self._bar.n) / rate
+            text = f"At the first batch's rate, {_duration(left)} to go, without compilation."
+            self._bar.write(text, file=sys.stderr)
+
+    def _tick(self, count: int) -> None:
+        self._bar.update(count)
+        if self._first is None:  # the first gradient waits for its compilation
+            self._first = time.perf_counter(), count
 
 
-def _thousands(count: int) -> str:
+def _count(count: int) -> str:
     return f"{count:,}" if count < 10**6 else f"{count / 10**6:.1f} million"
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from rainjax._files import read_arrays, write_arrays
+from rainjax.attacks import Attack
 from rainjax.devices import data_mesh, padded
 from rainjax.evaluation import driver, scoring
 from rainjax.evaluation.autoattack import AutoAttack
@@ -218,6 +219,8 @@ class Work:
 
     def _by_attack(self, unit: Unit, images, labels, on_gradient) -> Arrays:
         cell, rows = unit.cell, unit.rows
+        assert cell.surrogate is not None
+        assert isinstance(cell.attack, Attack)
         full = padded(rows, self._size(cell))
         batch, label = jnp.asarray(images[full - rows[0]]), jnp.asarray(labels[full - rows[0]])
         params, mesh = cell.subject.params, self._mesh_for(cell)
@@ -247,6 +250,8 @@ class Work:
 
     def _by_ensemble(self, unit: Unit, images, labels, on_gradient) -> Arrays:
         cell = unit.cell
+        assert cell.surrogate is not None
+        assert isinstance(cell.attack, AutoAttack)
         result = run_ensemble(
             cell.surrogate,
             cell.attack.members,
