@@ -1,4 +1,4 @@
-"""Every promise that `check_defense` and `check_attack` check, broken by one that breaks it alone."""
+"""Every promise that `check_defense` and `check_attack` check, broken one at a time."""
 
 import dataclasses
 
@@ -74,13 +74,13 @@ def _(axis_size, in_batched, images):
     [
         (
             Broken("shape"),
-            r"^Broken returned .*\(4,8,3\)|shape=\(4, 8, 3\).* return float32 of that",
+            r"^Broken returned .*\(4, ?8, ?3\).*: return float32 of that shape",
         ),
         (Broken("type"), r"^Broken returned .*float16.*: return float32 of that shape\.$"),
         (Broken("pair"), r"^Broken returned \(.*: return float32 of that shape"),
         (
             Broken("range"),
-            r"returned values in \[0.6, 1.1.*\]: end with jnp.clip\(image, 0.0, 1.0\)",
+            r"returned values in \[0\.6\d*, 1\.\d*\]: end with jnp\.clip\(im",
         ),
         (Broken("nan"), "returned NaN or infinite values for images"),
         (Broken("numpy"), "another image under jax.jit than without, .*np.random is drawn once"),
@@ -168,7 +168,6 @@ class BrokenPGD(PGD):
         return {
             "ball": lambda: jnp.clip(image + 2 * self.radius, 0, 1),
             "range": lambda: image + 1e-3,
-            "shape": lambda: image[:1],
         }.get(self.how, lambda: image)()
 
     def finish(self, run):
@@ -180,6 +179,8 @@ class BrokenPGD(PGD):
         attacked = super().__call__(key, logits_fn, image, label)
         if self.how == "driven":
             return 0.99 * attacked
+        if self.how == "shape":  # in `result` it would be spread over the image
+            return attacked[:1]
         if self.how == "second call":
             return attacked * _from_host(key)
         if self.how == "batch":
@@ -196,7 +197,7 @@ class BrokenPGD(PGD):
         ("nan", "returns an image without NaN in front of a pipeline that returns NaN"),
         ("driven", "another image by run_attack than by a call"),
         ("second call", "another image for the same key at a second call"),
-        ("batch", "another image under jax.vmap|moved an image by"),
+        ("batch", "another image under jax.vmap, among others in a batch"),
     ],
 )
 def test_an_attack_that_breaks_a_promise_is_told_which(how, sentence):
