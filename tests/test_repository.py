@@ -37,6 +37,7 @@ ORDER = [
     "data",
     "checkpoints",
     "evaluation",
+    "contracts",
     "report",
     "adapters",
     "__main__",
