@@ -15,6 +15,7 @@ from rainjax.defenses import RAIN, BitDepth, Defense, GaussianNoise, Identity, M
 from rainjax.evaluation import (
     CLEAN,
     ClassifierAlone,
+    GradientOf,
     IdentityGradient,
     Itself,
     Knowledge,
@@ -265,7 +266,7 @@ def test_bad_options_are_refused(options, sentence):
 
 
 def test_an_attack_without_a_radius_is_no_suspect(classifier):
-    with pytest.raises(ValueError, match="radius=0.0 leaves an attack nothing to do"):
+    with pytest.raises(ValueError, match=r"radius=0\.0 leaves an attack nothing to do"):
         suspect_of(subject_of(Identity(), classifier), PGD(radius=0.0))
 
 
@@ -314,6 +315,7 @@ def test_a_pipeline_that_says_it_is_random_and_is_not():
 # -- A study ------------------------------------------------------------------------------
 
 SIZE = 6 * 6 * 3
+SOFT = BitDepth(3, rounding="cubic")
 FEW = SanityOptions(num_queries=4, num_surface=1, surface_points=3, more=2, num_examples=10)
 SMALL = RNG.integers(40, 216, size=(16, 6, 6, 3)).astype(np.uint8)
 KERNEL = jnp.asarray(RNG.normal(size=(SIZE, 10)), jnp.float32)
@@ -477,12 +479,12 @@ def test_of_equals_the_last_is_suspected_and_any_can_be_named():
     subject, pgd = linear(BitDepth(3)), PGD(radius=0.04, step_size=0.01, num_steps=3)
     models = (
         ThreatModel("identity", pgd, IdentityGradient()),
-        ThreatModel("own", APGD(radius=0.04, num_steps=3), OwnGradient()),
+        ThreatModel("own", APGD(radius=0.04, num_steps=3), GradientOf(SOFT)),
         ThreatModel("nearest", CarliniWagner(num_steps=2)),
     )
     found = suspect(subject, *models)
     assert found.threat == "own"
-    assert found.surrogate.defense == BPDA(BitDepth(3), BitDepth(3).smooth())
+    assert found.surrogate.defense == BPDA(BitDepth(3), SOFT)
     assert suspect(subject, *models, threat="identity").attack == pgd
     assert suspect(subject, *models, threat="nearest").threat == "own"  # has no ball
     changed = suspect(subject, *models, threat="identity", radius=0.08, num_steps=7, num_draws=9)
@@ -536,7 +538,7 @@ def test_a_defense_that_rounds_is_checked_through_soft_rounding(tmp_path):
     models = [
         ThreatModel(name, APGD(radius=radius, num_steps=4, loss="margin"), surrogate)
         for radius in (1 / 255, 2 / 255)
-        for name, surrogate in (("identity", IdentityGradient()), ("own", OwnGradient()))
+        for name, surrogate in (("identity", IdentityGradient()), ("own", GradientOf(SOFT)))
     ]
     study = study_of(linear(BitDepth(3)), threats=(CLEAN, *models))
     record = check_study(study, tmp_path, options=FEW, progress=False)
@@ -581,9 +583,8 @@ def test_an_attack_that_gains_from_more_steps_was_too_weak(tmp_path, monkeypatch
     assert steps["numbers"]["error"] == pytest.approx(rise.std(ddof=1) / np.sqrt(12))
     assert steps["passed"] == (rise.mean() >= -2 * rise.std(ddof=1) / np.sqrt(12))
     assert steps["doubts"] == ["slow"]
-    assert checks["twice the restarts of slow"]["numbers"]["change"] == 0.0  # no random start
-    assert checks["twice the restarts of slow"]["passed"]
-    assert "twice the draws of slow" not in checks
+    # From the image itself there is one run, and nothing is drawn.
+    assert [name for name in checks if name.endswith("of slow")] == ["twice the steps of slow"]
 
     def attacked(*args, **options):
         raise AssertionError("made again")

@@ -62,9 +62,11 @@ def check_strength(
 def _doubled(cell: Cell, attack: Any) -> Iterator[tuple[str, Any]]:
     """Yields the ways of doubling what an attack does, in words and as the attack."""
     fields = {field.name for field in dataclasses.fields(attack)}
+    # Without a random start another run is the same one.
+    kinds = ("steps", "queries", *(("restarts",) if getattr(attack, "random_start", True) else ()))
     tried = {
         name: dataclasses.replace(attack, **{f"num_{name}": 2 * getattr(attack, f"num_{name}")})
-        for name in ("steps", "queries", "restarts")
+        for name in kinds
         if f"num_{name}" in fields
     }
     eot = attack.eot or EOT(attack.num_draws)

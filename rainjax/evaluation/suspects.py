@@ -162,6 +162,7 @@ def attacks(
             radius=reach,
             step_size=reach * max(0.5 / attack.num_steps, 4 / 255),
             random_start=False,
+            num_restarts=1,
         ),
     }
     if suspect.surrogate.is_random and eot.draws != "enumerated":
