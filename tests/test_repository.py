@@ -22,6 +22,7 @@ ORDER = [
     "typing",
     "_files",
     "_checks",
+    "_values",
     "keys",
     "devices",
     "transforms",

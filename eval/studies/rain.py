@@ -169,7 +169,7 @@ class RAINStudy(StudyOptions):
     def _mean_field(self, radius: float, num: int, tags: tuple[str, ...]) -> ThreatModel:
         return ThreatModel(
             "mean field",
-            self._pgd(radius, EOT(chunk_size=self.eot_chunk)),
+            self._pgd(radius, self.eot(self.num_eot)),
             MeanField(),
             num_examples=num,
             description="white box: mean pixel for the random pick, all shifts enumerated",
@@ -194,9 +194,10 @@ class RAINStudy(StudyOptions):
         )
 
     def _known_key(self) -> ThreatModel:
+        draws = self.eot(self.num_eot)
         return ThreatModel(
             "known key",
-            self._pgd(self.radius, EOT(draws="enumerated", chunk_size=self.eot_chunk)),
+            self._pgd(self.radius, dataclasses.replace(draws, draws="enumerated")),
             Itself(),
             Knowledge.KEYS,
             num_examples=self.num_eot_examples,

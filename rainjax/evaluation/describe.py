@@ -8,15 +8,16 @@ import inspect
 import json
 import pathlib
 import re
+import sys
 import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from rainjax.evaluation.provenance import source_digest
-from rainjax.typing import Params
 
 
 def describe(value: Any) -> Any:
@@ -31,10 +32,10 @@ def describe(value: Any) -> Any:
         ValueError: something in it has neither fields nor content that could be told apart;
             says what, and how to mend it.
     """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
     if isinstance(value, enum.Enum):
         return value.name
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": _name(type(value)), **_source(type(value)), **_own(value), **fields}
@@ -71,7 +72,7 @@ def describe_attack(attack: Any) -> Any:
     return None if attack is None else _without_chunks(describe(attack))
 
 
-def content_digest(params: Params) -> str:
+def content_digest(params: PyTree) -> str:
     """Returns a digest of a tree of arrays: names, shapes, kinds and every byte."""
     digest = hashlib.sha256()
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
@@ -101,7 +102,8 @@ def _name(kind: type) -> str:
 
 
 def _is_ours(module: str | None) -> bool:
-    return module is not None and module.split(".")[0] in ("rainjax", "builtins")
+    top = (module or "").split(".")[0]
+    return top == "rainjax" or (top in sys.stdlib_module_names and top != "__main__")
 
 
 def _source(kind: type) -> dict[str, str]:
@@ -147,7 +149,7 @@ def _bytecode(thing: Any) -> str | None:
     for name, part in vars(thing).items():
         part = getattr(part, "__func__", part)
         part = part.fget if isinstance(part, property) else part
-        inner = getattr(part, "__code__", None)
+        inner = getattr(inspect.unwrap(part) if callable(part) else part, "__code__", None)
         if inner is not None:
             parts[name] = _compiled(inner)
     return digest(parts) if parts else None
