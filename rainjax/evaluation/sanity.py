@@ -7,17 +7,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from rainjax import gradients
-from rainjax._files import read_json, write_json
+from rainjax._files import write_json
 from rainjax.evaluation.checks import Check, run_checks
 from rainjax.evaluation.describe import describe, describe_attack
+from rainjax.evaluation.probes import check_randomness
 from rainjax.evaluation.provenance import provenance
+from rainjax.evaluation.records import SCHEMA
 from rainjax.evaluation.run import describe_params
 from rainjax.evaluation.strength import check_strength
 from rainjax.evaluation.study import Study, Subject
@@ -28,11 +26,7 @@ from rainjax.evaluation.suspects import (
     find_suspect,
     num_gradients,
 )
-from rainjax.keys import Purpose, example_keys
-from rainjax.pipeline import Pipeline
-from rainjax.typing import Params
 
-SCHEMA = 2
 KIND = "sanity"
 
 
@@ -113,13 +107,18 @@ def check_study(
     folder = pathlib.Path(out) / study.name
     images, labels = study.images.get(np.arange(count))
     images = images.astype(np.float32) / 255
-    rows = [_row(study, s, options, images, labels, folder, progress) for s in chosen]
+    suspects = [_suspect(study, subject, options) for subject in chosen]
+    rows = [
+        _row(study, subject, suspect, options, images, labels, folder, progress)
+        for subject, suspect in zip(chosen, suspects, strict=True)
+    ]
     content = {
         "schema": SCHEMA,
         "kind": KIND,
         "study": study.name,
         "options": {
             **dataclasses.asdict(options),
+            **_settings(suspects),
             "num_score_draws": study.num_score_draws,
             "seed": study.seed,
         },
@@ -139,76 +138,6 @@ def check_study(
     return content
 
 
-def load_sanity(folder: pathlib.Path | str) -> dict[str, Any] | None:
-    """Returns a study's record of sanity checks, or None where none was made.
-
-    Raises:
-        ValueError: it is damaged, or another kind of record.
-    """
-    path = pathlib.Path(folder) / "sanity.json"
-    if not path.exists():
-        return None
-    record = read_json(path)
-    rows = record.get("rows")
-    fields = {"subject", "target", "params", "checks", "surfaces"}
-    whole = isinstance(rows, list) and all(
-        isinstance(row, dict) and fields <= set(row) and all(map(_is_check, row["checks"]))
-        for row in rows
-    )
-    if record.get("kind") != KIND or record.get("schema") != SCHEMA or not whole:
-        raise ValueError(
-            f"{path} is no usable record of sanity checks: make it again with `rainjax sanity`, "
-            "or delete it."
-        )
-    return record
-
-
-def check_randomness(
-    pipeline: Pipeline, params: Params, images: Float[Array | np.ndarray, "n h w c"]
-) -> Check:
-    """Returns the check that a pipeline is as random as it says, and by its keys alone.
-
-    Logits under several keys are compared with each other, and with those of the same keys in a
-    program that is traced anew: what np.random gave is frozen in either, and not the same.
-    """
-    keys = example_keys(0, Purpose.SCORE, np.arange(len(images)))
-    first, second = (_draws(pipeline)(params, keys, images) for _ in range(2))
-    first, second = np.asarray(first), np.asarray(second)
-    size = max(float(np.abs(first).max()), 1e-6)
-    # What is not random may still be rounded otherwise under another key.
-    least = 0.0 if pipeline.is_random else 1e-4 * size
-    moved = float((np.ptp(first, axis=1) > least).any(-1).mean())
-    anew = float(np.abs(first - second).max()) / size
-    repeats = anew < 1e-4  # the same numbers, up to what another compilation may round
-    found = f"Other keys give other logits for {moved:.1%} of the images, the same keys "
-    found += "the same ones in a program traced anew." if repeats else (
-        "others in a program traced anew: the draws are not the key's, np.random's perhaps."
-    )  # fmt: skip
-    random = pipeline.is_random
-    return Check(
-        "the draws come from the key",
-        f"is_random is {random}: other keys give {'other' if random else 'the same'} logits, the "
-        "same key always the same ones",
-        found,
-        repeats and (moved > 0) == random,
-        (),
-        {"images_moved": moved, "difference_anew": anew},
-    )
-
-
-_NUM_KEYS = 4
-
-
-def _draws(pipeline: Pipeline):
-    """Returns a program of its own for the logits of images under some keys each."""
-
-    def one(params, key, image):
-        logits = lambda i: pipeline.logits(params, gradients.draw(key, i), image)
-        return jax.vmap(logits)(jnp.arange(_NUM_KEYS))
-
-    return jax.jit(jax.vmap(one, (None, 0, 0)))
-
-
 def _chosen(study: Study, names: Sequence[str] | None) -> list[Subject]:
     there = {subject.name: subject for subject in study.subjects}
     if names is None:
@@ -221,13 +150,8 @@ def _chosen(study: Study, names: Sequence[str] | None) -> list[Subject]:
     return [there[name] for name in dict.fromkeys(names)]
 
 
-def _row(
-    study: Study, subject: Subject, options: SanityOptions, images: np.ndarray,
-    labels: np.ndarray, folder: pathlib.Path, progress: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """Checks one subject."""
-    began = time.perf_counter()
-    suspect = find_suspect(
+def _suspect(study: Study, subject: Subject, options: SanityOptions) -> Suspect | None:
+    return find_suspect(
         study,
         subject,
         threat=options.threat,
@@ -236,6 +160,28 @@ def _row(
         num_steps=options.num_steps,
         num_draws=options.num_eot,
     )
+
+
+def _settings(suspects: Sequence[Suspect | None]) -> dict[str, Any]:
+    """Returns the settings of the attacks under suspicion; those of each are in its row."""
+    found = [suspect.attack for suspect in suspects if suspect is not None]
+    if not found:
+        return {}
+    strongest = max(found, key=lambda attack: (attack.radius, attack.num_draws))
+    return {
+        "radius": strongest.radius,
+        "step_size": strongest.step_size,
+        "num_steps": strongest.num_steps,
+        "num_eot": strongest.num_draws,
+    }
+
+
+def _row(
+    study: Study, subject: Subject, suspect: Suspect | None, options: SanityOptions,
+    images: np.ndarray, labels: np.ndarray, folder: pathlib.Path, progress: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Checks one subject."""
+    began = time.perf_counter()
     names = tuple(dict.fromkeys(cell.threat.name for cell in applying(study, subject)))
     total = 0
     if suspect:
@@ -250,8 +196,7 @@ def _row(
             if progress:
                 bar.write(str(check))
 
-        check = check_randomness(subject.pipeline, subject.params, images[:8])
-        add(dataclasses.replace(check, doubts=names))
+        add(_randomness(subject, images[:4], names))
         if suspect is None:
             add(_nobody_climbs(subject, names))
         else:
@@ -278,6 +223,22 @@ def _row(
     }
 
 
+def _randomness(subject: Subject, images: np.ndarray, names: tuple[str, ...]) -> Check:
+    """Checks that a pipeline is as random as it says; if not, no number of it means anything."""
+    found = check_randomness(subject.pipeline, subject.params, images)
+    varies = "other" if found.says_random else "the same"
+    as_it_says = f"Other keys give {varies} results, the same keys the same ones."
+    return Check(
+        "the draws come from the key",
+        f"is_random is {found.says_random}: other keys give {varies} results, and the same keys "
+        "the same ones, also when the pipeline is compiled anew",
+        found.problem or as_it_says,
+        found.problem is None,
+        names,
+        dataclasses.asdict(found),
+    )
+
+
 def _nobody_climbs(subject: Subject, names: tuple[str, ...]) -> Check:
     """What is said of a subject that no attack on its gradient was tried on."""
     differentiable = subject.pipeline.differentiable
@@ -302,8 +263,3 @@ def _suspicion(suspect: Suspect | None) -> dict[str, Any]:
         "attack": describe_attack(suspect.attack),
         "differentiates": describe(suspect.surrogate),
     }
-
-
-def _is_check(check: Any) -> bool:
-    fields = {field.name for field in dataclasses.fields(Check)}
-    return isinstance(check, dict) and fields <= set(check)
