@@ -387,7 +387,7 @@ def test_what_cannot_be_checked_is_named(tmp_path):
     check = lambda **given: check_study(study, tmp_path, progress=False, **given)
     with pytest.raises(ValueError, match="subjects='other' is none of 'bare'"):
         check(subjects=["other"])
-    with pytest.raises(ValueError, match="subjects is empty: name the subjects"):
+    with pytest.raises(ValueError, match="subjects is empty: name some"):
         check(subjects=[])
     with pytest.raises(ValueError, match="threat='PGD' is none of 'clean', 'blind', 'one draw'"):
         check(options=SanityOptions(threat="PGD"))

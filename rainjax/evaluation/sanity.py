@@ -18,7 +18,7 @@ from rainjax.evaluation.provenance import provenance
 from rainjax.evaluation.records import SCHEMA
 from rainjax.evaluation.run import describe_params
 from rainjax.evaluation.strength import check_strength
-from rainjax.evaluation.study import Study, Subject
+from rainjax.evaluation.study import Study, Subject, chosen
 from rainjax.evaluation.suspects import (
     Suspect,
     Variations,
@@ -94,7 +94,7 @@ def check_study(
     Raises:
         ValueError: the study has no subject or threat model of a name, or too few images.
     """
-    chosen = _chosen(study, subjects)
+    asked = chosen(study, subjects)
     names = [threat.name for threat in study.threats]
     if options.threat is not None and options.threat not in names:
         raise ValueError(f"threat={options.threat!r} is none of {', '.join(map(repr, names))}.")
@@ -107,10 +107,10 @@ def check_study(
     folder = pathlib.Path(out) / study.name
     images, labels = study.images.get(np.arange(count))
     images = images.astype(np.float32) / 255
-    suspects = [_suspect(study, subject, options) for subject in chosen]
+    suspects = [_suspect(study, subject, options) for subject in asked]
     rows = [
         _row(study, subject, suspect, options, images, labels, folder, progress)
-        for subject, suspect in zip(chosen, suspects, strict=True)
+        for subject, suspect in zip(asked, suspects, strict=True)
     ]
     content = {
         "schema": SCHEMA,
@@ -136,18 +136,6 @@ def check_study(
     }
     write_json(folder / "sanity.json", content)
     return content
-
-
-def _chosen(study: Study, names: Sequence[str] | None) -> list[Subject]:
-    there = {subject.name: subject for subject in study.subjects}
-    if names is None:
-        return list(study.subjects)
-    if not names:
-        raise ValueError("subjects is empty: name the subjects to check, or leave it out for all.")
-    for name in names:
-        if name not in there:
-            raise ValueError(f"subjects={name!r} is none of {', '.join(map(repr, there))}.")
-    return [there[name] for name in dict.fromkeys(names)]
 
 
 def _suspect(study: Study, subject: Subject, options: SanityOptions) -> Suspect | None:
