@@ -1,5 +1,6 @@
 """What a record of `python -m eval smoothing` says, as a table and as a figure."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from eval.figures import percent_axis
 from eval.lone import LoneRecord
-from eval.style import COLOURS, GREEN, STYLE, Drawing, png_bytes
+from eval.style import BLUE, GREY, RUST, SPARE, STYLE, Drawing, png_bytes
 from eval.tables import Cell, Table, interval, percent
 from rainjax.evaluation.smoothing import (
     ABSTAINED,
@@ -25,6 +26,8 @@ from rainjax.evaluation.smoothing import (
 def figure(record: dict[str, Any]) -> Drawing:
     """Returns certified accuracy against the L2 radius: a panel per sigma, a line per row."""
     sigmas, highest = sorted({cell["sigma"] for cell in record["cells"]}), 0.0
+    titles = dict.fromkeys(cell["row"]["title"] for cell in record["cells"])
+    colours = dict(zip(titles, itertools.cycle((GREY, BLUE, RUST, *SPARE)), strict=False))
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(max(6.4, 3.4 * len(sigmas)), 3.8))
         grid = drawn.subplots(1, len(sigmas), sharex=True, sharey=True, squeeze=False)[0]
@@ -36,7 +39,7 @@ def figure(record: dict[str, Any]) -> Drawing:
                 radii = np.linspace(0, _furthest(record["options"]) * sigma, 501)
                 curve = _accuracy(record, cell, radii)
                 highest = max(highest, float(curve.high.max()))
-                colour = COLOURS.get(cell["row"]["key"], GREEN)
+                colour = colours[cell["row"]["title"]]
                 ends = [*radii, radii[-1]], [*curve.accuracy, 0.0]
                 axes.plot(*ends, color=colour, label=cell["row"]["title"])
                 axes.fill_between(radii, curve.low, curve.high, color=colour, alpha=0.12, lw=0)
@@ -138,7 +141,7 @@ def _problem(record: dict[str, Any]) -> str:
     if not record["cells"]:
         return "it has no cells"
     for cell in record["cells"]:
-        name = f"{cell['row']['key']}, sigma {cell['sigma']:g}"
+        name = f"{cell['row']['title']}, sigma {cell['sigma']:g}"
         columns = [cell[part] for part in ("selected", "counts", "classes", "radii")]
         if {len(column) for column in (*columns, record["data"]["labels"])} != {num}:
             return f"{name} is not of {num} images"
