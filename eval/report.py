@@ -1,4 +1,4 @@
-"""What this repository's README and reports show beyond `rainjax.report`: claims, other records."""
+"""What this repository shows beyond `rainjax.report`: claims, and records that are one file."""
 
 import pathlib
 from collections.abc import Iterable

@@ -1,6 +1,5 @@
 """What a display is: a query over a study's records, and the tables and drawings it makes."""
 
-import abc
 import dataclasses
 from typing import ClassVar
 
@@ -23,7 +22,7 @@ class Drawing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Display(abc.ABC):
+class Display:
     """A part of a report, as a value: which records it asks for, and how it shows them.
 
     Its fields are plain, so that a study's folder can name it.
@@ -43,11 +42,11 @@ class Display(abc.ABC):
         return "Nothing was recorded for this figure."
 
     def tables(self, results: Results) -> list[Table]:
-        """Returns its tables, the first of which say most."""
+        """Returns its tables; a display that only draws has none."""
         return []
 
     def drawings(self, results: Results) -> list[Drawing]:
-        """Returns its drawings.
+        """Returns its drawings; a display of tables alone has none.
 
         Raises:
             ValueError: a file that they are made of is damaged; says which.

@@ -78,7 +78,7 @@ class BlindAgainstAdaptive(Display):
 
 
 def score_text(record: Record | None, *, at: bool = False) -> str:
-    """Returns a score with its attack and its n in brackets, `at` its radius if it is asked for."""
+    """Returns a score with its attack and its n in brackets, `at` its radius where wanted."""
     if record is None:
         return str(ABSENT)
     radius = f" at {radius_text(*record.ball)}" if at and record.ball else ""

@@ -118,12 +118,14 @@ def _default_curves(
     results: Results, tags: set[str], table: str | None, *, quiet: bool
 ) -> Sequence[Display]:
     """Returns a curve for each tag of its name, or else for what the table's records sweep."""
-    found: list[Display] = []
-    for x, tag in (("radius", "radius"), ("num_draws", "draws"), ("num_steps", "steps")):
-        if tag in tags:
-            found.append(Curve(x, tag))
-        elif not quiet and _sweeps(Curve(x, table), results):
-            found.append(Curve(x, table))
+    found = []
+    own = (Curve("radius", "radius"), Curve("num_draws", "draws"), Curve("num_steps", "steps"))
+    for curve in own:
+        of_table = dataclasses.replace(curve, tag=table)
+        if curve.tag in tags:
+            found.append(curve)
+        elif not quiet and _sweeps(of_table, results):
+            found.append(of_table)
     return found
 
 

@@ -65,7 +65,7 @@ class Report:
 
     @functools.cached_property
     def tables(self) -> list[Table]:
-        """All tables, in the order of the displays, with those that were added behind the first."""
+        """All tables, in the order of the displays; those that were added follow the first."""
         found = [tables for d in self.displays if (tables := d.tables(self.results))]
         return [*self.headline, *(table for tables in found[1:] for table in tables)]
 

@@ -26,8 +26,8 @@ def load(folder: pathlib.Path | str, records: Sequence[Record] = ()) -> Checked 
     checked = read_json(path)
     if not _is_whole(checked):
         raise ValueError(
-            f"{path} is no usable record of sanity checks: make it again with `rainjax sanity`, or "
-            "delete it."
+            f"{path} is no usable record of sanity checks: make it again with `rainjax sanity`, "
+            "or delete it."
         )
     if records and checked["study"] != records[0].content["study"]:
         raise ValueError(

@@ -22,6 +22,7 @@ from rainjax.report.results import (
 from rainjax.report.text import (
     Finding,
     attack_text,
+    ball_text,
     counted,
     interval,
     percent,
@@ -71,8 +72,8 @@ def verdict(results: Results, displays: Sequence[Display] | None = None) -> list
 def _folded(number: int) -> Finding:
     """Returns one line for all the flags that chance may explain."""
     return Finding(
-        f"In {counted(number, 'pairs')} of attacks the one with less to work with did better by so "
-        "little that the intervals overlap: chance may explain it.",
+        f"In {counted(number, 'pairs')} of attacks the one with less to work with did better by "
+        "so little that the intervals overlap: chance may explain it.",
         flag=True,
         chance=True,
     )
@@ -120,7 +121,7 @@ def _subject_finding(shown: list[Record], subject: str, ball: Ball) -> Finding |
 
 def _order_flags(shown: list[Record]) -> list[Finding]:
     """Compares each attack with those that know less; the clean images know nothing."""
-    flags = []
+    flags, several = [], len(balls(shown)) > 1
     for weaker, stronger in itertools.permutations(shown, 2):
         comparable = weaker.subject == stronger.subject and weaker.ball in (None, stronger.ball)
         if not comparable or not knows_less(weaker, stronger) or not _below(weaker, stronger):
@@ -129,6 +130,8 @@ def _order_flags(shown: list[Record]) -> list[Finding]:
             pair = f"clean images score lower than {stronger.threat}"
         else:
             pair = f"the weaker threat model {weaker.threat} did better than {stronger.threat}"
+        if several and stronger.ball is not None:
+            pair += f" {ball_text(stronger.ball)}"
         flags.append(_comparison(pair, weaker, stronger, "gradient masking or a weak setting"))
     return flags
 
