@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
+from rainjax._checks import check_fields
+from rainjax._values import Value
 from rainjax.defenses._base import Defense, Identity
 from rainjax.nets._network import Network
 from rainjax.typing import Draw, Image, Logits, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
-class Pipeline(abc.ABC):
+class Pipeline(Value):
     """All that a threat model needs to know of what it attacks; a value, without its parameters.
 
     Subclass it for a pipeline that is no classifier behind a defense: implement `init` and
@@ -54,7 +56,7 @@ class Pipeline(abc.ABC):
         del change
         return None
 
-    def purify(self, params: Params, key: PRNGKey, image: Image) -> Image | None:
+    def purify(self, params: Params, key: Draw, image: Image) -> Image | None:
         """Returns the image that the classifier sees, to be looked at; None if there is none."""
         del params, key, image
         return None
@@ -96,10 +98,22 @@ class Defended(Pipeline):
 
     Its parameters are `{"defense": ..., "classifier": ...}`. The pipeline that is scored and
     the surrogate that an attacker differentiates are two such values over one set of them.
+
+    Raises:
+        ValueError: a part is something else, or the two are swapped; says what to make of it.
     """
 
     defense: Defense
     classifier: Network
+
+    def __post_init__(self):
+        if isinstance(self.defense, Network) and isinstance(self.classifier, Defense):
+            network, defense = type(self.defense).__name__, type(self.classifier).__name__
+            raise ValueError(
+                f"Defended takes the defense first, and {network} is a network: write "
+                f"Defended(defense={defense}(...), classifier={network}(...))."
+            )
+        check_fields(self)
 
     def init(self, key: PRNGKey) -> Params:
         """Returns fresh parameters of both parts."""
@@ -123,9 +137,20 @@ class Defended(Pipeline):
         """Returns the classifier behind `change(defense)`."""
         return dataclasses.replace(self, defense=change(self.defense))
 
-    def purify(self, params: Params, key: PRNGKey, image: Image) -> Image:
-        """Returns the purified image."""
-        return self.defense.apply(params["defense"], key, image)
+    def purify(self, params: Params, key: Draw, image: Image) -> Image:
+        """Returns the purified image.
+
+        Raises:
+            ValueError: the defense returns something else than an image like the one that came.
+        """
+        purified = self.defense.apply(params["defense"], key, image)
+        wanted, given = (_shape_and_type(x) for x in (image, purified))
+        if given != wanted:
+            raise ValueError(
+                f"{type(self.defense).__name__} returned {given} for an image of {wanted}: a "
+                "defense returns an image of the shape and type that came in."
+            )
+        return purified
 
     def num_outcomes(self, height: int) -> int | None:
         """Returns the number of the defense's outcomes, None where it lists none."""
@@ -145,11 +170,26 @@ class Defended(Pipeline):
 
         They are NaN where the image or the purified one holds a NaN, whatever a draw leaves out
         and whatever the classifier makes of it.
+
+        Raises:
+            ValueError: the defense returns another shape or type, or the classifier no logits.
         """
-        purified = self.defense.apply(params["defense"], key, image)
+        purified = self.purify(params, key, image)
         logits = self.classifier.apply(params["classifier"], purified)
+        kind, shape = getattr(logits, "dtype", None), getattr(logits, "shape", None)
+        if kind is None or len(shape) != 1 or not jnp.issubdtype(kind, jnp.floating):
+            raise ValueError(
+                f"{type(self.classifier).__name__} returned {_shape_and_type(logits)} for one "
+                "image: a classifier returns its logits, floats of shape (classes,)."
+            )
         broken = jnp.isnan(image).any() | jnp.isnan(purified).any()
         return jnp.where(broken, jnp.nan, logits)
+
+
+def _shape_and_type(image: Any) -> str:
+    if not hasattr(image, "dtype"):
+        return f"a {type(image).__name__}"
+    return f"{image.dtype} of shape {image.shape}"
 
 
 def majority(votes: Int[Array, "votes"], num_classes: int) -> Int[Array, ""]:

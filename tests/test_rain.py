@@ -137,7 +137,10 @@ def test_ablations_of_the_random_pick():
         ({"shift_fraction": -0.1}, r"shift_fraction=-0.1 must lie in \[0, 1\)"),
         ({"shift_fraction": float("nan")}, r"shift_fraction=nan must lie in \[0, 1\)"),
         ({"downsample": "median"}, "downsample='median' is none of 'random', 'average', 'bicu"),
-        ({"network": EDSR(scale=4)}, "so its network must double it, not scale it by 4: give"),
+        (
+            {"network": EDSR(scale=4)},
+            "a network that doubles an image, and this one scales by 4: give",
+        ),
     ],
 )
 def test_bad_options_are_refused(options, sentence):

@@ -24,6 +24,7 @@ ORDER = [
     "_files",
     "_checks",
     "_extras",
+    "_values",
     "keys",
     "devices",
     "transforms",

@@ -8,17 +8,19 @@ from typing import Any
 import jax
 
 from rainjax._checks import check_fields, check_image
+from rainjax._values import Value
 from rainjax.keys import split_draw
 from rainjax.typing import Draw, Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
-class Defense(abc.ABC):
+class Defense(Value):
     """A purifier: hyperparameters as fields, randomness through the key of `apply`.
 
     Raises:
-        ValueError: a field is not of the type it is declared with; `apply` is given something
-            else than one image of floats, in every defense there is.
+        ValueError: a field is not of the type it is declared with, or equality does not see
+            it; `apply` is given something else than one image of floats, in every defense there
+            is.
     """
 
     def __post_init__(self):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from rainjax import transforms
 from rainjax.defenses._base import Defense
 from rainjax.keys import choice, split_draw
+from rainjax.nets._network import Network, check_doubles
 from rainjax.nets.edsr import EDSR
 from rainjax.typing import Draw, Image, Images, Params, PRNGKey, Stratum
 
@@ -24,7 +25,8 @@ class RAIN(Defense):
 
     1. `random_pixel_downsample` halves the image (`downsample` names the authors' ablations);
     2. `random_circular_shift` rolls it by up to `shift_fraction` of its new height;
-    3. `network`, an EDSR x2, brings it back to size, clipped to [0, 1].
+    3. `network`, an EDSR x2 or any other with a `scale` of 2, brings it back to size, clipped to
+       [0, 1].
 
     Every step is differentiable, so an attacker needs no BPDA, only EOT: the gradient of one
     draw is exact, and for three input values in four it is zero; it is zero as well behind a
@@ -33,7 +35,7 @@ class RAIN(Defense):
     below 20. Parameters are those of `network`.
     """
 
-    network: EDSR = EDSR()
+    network: Network = EDSR()
     shift_fraction: float = 0.05
     downsample: Literal["random", "average", "bicubic"] = "random"
 
@@ -41,11 +43,7 @@ class RAIN(Defense):
         super().__post_init__()
         if not 0 <= self.shift_fraction < 1:
             raise ValueError(f"shift_fraction={self.shift_fraction} must lie in [0, 1).")
-        if self.network.scale != 2:
-            raise ValueError(
-                f"RAIN halves an image, so its network must double it, not scale it by "
-                f"{self.network.scale}: give an EDSR with scale=2."
-            )
+        check_doubles(self.network, "RAIN")
 
     def init(self, key: PRNGKey) -> Params:
         """Returns fresh parameters of the network."""

@@ -18,10 +18,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from rainjax import gradients
+from rainjax._checks import check_kind
+from rainjax._values import check_value
 from rainjax.attacks import EOT, Attack
 from rainjax.attacks._base import Run
 from rainjax.attacks.eot import Query
 from rainjax.devices import batch_sharding, replicated
+from rainjax.evaluation.probes import check_purified
 from rainjax.gradients import Draws
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, LogitsFn, Params
@@ -55,16 +58,16 @@ def run_attack(
 
     Raises:
         ValueError: images, labels and keys do not belong together or are out of range, the
-            attack enumerates other outcomes than the surrogate has, or the surrogate's loss or
-            gradient is NaN for an image: such a pipeline is broken, not robust.
+            attack enumerates other outcomes than the surrogate has, its defense returns no image
+            in [0, 1], or its loss or gradient is NaN for an image: such a pipeline is broken, not
+            robust.
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
+    check_kind(attack, Attack, "run_attack(attack=...)")
+    check_value(attack.query)
     images, labels = jnp.asarray(images), jnp.asarray(labels)
-    if not isinstance(attack, Attack):
-        raise ValueError(
-            f"{type(attack).__name__} is no attack: an ensemble's members go to run_ensemble."
-        )
     check_batch(surrogate, params, attack_keys, images, labels)
+    check_purified(surrogate, params, images)
     if score_keys is None:
         check_outcomes(surrogate, attack.eot, images.shape[1])
     else:
@@ -216,6 +219,7 @@ def check_batch(
     Raises:
         ValueError: saying which.
     """
+    check_kind(pipeline, Pipeline, "An evaluation")
     if images.ndim != 4:
         raise ValueError(f"Images must be a batch `n h w c`, not of shape {images.shape}.")
     count = len(images)
