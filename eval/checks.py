@@ -266,11 +266,12 @@ def _samples(bench: _Bench) -> Check | None:
 def _radius(bench: _Bench) -> Check:
     radius = bench.options.radius
     half = bench.right(bench.attacked(bench.attack(radius=radius / 2)))
-    double = bench.right(bench.attacked(bench.attack(radius=2 * radius)))
+    wider = min(2 * radius, 1.0)
+    double = bench.right(bench.attacked(bench.attack(radius=wider)))
     levels = {
         f"{255 * radius / 2:.3g}/255": half,
         f"{255 * radius:.3g}/255": bench.baseline,
-        f"{510 * radius:.3g}/255": double,
+        f"{255 * wider:.3g}/255": double,
     }
     return _never_helps("a larger radius", "radius", levels, bench.column)
 

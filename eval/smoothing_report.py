@@ -1,5 +1,6 @@
 """What a record of `python -m eval smoothing` says, as a table and as a figure."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,8 @@ import numpy as np
 import scipy.special
 from matplotlib.figure import Figure
 
-from eval.figures import percent_axis
 from eval.lone import LoneRecord
-from eval.style import COLOURS, GREEN, STYLE, Drawing, png_bytes
-from eval.tables import Cell, Table, interval, percent
+from rainjax.evaluation import Score
 from rainjax.evaluation.smoothing import (
     ABSTAINED,
     Certificates,
@@ -20,11 +19,17 @@ from rainjax.evaluation.smoothing import (
     certified_accuracy,
     lower_bound,
 )
+from rainjax.report import Drawing
+from rainjax.report.style import GREY, PALETTE, STYLE, percent_axis, png_bytes
+from rainjax.report.tables import Cell, Table
+from rainjax.report.text import interval, percent
 
 
 def figure(record: dict[str, Any]) -> Drawing:
     """Returns certified accuracy against the L2 radius: a panel per sigma, a line per row."""
     sigmas, highest = sorted({cell["sigma"] for cell in record["cells"]}), 0.0
+    titles = dict.fromkeys(cell["row"]["title"] for cell in record["cells"])
+    colours = dict(zip(titles, itertools.cycle((GREY, *PALETTE)), strict=False))
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(max(6.4, 3.4 * len(sigmas)), 3.8))
         grid = drawn.subplots(1, len(sigmas), sharex=True, sharey=True, squeeze=False)[0]
@@ -36,7 +41,7 @@ def figure(record: dict[str, Any]) -> Drawing:
                 radii = np.linspace(0, _furthest(record["options"]) * sigma, 501)
                 curve = _accuracy(record, cell, radii)
                 highest = max(highest, float(curve.high.max()))
-                colour = COLOURS.get(cell["row"]["key"], GREEN)
+                colour = colours[cell["row"]["title"]]
                 ends = [*radii, radii[-1]], [*curve.accuracy, 0.0]
                 axes.plot(*ends, color=colour, label=cell["row"]["title"])
                 axes.fill_between(radii, curve.low, curve.high, color=colour, alpha=0.12, lw=0)
@@ -77,7 +82,7 @@ def _table(record: dict[str, Any]) -> Table:
     for cell in record["cells"]:
         curve = _accuracy(record, cell, record["radii"])
         shares = [
-            Cell(percent(share), interval({"low": low, "high": high}))
+            Cell(percent(share), interval(Score(share, low, high)))
             for share, low, high in zip(curve.accuracy, curve.low, curve.high, strict=True)
         ]
         answers = [name for name in cell["classes"] if name != ABSTAINED]
@@ -138,7 +143,7 @@ def _problem(record: dict[str, Any]) -> str:
     if not record["cells"]:
         return "it has no cells"
     for cell in record["cells"]:
-        name = f"{cell['row']['key']}, sigma {cell['sigma']:g}"
+        name = f"{cell['row']['title']}, sigma {cell['sigma']:g}"
         columns = [cell[part] for part in ("selected", "counts", "classes", "radii")]
         if {len(column) for column in (*columns, record["data"]["labels"])} != {num}:
             return f"{name} is not of {num} images"

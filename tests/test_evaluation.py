@@ -107,7 +107,7 @@ class Secret(Defense):
 
     def apply(self, params, key, image):
         signs = jnp.where(jax.random.bernoulli(key, 0.5, image.shape), 1.0, -1.0)
-        return jnp.full_like(image, jnp.mean(signs * (image - 0.5)))
+        return jnp.full_like(image, 0.5 + jnp.mean(signs * (image - 0.5)))
 
 
 # Class 0 unless the pattern is met by more than half of what radius 0.1 could do.
@@ -118,11 +118,13 @@ SECRET_PARAMS = {"defense": (), "classifier": {"kernel": jnp.array([[0.0, 1.0]] 
 class Biased(Linear):
     """Adds a constant to the first of two logits."""
 
+    bias: float = 0.05
+
     def apply(self, params, *inputs):
-        return super().apply(params, *inputs) + jnp.array([0.05, 0.0])
+        return super().apply(params, *inputs) + jnp.array([self.bias, 0.0])
 
 
-SECRET_TARGET = Defended(Secret(), Biased(SIZE, 2))
+SECRET_TARGET = Defended(Secret(), Biased(SIZE, 2, bias=0.55))
 GREY = jnp.full((16, 12, 12, 3), 0.5)
 ZEROS = jnp.zeros(16, jnp.int32)
 
@@ -242,7 +244,10 @@ def test_mean_field_attack_needs_no_luck(setting):
         ({"images": GREY[0]}, r"Images must be a batch `n h w c`, not of shape \(12, 12, 3\)"),
         ({"labels": ZEROS.astype(float)}, r"of shape \(16,\), not float32 of shape \(16,\)"),
         ({"images": GREY.astype(jnp.float16)}, "not float16: use .astype"),
-        ({"attack": AutoAttack()}, "AutoAttack is no attack: an ensemble's members go to"),
+        (
+            {"attack": AutoAttack()},
+            "takes an Attack, not an ensemble .AutoAttack.: give its members to rainjax.run_ens",
+        ),
         ({"keys": jax.random.key(0)}, "Keys must be an array of one key per image"),
         ({"params": {"classifier": ()}}, 'Parameters must be {"defense": ..., "classifier"'),
         ({"labels": ZEROS[:, None]}, r"not int32 of shape \(16, 1\)"),
@@ -293,7 +298,7 @@ def test_a_defense_that_returns_nan_is_refused_whatever_the_classifier_makes_of_
     @dataclasses.dataclass(frozen=True)
     class Cracked(Defense):
         def apply(self, params, key, image):
-            return jnp.where(image.mean() >= 0, jnp.nan, image)
+            return jnp.where(image.mean() > 0.45, jnp.nan, image)
 
     @dataclasses.dataclass(frozen=True)
     class Forgetful(Linear):
@@ -302,10 +307,15 @@ def test_a_defense_that_returns_nan_is_refused_whatever_the_classifier_makes_of_
 
     target = Defended(Cracked(), Forgetful(SIZE, 2))
     params = {"defense": (), "classifier": {"kernel": jnp.ones((SIZE, 2))}}
+    late = GREY.at[:4].set(0.3)  # those that are looked at first are fine
     for attack in (fgsm(), Square(num_queries=2), Square(num_queries=2, paired=False)):
-        with pytest.raises(ValueError, match="NaN for 16 of 16 images"):
+        with pytest.raises(ValueError, match="NaN for 12 of 16 images"):
+            run_attack(target, attack, params, _attack_keys(), late, ZEROS)
+        with pytest.raises(ValueError, match="Cracked returned NaN for an image"):
             run_attack(target, attack, params, _attack_keys(), GREY, ZEROS)
-    with pytest.raises(ValueError, match="logits are NaN for 16 of 16 images"):
+    with pytest.raises(ValueError, match="logits are NaN for 12 of 16 images"):
+        score(target, params, _score_keys(), late, num_draws=1)
+    with pytest.raises(ValueError, match="Cracked returned NaN for an image"):
         score(target, params, _score_keys(), GREY, num_draws=1)
 
 

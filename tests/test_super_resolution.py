@@ -53,6 +53,6 @@ def test_network_takes_its_parameters():
 
 
 def test_other_networks_are_refused():
-    sentence = "doubles an image, and its network scales by 4: give an EDSR with scale=2"
+    sentence = "doubles an image, and this one scales by 4: give EDSR with scale=2"
     with unchecked(), pytest.raises(ValueError, match=sentence):
         SuperResolution(EDSR(scale=4))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rainjax._values import Value
 from rainjax.attacks import balls
 from rainjax.attacks.eot import EOT, Query
 from rainjax.typing import Image, Label, LogitsFn, PRNGKey
@@ -30,7 +31,7 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Attack(abc.ABC):
+class Attack(Value):
     """An iterative attack on one image: `init`, then `num_calls` times `ask` and `update`.
 
     An attack never meets the pipeline. It asks a `query` about a point, and is told the mean of

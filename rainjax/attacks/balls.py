@@ -18,14 +18,30 @@ _L1_SHARE = 0.01  # of the values move in an L1 step (SLIDE: Tramer and Boneh, 2
 
 
 def check(norm: str, radius: float) -> None:
-    """Refuses an unknown norm and a radius that is negative or not finite.
+    """Refuses an unknown norm and a radius that is negative or not finite; for L-inf, above 1.
+
+    Every image is within 1 of every other in L-inf, however large; in L2 and L1 that depends on
+    its size.
 
     Raises:
         ValueError: with the offending value.
     """
     check_option("norm", norm, Norm)
-    if not 0 <= radius < float("inf"):
-        raise ValueError(f"{radius=} must be finite and not negative.")
+    check_size("radius", radius, norm)
+
+
+def check_size(name: str, size: float, norm: str) -> None:
+    """Refuses a radius or a step that is negative, not finite, or in L-inf wider than [0, 1].
+
+    Raises:
+        ValueError: with its `name` and, where it looks like grey levels, what they are here.
+    """
+    if not 0 <= size < float("inf"):
+        raise ValueError(f"{name}={size} must be finite and not negative.")
+    if norm == "linf" and size > 1:
+        raise ValueError(
+            f"{name}={size} must lie in [0, 1], as images do: {size:g}/255 is {size / 255:.4g}."
+        )
 
 
 def length(delta: Image, norm: Norm) -> Float[Array, ""]:

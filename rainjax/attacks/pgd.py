@@ -60,8 +60,7 @@ class PGD(BallAttack):
     def __post_init__(self):
         super().__post_init__()
         losses.by_name(self.loss)
-        if not 0 <= self.step_size < float("inf"):
-            raise ValueError(f"step_size={self.step_size} must be finite and not negative.")
+        balls.check_size("step_size", self.step_size, self.norm)
         if not isinstance(self.momentum, (int, float, tuple)):
             raise ValueError(
                 f"momentum={self.momentum!r} must be a number, or a tuple of them for AggMo."

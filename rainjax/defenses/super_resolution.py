@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rainjax import transforms
+from rainjax._checks import check_image
 from rainjax.defenses._base import Defense
 from rainjax.defenses.wavelet_denoising import WaveletDenoising
+from rainjax.nets._network import Network, check_doubles
 from rainjax.nets.edsr import EDSR
-from rainjax.typing import Draw, Image, Params, PRNGKey
+from rainjax.typing import Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,8 @@ class SuperResolution(Defense):
 
     1. `denoiser` thresholds wavelet details; the authors' code offers sigmas from 0 to 0.04,
        the smaller the perturbation the smaller, and takes 0.01;
-    2. `network`, an EDSR x2, enlarges the result, clipped to [0, 1];
+    2. `network`, an EDSR x2 or any other with a `scale` of 2, enlarges the result, clipped to
+       [0, 1];
     3. `transforms.resize_bicubic` shrinks it, anti-aliased, clipped once more.
 
     The last step is where this differs from the authors, whose classifier takes the large image:
@@ -34,16 +37,12 @@ class SuperResolution(Defense):
         ValueError: the network does not double.
     """
 
-    network: EDSR = EDSR()
+    network: Network = EDSR()
     denoiser: WaveletDenoising = WaveletDenoising(sigma=0.01)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.network.scale != 2:
-            raise ValueError(
-                f"SuperResolution doubles an image, and its network scales by "
-                f"{self.network.scale}: give an EDSR with scale=2."
-            )
+        check_doubles(self.network, "SuperResolution")
 
     def init(self, key: PRNGKey) -> Params:
         """Returns fresh parameters of the network."""
@@ -54,9 +53,10 @@ class SuperResolution(Defense):
         """False, whatever the key."""
         return False
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns the denoised and super-resolved image, in the size that came in."""
         del key
+        check_image(image, type(self).__name__)
         height, width, _ = image.shape
         large = self.enlarge(params, image)
         return jnp.clip(transforms.resize_bicubic(large, height, width), 0.0, 1.0)

@@ -18,10 +18,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from rainjax import gradients
+from rainjax._checks import check_kind
+from rainjax._values import check_value
 from rainjax.attacks import EOT, Attack
 from rainjax.attacks._base import Run
 from rainjax.attacks.eot import Query
 from rainjax.devices import batch_sharding, replicated
+from rainjax.evaluation.probes import check_purified
 from rainjax.gradients import Draws
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, LogitsFn, Params
@@ -55,16 +58,16 @@ def run_attack(
 
     Raises:
         ValueError: images, labels and keys do not belong together or are out of range, the
-            attack enumerates other outcomes than the surrogate has, or the surrogate's loss or
-            gradient is NaN for an image: such a pipeline is broken, not robust.
+            attack enumerates other outcomes than the surrogate has, its defense returns no image
+            in [0, 1], or its loss or gradient is NaN for an image: such a pipeline is broken, not
+            robust.
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
+    check_kind(attack, Attack, "run_attack(attack=...)")
+    check_value(attack.query)
     images, labels = jnp.asarray(images), jnp.asarray(labels)
-    if not isinstance(attack, Attack):
-        raise ValueError(
-            f"{type(attack).__name__} is no attack: an ensemble's members go to run_ensemble."
-        )
     check_batch(surrogate, params, attack_keys, images, labels)
+    check_purified(surrogate, params, images)
     if score_keys is None:
         check_outcomes(surrogate, attack.eot, images.shape[1])
     else:
@@ -216,6 +219,7 @@ def check_batch(
     Raises:
         ValueError: saying which.
     """
+    check_kind(pipeline, Pipeline, "An evaluation")
     if images.ndim != 4:
         raise ValueError(f"Images must be a batch `n h w c`, not of shape {images.shape}.")
     count = len(images)
@@ -261,15 +265,14 @@ def check_outcomes(surrogate: Pipeline, eot: EOT, height: int) -> None:
     Raises:
         ValueError: saying which.
     """
-    defense = surrogate.defense
-    if eot.draws == "stratified" and not defense.stratifies:
+    name = type(getattr(surrogate, "defense", surrogate)).__name__
+    if eot.draws == "stratified" and not surrogate.stratifies:
         raise ValueError(
             f"draws='stratified' needs a defense that can spread its draws evenly, and "
-            f"{type(defense).__name__} cannot: draw independent keys."
+            f"{name} cannot: draw independent keys."
         )
-    there = defense.num_outcomes(height)
+    there = surrogate.num_outcomes(height)
     if eot.draws == "enumerated" and there != eot.num_samples:
-        name = type(defense).__name__
         raise ValueError(
             f"draws='enumerated' takes every outcome once, but num_samples={eot.num_samples} and "
             + (f"{name} has {there}." if there else f"{name} lists none: draw keys instead.")
@@ -294,7 +297,7 @@ def check_attacked(attacked: Images) -> None:
 def view(surrogate: Pipeline, params: Params, secret: Key[Array, ""] | None) -> LogitsFn:
     """Returns what the attacker sees; with a `secret`, outcome `i` is scoring draw `i`."""
     if secret is None:
-        return functools.partial(surrogate.logits, params)
+        return functools.partial(surrogate.logits_of_draw, params)
 
     def logits_fn(draw, image):
         return surrogate.logits(params, jax.random.fold_in(secret, draw), image)

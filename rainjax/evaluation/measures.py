@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from rainjax._values import Value
 from rainjax.evaluation.records import pack_counts
 from rainjax.evaluation.scoring import round_to_8bit
 from rainjax.metrics import wilson_interval
@@ -21,7 +22,7 @@ Scorer = Callable[[np.ndarray], Float[np.ndarray, "n draws classes"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Measure(abc.ABC):
+class Measure(Value):
     """Two steps: `unit` keeps what has to be computed, `reduce` makes the record's result of it.
 
     Whatever can be read from what is kept costs no attack and no pass through a network.

@@ -31,7 +31,7 @@ Entry = dict[str, Any]  # one cell of it
 def make_plan(work: Work, everything: Sequence[tuple[Cell, Sequence[Unit]]]) -> Plan:
     """Returns all that decides the records of a study, and the names of the units they rest on."""
     study = work.study
-    parts = {subject.name: _parts(subject) for subject in study.subjects}
+    parts = {subject.name: describe_params(subject) for subject in study.subjects}
     return {
         "schema": SCHEMA,
         "kind": "plan",
@@ -124,6 +124,18 @@ def check_others(folder: pathlib.Path, plan: Plan) -> None:
                 "and this study does not make it again: give the subject another name, or delete "
                 "that subject's records."
             )
+
+
+def describe_params(subject: Subject) -> dict[str, Any]:
+    """Returns the name and the content of every part of the parameters; None for an empty one."""
+    params = subject.params
+    parts = params if isinstance(params, dict) else {"params": params}
+    found: dict[str, Any] = {}
+    for name, part in parts.items():
+        empty = not jax.tree.leaves(part)
+        source = {"name": subject.sources.get(name), "sha256": content_digest(part)}
+        found[name] = None if empty and name not in subject.sources else source
+    return found
 
 
 def names(entry: Entry) -> list[str]:
@@ -236,18 +248,6 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
         "num_score_draws": work.num_draws(subject),
         "batch_size": study.batch_size,
     }
-
-
-def _parts(subject: Subject) -> dict[str, Any]:
-    """Returns the name and the content of every part of the parameters; None for an empty one."""
-    params = subject.params
-    parts = params if isinstance(params, dict) else {"params": params}
-    found: dict[str, Any] = {}
-    for name, part in parts.items():
-        empty = not jax.tree.leaves(part)
-        source = {"name": subject.sources.get(name), "sha256": content_digest(part)}
-        found[name] = None if empty and name not in subject.sources else source
-    return found
 
 
 def _member_names(cell: Cell) -> list[str] | None:

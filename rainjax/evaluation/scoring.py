@@ -27,6 +27,7 @@ from rainjax.evaluation.driver import (
     run_attack,
     view,
 )
+from rainjax.evaluation.probes import check_purified
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, Params
 
@@ -64,6 +65,8 @@ def attack_batch(
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in given)
     if not traced:
         check_batch(surrogate, params, attack_keys, images, labels)
+        check_purified(surrogate, params, images)
+        check_purified(target, params, images)
 
     def one(key, secret, image, label):
         return attack(key, view(surrogate, params, secret), image, label)
@@ -95,6 +98,7 @@ def score(
         raise ValueError(f"{num_draws=} must be at least 1.")
     images = jnp.asarray(images)
     check_batch(target, params, score_keys, images)
+    check_purified(target, params, images)
     place, params = placement(mesh, params)
     score_keys, images = place(score_keys), place(images)
     logits = [_score_draw(target, params, score_keys, images, i) for i in range(num_draws)]
@@ -178,7 +182,7 @@ def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: floa
 
 def _score_draws(target: Pipeline, params, keys, images, start, num_draws: int):
     def one(key, image):
-        logits = lambda i: target.logits(params, gradients.draw(key, i), image)
+        logits = lambda i: target.logits_of_draw(params, gradients.draw(key, i), image)
         return jax.vmap(logits)(start + jnp.arange(num_draws))
 
     return jax.vmap(one)(keys, images)

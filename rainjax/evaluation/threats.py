@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from rainjax._values import Value
 from rainjax.attacks import APGD, EOT, PGD, Attack, NoisyAPGD, Square
 from rainjax.defenses import Identity
 from rainjax.defenses._base import Defense
@@ -15,7 +16,7 @@ from rainjax.pipeline import Pipeline
 
 
 @dataclasses.dataclass(frozen=True)
-class Surrogate(abc.ABC):
+class Surrogate(Value):
     """What an attacker differentiates instead of the pipeline that is scored."""
 
     @abc.abstractmethod

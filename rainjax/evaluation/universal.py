@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 from rainjax.attacks import EOT, balls, losses
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.evaluation.driver import Given, Labels, ask, check_batch, check_outcomes
+from rainjax.evaluation.probes import check_purified
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Image, Params
@@ -46,6 +47,8 @@ def universal_perturbation(
         ValueError: the options or the images do not fit, or a loss or gradient is NaN.
     """
     balls.check(norm, radius)
+    if norm == "linf" and step_size > 1:
+        balls.check_size("step_size", step_size, norm)
     losses.by_name(loss)
     if num_epochs < 1 or batch_size < 1:
         raise ValueError(f"{num_epochs=} and {batch_size=} must be at least 1.")
@@ -60,6 +63,7 @@ def universal_perturbation(
     images, labels, indices = np.asarray(images), np.asarray(labels), np.asarray(indices)
     all_keys = example_keys(seed, Purpose.ATTACK, indices)
     check_batch(surrogate, params, all_keys, images, labels)
+    check_purified(surrogate, params, images)
     check_outcomes(surrogate, eot, images.shape[1])
     size = min(batch_size, len(images))
     order_key = purpose_key(seed, Purpose.ORDER)

@@ -10,12 +10,13 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from rainjax._checks import check_image
+from rainjax._values import Value
 from rainjax.nets._named import check_shapes, flatten
 from rainjax.typing import Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
-class Network(abc.ABC):
+class Network(Value):
     """An architecture: its hyperparameters are the fields, its numbers live with the caller."""
 
     @abc.abstractmethod
@@ -90,6 +91,24 @@ class Network(abc.ABC):
 
 def _batch_norms(module: nnx.Module) -> list[nnx.BatchNorm]:
     return [part for _, part in nnx.iter_modules(module) if isinstance(part, nnx.BatchNorm)]
+
+
+def check_doubles(network: Network, whose: str) -> None:
+    """Refuses a network that does not make an image twice as large, by its field `scale`.
+
+    Raises:
+        ValueError: with its scale, if it has any.
+    """
+    name, scale = type(network).__name__, getattr(network, "scale", None)
+    if scale is None:
+        raise ValueError(
+            f"{whose} wants a network that doubles an image, and {name} has no scale."
+        )
+    if scale != 2:
+        raise ValueError(
+            f"{whose} wants a network that doubles an image, and this one scales by {scale}: give "
+            f"{name} with scale=2."
+        )
 
 
 @functools.cache

@@ -65,8 +65,9 @@ def test_fab(shared_data, norm, name):
     rows, theirs = stored["rows"][:number], stored[f"{name}_{norm}"][:number]
     together = name == "fab_together"  # they look at all nine, and else, as told, at two
     attack = FAB(
-        norm=norm, radius=10.0, num_steps=10, num_targets=9 if together else 2, together=together
-    )
+        norm=norm, radius={"linf": 1.0, "l2": 10.0}[norm], num_steps=10,
+        num_targets=9 if together else 2, together=together,
+    )  # fmt: skip
     ours = attack_cifar10(shared_data, PLAIN, attack, rows).norms(norm)
     assert np.isfinite(ours).all()
     ratio = ours / theirs
