@@ -3,6 +3,7 @@
 from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.measures import Measure, Robustness
+from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
 from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.scoring import attack_batch, keep_worse, round_to_8bit, score
@@ -46,6 +47,7 @@ __all__ = [
     "evaluate",
     "keep_worse",
     "load_records",
+    "merge",
     "parse_shard",
     "round_to_8bit",
     "run_attack",
