@@ -28,6 +28,27 @@ def use_all_cores() -> None:
         ) from error
 
 
+def join_processes() -> None:
+    """Makes this process one of several that work together, as the surroundings say.
+
+    Call it before anything touches a device.
+
+    Raises:
+      ValueError: they do not say it, or the others are not found.
+    """
+    number = lambda name: int(os.environ[name]) if name in os.environ else None
+    try:
+        jax.distributed.initialize(
+            num_processes=number("JAX_NUM_PROCESSES"), process_id=number("JAX_PROCESS_ID")
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"distributed: the processes did not find each other ({error}). Outside Slurm, "
+            "Kubernetes and TPU pods set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES "
+            "and JAX_PROCESS_ID in each."
+        ) from error
+
+
 def data_mesh(num_devices: int | None = None, *, batch_size: int = 0) -> Mesh:
     """Returns a mesh whose one axis, `"data"`, runs over `num_devices` local devices.
 

@@ -11,10 +11,11 @@ import sys
 import jax
 import numpy as np
 
+from rainjax.devices import join_processes
 from rainjax.nets import EDSR
 from train import loop
 from train.batches import Batches, Held, Patch
-from train.compute import Compute, join
+from train.compute import Compute
 from train.measure import mean_over
 from train.optimizers import Optimizer
 from train.run import Run
@@ -59,7 +60,7 @@ def train(folder: pathlib.Path, num_epochs: int, compute: Compute) -> loop.Outco
 def main() -> None:
     devices, *jobs = sys.argv[1:]
     jax.config.update("jax_num_cpu_devices", int(devices))
-    join()
+    join_processes()
     assert jax.device_count() == 8
     for job in jobs:  # FOLDER:EPOCHS:SHARDS
         folder, num_epochs, shards = job.rsplit(":", 2)

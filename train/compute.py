@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -151,22 +150,3 @@ def wait_for_all(what: str) -> None:
     """Returns when every process has got here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
-
-
-def join() -> None:
-    """Makes this process one of several that train together, as the surroundings say.
-
-    Raises:
-      ValueError: they do not say it.
-    """
-    number = lambda name: int(os.environ[name]) if name in os.environ else None
-    try:
-        jax.distributed.initialize(
-            num_processes=number("JAX_NUM_PROCESSES"), process_id=number("JAX_PROCESS_ID")
-        )
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"distributed: the processes did not find each other ({error}). Outside Slurm, "
-            "Kubernetes and TPU pods set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES "
-            "and JAX_PROCESS_ID in each."
-        ) from error

@@ -14,10 +14,9 @@ import tyro
 
 from rainjax import data, zoo
 from rainjax.data import ImageSet
-from rainjax.devices import use_all_cores
+from rainjax.devices import join_processes, use_all_cores
 from rainjax.nets import Network
 from train.batches import Held, Pictures
-from train.compute import join
 from train.loop import Outcome
 from train.run import Run, flat, main
 
@@ -257,7 +256,7 @@ def program(
     def read_and_train() -> None:
         options = tyro.extras.overridable_config_cli(presets, description=description)
         if options.compute.distributed:
-            join()
+            join_processes()
         train(options)
 
     main(read_and_train)

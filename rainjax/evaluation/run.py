@@ -86,19 +86,20 @@ def evaluate(
     partial = not shard.is_whole and not shard.distributed
     if partial:
         write_plan(folder, plan)
-    with together(shard, "units"), say.bar(gradients) as tick:
-        for cell, units, entry in missing:
-            say.at(cell)
-            for unit in units:
-                if unit.owner in mine:
-                    work.make(unit, tick)
-                    say.after_batch()
-            if shard.is_whole:
-                write_record(folder, plan, entry, study.measure, provenance())
-    if partial:
-        write_manifest(folder, shard, plan, mine)
-        return []
-    with together(shard, "records"):
+    with together(shard, "units", "records") as reach:
+        with say.bar(gradients) as tick:
+            for cell, units, entry in missing:
+                say.at(cell)
+                for unit in units:
+                    if unit.owner in mine:
+                        work.make(unit, tick)
+                        say.after_batch()
+                if shard.is_whole:
+                    write_record(folder, plan, entry, study.measure, provenance())
+        if partial:
+            write_manifest(folder, shard, plan, mine)
+            return []
+        reach()
         if shard.distributed:
             check_units(folder, [entry for _, _, entry in missing])
         if shard.index == 0:

@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -135,20 +135,29 @@ def _number(environment: Mapping[str, str], name: str, *, beside: str | None = N
 
 
 @contextlib.contextmanager
-def together(shard: Shard, what: str) -> Iterator[None]:
-    """Ends when all of JAX's processes have come to its end; at once where this one is alone.
+def together(shard: Shard, *points: str) -> Iterator[Callable[[], None]]:
+    """Hands out what waits until all of JAX's processes have come to the next of some points.
 
-    A process that fails waits as well, or the others would be lost with it, and what they make.
+    At its end all of them have been reached, by a process that fails as well: the others would
+    wait for it, or be lost with it. Nobody waits where this process is alone.
     """
+    left = iter(points if shard.distributed else ())
+
+    def reach() -> None:
+        for point in left:
+            _wait_for_all(point)
+            return
+
     try:
-        yield
+        yield reach
     except Exception as error:
         if shard.distributed:
             print(f"Process {shard.index}: {error}", file=sys.stderr, flush=True)
-            _wait_for_all(what)
+            for point in left:
+                _wait_for_all(point)
         raise
-    if shard.distributed:
-        _wait_for_all(what)
+    for point in left:
+        _wait_for_all(point)
 
 
 def _wait_for_all(what: str) -> None:
