@@ -3,6 +3,8 @@
 Without a word, `python -m eval` runs the study `quick`: the built-in data set and the shipped
 networks, attacked blind, white-box, with averaged gradients (EOT) and in the mean field. It
 prints a table and leaves OUT/quick/report.html. Killed, it goes on where it was.
+
+Beside the words below, `python -m eval design` designs a table of Feature Distillation.
 """
 
 import dataclasses
@@ -12,8 +14,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from eval import benchmark, peers, report, speed, super_resolution, training
-from eval.studies import rain, sanity, smoothing, transformations
+from eval import report
+from eval.benchmarks import attacks, peers, speed, super_resolution
+from eval.studies import design, rain, sanity, smoothing, transformations
 from eval.studies.rain import RAINStudy
 from eval.studies.transformations import Transformations
 from rainjax.devices import use_all_cores
@@ -26,8 +29,8 @@ class Report:
     """Writes the report of a folder of records again, and the tables of a README."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The study's folder: the one that holds records/. Or peers.json, smoothing.json, speed.json,
-    super_resolution.json or training.json."""
+    """The study's folder: the one that holds records/. Or peers.json, smoothing.json, speed.json
+    or super_resolution.json."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
@@ -49,19 +52,18 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[sanity.Sanity, tyro.conf.subcommand("sanity")]
     | Annotated[smoothing.Smoothing, tyro.conf.subcommand("smoothing")]
-    | Annotated[benchmark.Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[attacks.Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[peers.Peers, tyro.conf.subcommand("peers")]
     | Annotated[speed.Speed, tyro.conf.subcommand("speed")]
-    | Annotated[training.Training, tyro.conf.subcommand("training")]
     | Annotated[super_resolution.SuperResolution, tyro.conf.subcommand("super_resolution")]
 )
 _BENCHMARKS = {
-    benchmark.Benchmark: benchmark.run,
+    attacks.Benchmark: attacks.run,
     peers.Peers: peers.run,
     speed.Speed: speed.run,
-    training.Training: training.run,
     super_resolution.SuperResolution: super_resolution.run,
     smoothing.Smoothing: smoothing.run,
+    design.Design: design.design,
 }
 
 
@@ -71,7 +73,7 @@ def main() -> None:
     words = sys.argv[1:]
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words = ["quick", *words]
-    command = tyro.cli(Command, args=words, prog="python -m eval", description=__doc__)
+    command = _read(words)
     try:
         _run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:
@@ -79,6 +81,12 @@ def main() -> None:
     except KeyboardInterrupt:
         resumed = isinstance(command, RAINStudy | Transformations | smoothing.Smoothing)
         sys.exit(f"Stopped. The same command {'goes on from here' if resumed else 'begins anew'}.")
+
+
+def _read(words: list[str]) -> Any:
+    if words[0] == "design":  # its presets are words of their own
+        return design.read(words[1:])
+    return tyro.cli(Command, args=words, prog="python -m eval", description=__doc__)
 
 
 def _run(command: Any) -> None:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 import eval.__main__ as program
-from eval import benchmark
-from eval.benchmark import Benchmark
+from eval.benchmarks import attacks as benchmark
+from eval.benchmarks.attacks import Benchmark
 from eval.studies import rain, sanity, transformations
 from eval.studies.defenses import MAKERS
 from eval.studies.rain import RAINStudy

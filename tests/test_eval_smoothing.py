@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import eval.__main__ as program
-from eval import report, smoothing_report
-from eval.studies import smoothing
+from eval import report
+from eval.studies import smoothing, smoothing_report
 from eval.studies.smoothing import Smoothing
 from rainjax import data, zoo
 from rainjax.defenses import Identity

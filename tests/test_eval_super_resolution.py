@@ -11,8 +11,9 @@ import pytest
 import skimage.color
 
 import eval.__main__ as program
-from eval import report, super_resolution, super_resolution_report
-from eval.super_resolution import SuperResolution
+from eval import report
+from eval.benchmarks import super_resolution, super_resolution_report
+from eval.benchmarks.super_resolution import SuperResolution
 from rainjax import data, metrics, zoo
 from rainjax.data.importing import import_pictures
 from rainjax.nets import EDSR, IMDN, to_torch

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval import report, speed, speed_report
-from eval.speed import Speed
+from eval import report
+from eval.benchmarks import speed, speed_report
+from eval.benchmarks.speed import Speed
 from rainjax.defenses import FeatureDistillation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from eval import smoothing_report
+from eval.studies import smoothing_report
 from eval.studies.named import named, with_rows
 from eval.studies.transformations import Transformations
 from rainjax.evaluation.certification import CertifyOptions, certify_study

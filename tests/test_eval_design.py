@@ -11,14 +11,14 @@ import PIL.Image
 import pytest
 import scipy.fft
 
+from eval.studies import design as program
+from eval.studies import design_measures as measures
+from eval.studies.design import Output
 from rainjax import data, distillation, zoo
 from rainjax.attacks import PGD
+from rainjax.data.splits import Data
 from rainjax.defenses import FeatureDistillation, two_steps
 from tests.tiny import RESNET_TINY, resnet_params
-from train import design_measures as measures
-from train import feature_distillation as program
-from train.options import Data, Output
-from train.run import Stop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.default_rng(0)
@@ -98,7 +98,7 @@ def test_the_chosen_step_is_the_largest_that_a_plain_loop_finds(options):
     with PIL.Image.open(options.run.folder / "design.png") as picture:
         assert picture.size[0] > 1000
 
-    with pytest.raises(Stop, match="holds a design already: choose another --name"):
+    with pytest.raises(ValueError, match="holds a design already: choose another --name"):
         program.design(options)
 
 
@@ -149,7 +149,7 @@ def test_where_no_step_is_enough_nothing_is_made_up(options, monkeypatch):
     folder = options.run.folder
     assert (folder / "table.json").exists()
     with pytest.raises(
-        Stop, match=r"best of 6, 20, loses 2\.00% of 100 .* no smaller step"
+        ValueError, match=r"best of 6, 20, loses 2\.00% of 100 .* no smaller step"
     ) as stop:
         design(lambda inside, outside: 2 + 2 * (inside != 20))
     assert not (folder / "table.json").exists()
@@ -160,7 +160,9 @@ def test_where_no_step_is_enough_nothing_is_made_up(options, monkeypatch):
 
     # What it advises instead works, and the next larger step would not have.
     lost = lambda inside, outside: 9 * (outside > 15) + (inside > 5)
-    with pytest.raises(Stop, match=r"largest step outside that leaves room .* is 15") as stop:
+    with pytest.raises(
+        ValueError, match=r"largest step outside that leaves room .* is 15"
+    ) as stop:
         design(lost)
     share = float(str(stop.value).split("--share ")[1].split(",")[0])
     design(lost, share=share)

@@ -13,14 +13,15 @@ _STYLES = {"plain": as_plain, "markdown": as_markdown}
 
 
 @dataclasses.dataclass(frozen=True)
-class LoneRecord:
-    """A kind of record: `kind` is the program `python -m eval KIND`, `tables` what it says.
+class SingleFileRecord:
+    """A kind of record: the `command` that writes it, and `tables`, what it says.
 
     `problem` names what is at odds in it, if anything; it and `tables` may fail as code does that
     meets what it does not expect.
     """
 
     kind: str
+    command: str
     tables: Callable[[dict[str, Any]], tuple[Table, ...]]
     problem: Callable[[dict[str, Any]], str] = lambda record: ""
 
@@ -48,7 +49,7 @@ class LoneRecord:
                 problem = f"{type(error).__name__}: {error}"
         if problem:
             raise ValueError(
-                f"{path} is no usable record of `python -m eval {self.kind}` ({problem}): delete "
+                f"{path} is no usable record of `{self.command}` ({problem}): delete "
                 "it, and run that again."
             )
         return record

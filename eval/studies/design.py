@@ -1,4 +1,4 @@
-"""Designs a table of Feature Distillation: `python -m train.feature_distillation builtin`.
+"""Designs a table of Feature Distillation: `python -m eval design builtin`.
 
 Two steps and a band (Liu et al., 2019). The step against perturbations follows from the budget of
 an attack, in closed form, and is held against what an attack does. The band of coefficients that
@@ -9,6 +9,7 @@ a test split.
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -16,16 +17,35 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from eval.studies.design_figure import draw
+from eval.studies.design_measures import Bench, cost, measured_step, statistics
 from rainjax import distillation, zoo
 from rainjax._files import write_json
 from rainjax.attacks import PGD
+from rainjax.data.splits import Data, check_held_out, check_outputs, labelled
 from rainjax.defenses import FeatureDistillation, two_steps
-from rainjax.devices import use_all_cores
 from rainjax.evaluation.provenance import provenance
-from train.design_figure import draw
-from train.design_measures import Bench, cost, measured_step, statistics
-from train.options import Data, Output, check_held_out, check_outputs, identity, labelled
-from train.run import Stop, main
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where a design is written."""
+
+    name: str
+    """The design is written to the folder of this name."""
+    out: pathlib.Path = pathlib.Path("runs")
+    """The folder that holds the designs."""
+    fresh: bool = False
+    """Replace the design that the folder holds."""
+
+    def __post_init__(self):
+        zoo.check_name(self.name)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The design's own folder."""
+        return self.out / self.name
+
 
 # Each of them is measured on all images that choose.
 _MOST_STEPS = 1000
@@ -170,8 +190,8 @@ def design(options: Design) -> None:
     written, no table, and what step outside would do is said.
 
     Raises:
-        Stop: no step of the band costs as little as is tolerated, or the folder holds a design.
-        ValueError: the classifier does not fit the images, or has seen those that choose.
+        ValueError: the classifier does not fit the images, or has seen those that choose; no
+            step of the band costs as little as is tolerated; or the folder holds a design.
     """
     classifier = zoo.load_any(options.classifier, options.classifier_arch)
     split = options.data.load()
@@ -217,7 +237,7 @@ def design(options: Design) -> None:
         "kind": "design",
         "method": "feature_distillation",
         "name": options.run.name,
-        "options": identity(options),
+        "options": _identity(options),
         "data": split.describe(),
         "classifier": {
             "name": classifier.name,
@@ -259,7 +279,22 @@ def design(options: Design) -> None:
     }
     _write(options, record)
     if chosen is None:
-        raise Stop(_nothing_found(options, record))
+        raise ValueError(_nothing_found(options, record))
+
+
+def read(words: list[str]) -> Design:
+    """Returns the design that a command line asks for: a preset, and what it changes of it."""
+    return tyro.extras.overridable_config_cli(
+        PRESETS, args=words, prog="python -m eval design", description=__doc__
+    )
+
+
+def _identity(options: Design) -> dict[str, Any]:
+    """Returns what decides a design: its options but for places, those of the data by name."""
+    plain = dataclasses.asdict(options)
+    del plain["run"], plain["classifier"], plain["data"]["data_dir"]
+    data = {f"data.{name}": value for name, value in plain.pop("data").items()}
+    return {**data, **plain}
 
 
 def _bar(steps: Sequence[float], what: str) -> Iterable[float]:
@@ -270,7 +305,7 @@ def _claim(output: Output) -> None:
     """Empties the run's folder of what an earlier design left; only if told so."""
     there = [output.folder / name for name in _FILES if (output.folder / name).exists()]
     if there and not output.fresh:
-        raise Stop(
+        raise ValueError(
             f"{output.folder} holds a design already: choose another --name, or start over with "
             "--fresh."
         )
@@ -336,12 +371,4 @@ def _nothing_found(options: Design, record: dict[str, Any]) -> str:
         f"With step {defensive['step']:g} outside no step in the band keeps the loss of accuracy "
         f"within {options.tolerance:.2%}: the best of {len(found['candidates'])}, "
         f"{found['step']:g}, loses {found['loss']:.2%} of {found['num_examples']} images, {mend}"
-    )
-
-
-if __name__ == "__main__":
-    use_all_cores()
-    main(
-        lambda: design(tyro.extras.overridable_config_cli(PRESETS, description=__doc__)),
-        interrupted="Nothing was written: the same command begins anew.",
     )

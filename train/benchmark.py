@@ -1,4 +1,4 @@
-"""How fast training is: `python -m eval training`.
+"""How fast training is: `python -m train.benchmark`.
 
 Two questions, answered in one run, epochs of training and turns of the bare step alternating: what
 share of the bare step's images per second is left once input, logging and checkpoints are on, and
@@ -12,22 +12,25 @@ import pathlib
 import statistics
 import tempfile
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import tyro
 from tqdm import tqdm
 
-from eval import training_report
 from rainjax._files import write_json
+from rainjax.data.splits import Data
+from rainjax.devices import use_all_cores
 from rainjax.evaluation.provenance import provenance
 from rainjax.keys import Purpose, purpose_key
 from rainjax.nets import EDSR, num_params
-from train import loop, super_resolution
+from rainjax.report import update_readme
+from train import benchmark_report, loop, super_resolution
 from train.batches import Batches, Patch
 from train.compute import Compute, place_batch
-from train.options import Data, training_source
-from train.run import Run
+from train.options import training_source
+from train.run import Run, main
 from train.step import init_state, make_step
 
 # Dense bfloat16 operations a second that NVIDIA and Google state, by what JAX calls the device.
@@ -68,6 +71,10 @@ class Training:
     """What the device can do at most, in 10^12 operations a second; known for some."""
     out: pathlib.Path = pathlib.Path("results/training")
     """The record is written to OUT/training.json."""
+    show: pathlib.Path | None = None
+    """Measure nothing: print the table of this record."""
+    readme: pathlib.Path | None = None
+    """Also replace this file's table between its results:training markers."""
 
     def __post_init__(self):
         if self.patch < 4 or self.patch % 2:
@@ -93,7 +100,7 @@ def run(options: Training) -> pathlib.Path:
     record = {
         "schema": 1,
         "kind": "training",
-        "options": {**dataclasses.asdict(options), "out": None, "data_dir": None},
+        "options": _plain(options),
         "num_parameters": num_params(measured.network.shapes()),
         "num_devices": measured.mesh.size,
         "full_seconds": measured.full,
@@ -106,8 +113,32 @@ def run(options: Training) -> pathlib.Path:
     }
     path = options.out / "training.json"
     write_json(path, record)
-    print(f"\n{training_report.RECORD.tell(path)}\n\nWrote {path}.")
+    print(f"\n{benchmark_report.RECORD.tell(path)}\n\nWrote {path}.")
+    _fill(options.readme, path)
     return path
+
+
+def _plain(options: Training) -> dict[str, Any]:
+    """Returns what decides a measurement: options but for places."""
+    places = ("out", "data_dir", "show", "readme")
+    return {k: v for k, v in dataclasses.asdict(options).items() if k not in places}
+
+
+def _fill(readme: pathlib.Path | None, path: pathlib.Path) -> None:
+    """Writes a record's table into a README, if there is one to write."""
+    if readme is not None:
+        table = benchmark_report.RECORD.tell(path, "markdown")
+        update_readme(readme, {"training": table})
+        print(f"Wrote the table training into {readme}.")
+
+
+def _program() -> None:
+    options = tyro.cli(Training, prog="python -m train.benchmark", description=__doc__)
+    if options.show is None:
+        run(options)
+    else:
+        print(benchmark_report.RECORD.tell(options.show))
+        _fill(options.readme, options.show)
 
 
 class _Measured:
@@ -157,7 +188,7 @@ class _Measured:
             num_epochs=self.options.num_repeats + 1,
             steps_per_epoch=self.options.num_steps,
         )
-        with Run(folder, {}, program="eval.training") as self._run:
+        with Run(folder, {}) as self._run:
             loop.fit(task, self._params, self._optimizer, self._run, seed=0, compute=self.compute)
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         # The first epoch compiles; each other one has the turn before it for company.
@@ -196,3 +227,8 @@ def _matmul_tflops(precision: str, num_devices: int, size: int = 2048, repeats: 
         jax.block_until_ready([product(pair) for pair in pairs])
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 * num_devices / statistics.median(seconds[1:]) / 1e12
+
+
+if __name__ == "__main__":
+    use_all_cores()
+    main(_program, interrupted="Nothing was written: the same command begins anew.")

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from eval.lone import LoneRecord
-from eval.peers_worker import ATTACKS
+from eval.benchmarks.peers_worker import ATTACKS
 from rainjax.evaluation import Score
 from rainjax.metrics import wilson_interval
+from rainjax.report.single_file import SingleFileRecord
 from rainjax.report.tables import Cell, Table
 from rainjax.report.text import interval, percent
 
@@ -72,4 +72,4 @@ def _tables(record: dict[str, Any]) -> tuple[Table, ...]:
     return (_costs(record), *((_saved(record),) if record["early_stopping"] else ()))
 
 
-RECORD = LoneRecord("peers", _tables)
+RECORD = SingleFileRecord("peers", "python -m eval peers", _tables)

@@ -22,7 +22,7 @@ import PIL.Image
 import scipy.fft
 from tqdm import tqdm
 
-from eval import speed_report
+from eval.benchmarks import speed_report
 from rainjax import data, defenses, transforms
 from rainjax._files import write_json
 from rainjax.defenses import JPEG, Defense, FeatureDistillation, Quilting, TotalVariation

@@ -1,4 +1,4 @@
-"""The PyTorch side of `eval.peers`: torchattacks, Foolbox and ART on one random pipeline."""
+"""The PyTorch side of `peers`: torchattacks, Foolbox and ART on one random pipeline."""
 
 # PyTorch is no requirement of rainjax's: it is here to be compared with.
 # pyright: reportMissingImports=false
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from eval.peers_worker import Case, Library, foolbox_pgd
+from eval.benchmarks.peers_worker import Case, Library, foolbox_pgd
 
 
 class PickAndShift(nn.Module):

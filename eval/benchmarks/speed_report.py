@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eval.lone import LoneRecord
+from rainjax.report.single_file import SingleFileRecord
 from rainjax.report.tables import ABSENT, Cell, Table
 
 # What the paper compares its speed with, whoever wrote it: none is left out for being fast.
@@ -84,8 +84,9 @@ def _ms(value: float) -> str:
     return f"{value:.2f} ms" if value < 10 else f"{value:,.0f} ms"
 
 
-RECORD = LoneRecord(
+RECORD = SingleFileRecord(
     "speed",
+    "python -m eval speed",
     lambda record: (_table(record),),
     lambda record: "" if record["entries"] else "it has no entries",
 )

@@ -9,7 +9,6 @@ import numpy as np
 import scipy.special
 from matplotlib.figure import Figure
 
-from eval.lone import LoneRecord
 from rainjax.evaluation import Score
 from rainjax.evaluation.smoothing import (
     ABSTAINED,
@@ -20,6 +19,7 @@ from rainjax.evaluation.smoothing import (
     lower_bound,
 )
 from rainjax.report import Drawing
+from rainjax.report.single_file import SingleFileRecord
 from rainjax.report.style import GREY, PALETTE, STYLE, percent_axis, png_bytes
 from rainjax.report.tables import Cell, Table
 from rainjax.report.text import interval, percent
@@ -155,4 +155,6 @@ def _problem(record: dict[str, Any]) -> str:
     return ""
 
 
-RECORD = LoneRecord("smoothing", lambda record: (_table(record),), _problem)
+RECORD = SingleFileRecord(
+    "smoothing", "python -m eval smoothing", lambda record: (_table(record),), _problem
+)

@@ -1,4 +1,4 @@
-"""The JAX side of `eval.peers`: rainjax, and Foolbox on JAX, on one random pipeline."""
+"""The JAX side of `eval.benchmarks.peers`: rainjax, and Foolbox on JAX, on one random pipeline."""
 
 # Foolbox is no requirement of rainjax's: it is here to be compared with.
 # pyright: reportMissingImports=false
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.peers_worker import Case, Library, foolbox_pgd
+from eval.benchmarks.peers_worker import Case, Library, foolbox_pgd
 from rainjax import evaluation, transforms
 from rainjax.attacks import EOT, PGD
 from rainjax.defenses import Defense, Identity

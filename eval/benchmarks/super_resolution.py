@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from eval import super_resolution_report as report
+from eval.benchmarks import super_resolution_report as report
 from rainjax import data, transforms, zoo
 from rainjax._files import write_json
 from rainjax.data import ImageSet

@@ -1,9 +1,9 @@
-"""What a record of `python -m eval training` says, as a table."""
+"""What a record of `python -m train.benchmark` says, as a table."""
 
 import statistics
 from typing import Any
 
-from eval.lone import LoneRecord
+from rainjax.report.single_file import SingleFileRecord
 from rainjax.report.tables import Cell, Table
 
 
@@ -64,4 +64,6 @@ def _table(record: dict[str, Any]) -> Table:
     )
 
 
-RECORD = LoneRecord("training", lambda record: (_table(record),))
+RECORD = SingleFileRecord(
+    "training", "python -m train.benchmark", lambda record: (_table(record),)
+)

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from eval import peers_jax, peers_report
-from eval.peers_worker import ATTACKS, MODULES, Case
+from eval.benchmarks import peers_jax, peers_report
+from eval.benchmarks.peers_worker import ATTACKS, MODULES, Case
 from rainjax import data, evaluation, zoo
 from rainjax._files import write_json
 from rainjax.evaluation.provenance import provenance
@@ -176,7 +176,7 @@ def _rounds(options: Peers, case: Case, params, names: list[str], bar: tqdm) -> 
 
 
 def _in_a_new_process(name: str, folder: pathlib.Path) -> dict[str, Any]:
-    words = [sys.executable, "-m", "eval.peers_worker", name, str(folder)]
+    words = [sys.executable, "-m", "eval.benchmarks.peers_worker", name, str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]

@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from eval.lone import LoneRecord
 from rainjax.report import Drawing
+from rainjax.report.single_file import SingleFileRecord
 from rainjax.report.style import BLUE, GREY, INK, STYLE, png_bytes
 from rainjax.report.tables import ABSENT, Cell, Table
 
@@ -190,4 +190,9 @@ def _problem(record: dict[str, Any]) -> str:
     return ""
 
 
-RECORD = LoneRecord("super_resolution", lambda record: (_table(record),), _problem)
+RECORD = SingleFileRecord(
+    "super_resolution",
+    "python -m eval super_resolution",
+    lambda record: (_table(record),),
+    _problem,
+)
