@@ -27,6 +27,7 @@ from eval.config import Robustness, Transformations
 from eval.presets import STUDIES, TRANSFORMATIONS
 from eval.studies import smoothing
 from rainjax.devices import use_all_cores
+from rainjax.report import update_readme
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _report(options: Report) -> None:
         _show(options.folder)
     if options.readme is not None:
         name = options.name or options.folder.stem
-        report.update_readme(options.readme, {name: options.folder})
+        update_readme(options.readme, {name: report.block(options.folder)})
         print(f"Wrote the table {name} into {options.readme}.")
 
 
@@ -125,8 +126,7 @@ def _sanity(command: sanity.Sanity) -> None:
 
 def _show(folder: pathlib.Path) -> None:
     paths = report.write_report(folder)
-    records, checked = report.load_records(folder), sanity.load(folder)
-    print("\n" + report.summary(records, checked, folder=folder))
+    print("\n" + report.summary(folder))
     print("\n" + "\n".join(f"Wrote {path}" for path in paths))
 
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from eval import study as st
 from eval.config import Study
-from eval.records import read_json
-from rainjax._files import write_json
+from rainjax._files import read_json, write_json
 from rainjax.data import ImageSet
 
 

@@ -14,10 +14,9 @@ from tqdm import tqdm
 
 from eval import study as st
 from eval.config import Study
-from eval.records import read_json
 from eval.spectra import purify
 from rainjax import evaluation
-from rainjax._files import read_array, write_arrays, write_json
+from rainjax._files import read_array, read_json, write_arrays, write_json
 from rainjax.data import ImageSet
 from rainjax.defenses import Identity
 from rainjax.devices import data_mesh, padded

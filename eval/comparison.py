@@ -12,12 +12,11 @@ import numpy as np
 
 from eval import admission, bench
 from eval.config import Transformations
-from eval.records import read_json
 from eval.spectra import purify
 from eval.study import Cell, Row, source
 from eval.two_pass import Compressed
 from rainjax import data, defenses, zoo
-from rainjax._files import read_array, write_arrays
+from rainjax._files import read_array, read_json, write_arrays
 from rainjax.attacks import APGD, EOT, PGD, CarliniWagner, DeepFool, NoisyAPGD, fgsm
 from rainjax.data import ImageSet
 from rainjax.defenses import Chain, Defense, FeatureDistillation, Identity, RandomSubset

@@ -5,9 +5,10 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from eval.records import SCHEMA, read_json
-from eval.tables import Table, as_markdown, as_plain
+from rainjax._files import read_json
+from rainjax.report.tables import Table, as_markdown, as_plain
 
+SCHEMA = 1
 _STYLES = {"plain": as_plain, "markdown": as_markdown}
 
 

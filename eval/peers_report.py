@@ -4,8 +4,10 @@ from typing import Any
 
 from eval.lone import LoneRecord
 from eval.peers_worker import ATTACKS
-from eval.tables import Cell, Table, interval, percent
+from rainjax.evaluation import Score
 from rainjax.metrics import wilson_interval
+from rainjax.report.tables import Cell, Table
+from rainjax.report.text import interval, percent
 
 
 def _costs(record: dict[str, Any]) -> Table:
@@ -23,7 +25,8 @@ def _costs(record: dict[str, Any]) -> Table:
             f"{eot['above_compiled_mib']:.0f} MiB",
         )
         low, high = wilson_interval(eot["accuracy"] * num, num)
-        left = Cell(percent(eot["accuracy"]), interval({"low": low, "high": high}))
+        score = Score(eot["accuracy"], low, high)
+        left = Cell(percent(score.accuracy), interval(score))
         rows.append((Cell(name), *times, Cell(first), Cell(peak), Cell(above), left))
     notes = [
         f"{options['num_images']} images of the built-in set, {options['num_steps']} steps, "

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import pathlib
-import textwrap
 import time
 from typing import Annotated
 
@@ -14,20 +13,14 @@ from tqdm import tqdm
 from eval import checks, comparison, pipelines, presets
 from eval import study as st
 from eval.config import Robustness, Transformations
-from eval.records import read_json
-from eval.verdict import Finding
 from rainjax import data
 from rainjax._files import write_json
 from rainjax.devices import data_mesh
 from rainjax.evaluation.provenance import provenance
+from rainjax.report.sanity import line
 
 # What the command line leaves as the study has it.
 _OF_STUDY = ("radius", "step_size", "num_steps", "num_eot", "num_score_draws", "seed")
-# AutoAttack climbs as EOT-PGD does, and all three need gradients.
-_DOUBTED = {
-    "eot": ("eot", "autoattack"),
-    "gradients": ("white_box", "eot", "autoattack", "own"),
-}
 _USUAL = ("undefended", "rain_finetuned")
 
 
@@ -166,88 +159,3 @@ def _options(command: Sanity, config: Robustness | Transformations) -> checks.Op
     given = {name: getattr(command, name) for name in _OF_STUDY}
     chosen = {n: of_study[n] if value is None else value for n, value in given.items()}
     return dataclasses.replace(command.options, **chosen)
-
-
-def stale(record: dict, records: list[dict]) -> str | None:
-    """Says what in a study's records the checks were not made of, or None."""
-    for row in record["rows"]:
-        for other in records:
-            if other["row"]["key"] != row["key"]:
-                continue
-            if _digests(other["row"]["params"]) != _digests(row["params"]):
-                return f"other parameters of {row['title']!r}"
-            if other["data"]["fingerprint"] != record["data"]["fingerprint"]:
-                return "other images"
-    radii = {r["column"]["attack"]["radius"] for r in records if r["column"]["attack"]}
-    radius = record["options"]["radius"]
-    return None if radius in radii else f"radius {radius:.4g}, which no attack of the study has"
-
-
-def _digests(params: dict) -> dict:
-    """Returns what parameters are, whatever their files are called."""
-    return {part: source and source["sha256"] for part, source in params.items()}
-
-
-def line(check: dict, width: int = 99) -> str:
-    """Returns a check as a terminal shows it: its verdict, its name, and what was found."""
-    mark = {True: "ok  ", False: "FAIL", None: "    "}[check["passed"]]
-    text = f"{mark} {check['name']}: {check['found']}"
-    return textwrap.fill(text, width, subsequent_indent=" " * 5)
-
-
-def load(folder: pathlib.Path | str) -> dict | None:
-    """Returns a folder's sanity record, or None where none was made.
-
-    Raises:
-        ValueError: it is damaged, or another kind of record.
-    """
-    path = pathlib.Path(folder) / "sanity.json"
-    if not path.exists():
-        return None
-    record = read_json(path)
-    rows = record.get("rows")
-    fields = {"key", "title", "checks", "surfaces", "params"}
-    whole = isinstance(rows, list) and all(fields <= set(row) for row in rows)
-    if record.get("kind") != "sanity" or record.get("schema") != 1 or not whole:
-        raise ValueError(
-            f"{path} is no usable record of sanity checks: make it again with `python -m eval "
-            "sanity`, or delete it."
-        )
-    return record
-
-
-def findings(record: dict | None) -> list[Finding]:
-    """Returns a sentence for every check that failed, or one that says how many passed."""
-    if record is None:
-        return []
-    failed = [(row, c) for row in record["rows"] for c in row["checks"] if c["passed"] is False]
-    judged = sum(c["passed"] is not None for row in record["rows"] for c in row["checks"])
-    if not failed:
-        names = "; ".join(row["title"] for row in record["rows"])
-        return [Finding(f"All {judged} sanity checks of the attacks passed ({names}).")]
-    return [
-        Finding(
-            f'**{row["title"]}**: the sanity check "{check["name"]}" failed. '
-            f"{check['found']} Expected: {check['expected']}. The accuracies marked † may "
-            "measure the attack's weakness.",
-            flag=True,
-        )
-        for row, check in failed
-    ]
-
-
-def doubts(record: dict | None) -> dict[tuple[str, str], list[str]]:
-    """Returns the names of failed checks, by the keys of the row and the column they doubt."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in record["rows"] if record else ():
-        for check in row["checks"]:
-            if check["passed"] is not False:
-                continue
-            for column in _DOUBTED.get(check["doubts"], (check["doubts"],)):
-                found.setdefault((row["key"], column), []).append(check["name"])
-    return found
-
-
-def verdict_text(check: dict) -> str:
-    """Returns a check's verdict in one word."""
-    return {True: "passed", False: "FAILED", None: "told"}[check["passed"]]

@@ -9,10 +9,8 @@ import numpy as np
 import scipy.special
 from matplotlib.figure import Figure
 
-from eval.figures import percent_axis
 from eval.lone import LoneRecord
-from eval.style import BLUE, GREY, RUST, SPARE, STYLE, Drawing, png_bytes
-from eval.tables import Cell, Table, interval, percent
+from rainjax.evaluation import Score
 from rainjax.evaluation.smoothing import (
     ABSTAINED,
     Certificates,
@@ -21,13 +19,17 @@ from rainjax.evaluation.smoothing import (
     certified_accuracy,
     lower_bound,
 )
+from rainjax.report import Drawing
+from rainjax.report.style import GREY, PALETTE, STYLE, percent_axis, png_bytes
+from rainjax.report.tables import Cell, Table
+from rainjax.report.text import interval, percent
 
 
 def figure(record: dict[str, Any]) -> Drawing:
     """Returns certified accuracy against the L2 radius: a panel per sigma, a line per row."""
     sigmas, highest = sorted({cell["sigma"] for cell in record["cells"]}), 0.0
     titles = dict.fromkeys(cell["row"]["title"] for cell in record["cells"])
-    colours = dict(zip(titles, itertools.cycle((GREY, BLUE, RUST, *SPARE)), strict=False))
+    colours = dict(zip(titles, itertools.cycle((GREY, *PALETTE)), strict=False))
     with matplotlib.rc_context(STYLE):
         drawn = Figure(figsize=(max(6.4, 3.4 * len(sigmas)), 3.8))
         grid = drawn.subplots(1, len(sigmas), sharex=True, sharey=True, squeeze=False)[0]
@@ -80,7 +82,7 @@ def _table(record: dict[str, Any]) -> Table:
     for cell in record["cells"]:
         curve = _accuracy(record, cell, record["radii"])
         shares = [
-            Cell(percent(share), interval({"low": low, "high": high}))
+            Cell(percent(share), interval(Score(share, low, high)))
             for share, low, high in zip(curve.accuracy, curve.low, curve.high, strict=True)
         ]
         answers = [name for name in cell["classes"] if name != ABSTAINED]

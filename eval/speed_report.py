@@ -3,7 +3,7 @@
 from typing import Any
 
 from eval.lone import LoneRecord
-from eval.tables import ABSENT, Cell, Table
+from rainjax.report.tables import ABSENT, Cell, Table
 
 # What the paper compares its speed with, whoever wrote it: none is left out for being fast.
 _SLOW = ("total variation", "quilting")

@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from eval.lone import LoneRecord
-from eval.style import BLUE, GREY, INK, STYLE, Drawing, png_bytes
-from eval.tables import ABSENT, Cell, Table
+from rainjax.report import Drawing
+from rainjax.report.style import BLUE, GREY, INK, STYLE, png_bytes
+from rainjax.report.tables import ABSENT, Cell, Table
 
 # What Lim et al. (2017) are quoted with for EDSR baseline, trained on DIV2K, on Set5.
 CLAIM, CLAIM_SET, CLAIM_IMAGES = 37.99, "set5", 5

@@ -4,7 +4,7 @@ import statistics
 from typing import Any
 
 from eval.lone import LoneRecord
-from eval.tables import Cell, Table
+from rainjax.report.tables import Cell, Table
 
 
 def shares(record: dict[str, Any]) -> dict[str, float | None]:

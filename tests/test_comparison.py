@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from eval.two_pass import Compressed
 
 import eval.__main__ as program
 from eval import bench, comparison, comparison_report, report, tables
 from eval import records as rec
 from eval.config import Transformations
-from eval.two_pass import Compressed
 from rainjax import data, defenses, zoo
 from rainjax.defenses import JPEG, Chain, FeatureDistillation, Identity, RandomSubset
 from rainjax.gradients import BPDA

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import rainjax
-from eval.report import check_readme
+from eval.report import blocks
 from rainjax.keys import Purpose, example_keys
+from rainjax.report import check_readme
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "rainjax").rglob("*.py"))
@@ -22,6 +23,7 @@ ORDER = [
     "typing",
     "_files",
     "_checks",
+    "_extras",
     "_values",
     "keys",
     "devices",
@@ -37,6 +39,7 @@ ORDER = [
     "data",
     "checkpoints",
     "evaluation",
+    "contracts",
     "report",
     "adapters",
     "__main__",
@@ -100,11 +103,11 @@ def test_readme_example_runs(capsys):
 
 
 def test_readme_shows_what_the_records_say():
-    folders = [path.parent for path in (ROOT / "eval" / "records").glob("*/records")]
-    studies = {folder.name: folder for folder in folders}
+    records = ROOT / "eval" / "records"
+    places = [path.parent for path in records.glob("*/records")]
     lone = ("peers", "smoothing", "speed", "super_resolution", "training")
-    studies |= {name: ROOT / "eval" / "records" / f"{name}.json" for name in lone}
-    assert check_readme(ROOT / "README.md", studies) == []
+    places += [records / f"{name}.json" for name in lone]
+    assert check_readme(ROOT / "README.md", blocks(places)) == []
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from eval.style import BLUE, GREY, INK, OCHRE, RUST, STYLE, png_bytes
+from rainjax.report.style import BLUE, GREY, INK, OCHRE, RUST, STYLE, png_bytes
 
 
 def draw(path: pathlib.Path, record: dict[str, Any]) -> None:

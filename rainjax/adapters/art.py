@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from rainjax._extras import require
 from rainjax.adapters._batched import Batched
-from rainjax.adapters._frameworks import require
 from rainjax.pipeline import Defended
 from rainjax.typing import Params
 

@@ -3,8 +3,8 @@
 import functools
 from typing import Any
 
+from rainjax._extras import require
 from rainjax.adapters._batched import Batched
-from rainjax.adapters._frameworks import require
 from rainjax.pipeline import Defended
 from rainjax.typing import Params
 

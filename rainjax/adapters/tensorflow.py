@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rainjax._extras import require
 from rainjax.adapters._foreign import Foreign
-from rainjax.adapters._frameworks import require
 
 _require = functools.partial(require, "tensorflow", name="TensorFlow", extra="tensorflow")
 

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from rainjax._extras import require
 from rainjax.adapters._batched import Batched
 from rainjax.adapters._foreign import Foreign
-from rainjax.adapters._frameworks import require
 from rainjax.pipeline import Defended
 from rainjax.typing import Params
 

@@ -4,12 +4,27 @@ import re
 
 import pytest
 
-from eval import report
-from tests.made_records import cells, expected_cell, full_study, make_record, share, small_study
+from rainjax import report
+from rainjax.evaluation import Record
+from rainjax.report import ResultsTable
+from tests.report.made_records import (
+    cells,
+    expected_cell,
+    full_study,
+    make_record,
+    results_of,
+    share,
+    small_study,
+)
+
+
+def results_table(contents, style="plain"):
+    made = report.report([Record(content) for content in contents], [ResultsTable()])
+    return made.text(style)
 
 
 def test_table_shows_what_the_records_say():
-    header, _, undefended, rain = cells(report.results_table(small_study(), style="markdown"))
+    header, _, undefended, rain = cells(results_table(small_study(), style="markdown"))
     titles = ["", "clean", "purifier-blind PGD", "white-box PGD", "EOT-PGD", "known key"]
     assert [cell.split(" (n = ")[0] for cell in header] == [*titles, "strongest attack"]
     assert header[4].endswith(" (n = 10)")
@@ -28,7 +43,7 @@ def test_table_shows_what_the_records_say():
 
 def test_table_always_names_threat_model_radius_steps_samples_and_images():
     for style in ("plain", "markdown"):
-        table = report.results_table(small_study(), style=style).replace("**", "")
+        table = results_table(small_study(), style=style).replace("**", "")
         table = " ".join(table.split())  # a terminal folds notes
         assert (
             "EOT-PGD: white box, gradients averaged over 16 draws; "
@@ -39,7 +54,7 @@ def test_table_always_names_threat_model_radius_steps_samples_and_images():
 
 
 def test_plain_table_is_aligned_and_narrow_enough():
-    lines = report.results_table(full_study()).splitlines()
+    lines = results_table(full_study()).splitlines()
     rule = next(line for line in lines if line.startswith("---"))
     ends = [match.end() for match in re.finditer("-+", rule)]
     for line in lines[: lines.index(rule) + 7]:
@@ -51,21 +66,21 @@ def test_plain_table_is_aligned_and_narrow_enough():
 def test_strongest_attack_is_chosen_on_the_images_that_all_of_them_attacked():
     few = make_record("rain_finetuned", "eot", [5, 0, 0, 0, 0])
     many = make_record("rain_finetuned", "white_box", [5, 5] + [0] * 18)
-    header, _, row = cells(report.results_table([few, many], style="markdown"))
+    header, _, row = cells(results_table([few, many], style="markdown"))
     assert header[-1] == "strongest attack"
     assert (
         row[-1] == f"{expected_cell(1, 5)} EOT-PGD"
     )  # white box: 10 % of 20, but 40 % of these 5
-    notes = " ".join(report.results_table([few, many]).split())
+    notes = " ".join(results_table([few, many]).split())
     assert "columns; those with another n are compared on the images they share." in notes
-    assert "they share" not in report.results_table([few])
+    assert "they share" not in results_table([few])
 
 
 def test_one_attack_on_few_images_does_not_decide_between_those_on_many():
     few = make_record("rain_finetuned", "eot", [5] * 10)
     blind = make_record("rain_finetuned", "blind", [0] * 10 + [1] * 90)
     white = make_record("rain_finetuned", "white_box", [0] * 9 + [1] * 91)
-    (_, _, row) = cells(report.results_table([few, blind, white], style="markdown"))
+    (_, _, row) = cells(results_table([few, blind, white], style="markdown"))
     assert row[-1] == f"{expected_cell(18, 100)} purifier-blind PGD"
     (text,) = findings([few, blind, white])
     assert "points below" not in text
@@ -73,7 +88,7 @@ def test_one_attack_on_few_images_does_not_decide_between_those_on_many():
 
 def test_of_level_attacks_the_one_who_knows_more_is_named():
     zero = [make_record("rain_finetuned", key, [0] * 4) for key in ("blind", "white_box", "eot")]
-    (_, _, row) = cells(report.results_table(zero, style="markdown"))
+    (_, _, row) = cells(results_table(zero, style="markdown"))
     assert row[-1].endswith("EOT-PGD")
     text = findings(zero)[0]
     assert "No adaptive attack did better" not in text
@@ -81,7 +96,7 @@ def test_of_level_attacks_the_one_who_knows_more_is_named():
 
 def test_two_radii_make_two_tables():
     records = [*small_study(), make_record("rain_finetuned", "eot", [0] * 10, radius=16 / 255)]
-    table = report.results_table(records, style="markdown")
+    table = results_table(records, style="markdown")
     assert "**Attacks within L∞ radius 8/255**" in table
     assert "**Attacks within L∞ radius 16/255**" in table
     assert cells(table)[3][-1] == f"{expected_cell(3, 10)} EOT-PGD"
@@ -89,27 +104,27 @@ def test_two_radii_make_two_tables():
 
 def test_rounded_radius_and_other_norms_are_printed_as_papers_do():
     record = make_record("rain_finetuned", "eot", [5], radius=0.0313)
-    assert "L∞ radius 8/255" in report.results_table([record])
+    assert "L∞ radius 8/255" in results_table([record])
     record = make_record("rain_finetuned", "eot", [5], radius=0.5, norm="l2")
-    assert "L2 radius 0.5," in report.results_table([record])
+    assert "L2 radius 0.5," in results_table([record])
 
 
 def test_two_records_for_one_cell_are_refused():
     twin = make_record("rain_finetuned", "eot", [5] * 7) | {"id": "twin"}
     with pytest.raises(ValueError, match=r"r8--k16' and 'twin' claim the same table cell"):
-        report.results_table([*small_study(), twin])
+        results_table([*small_study(), twin])
     with pytest.raises(
         ValueError, match="style='latex' is unknown; choose one of plain, markdown"
     ):
-        report.results_table(small_study(), style="latex")
+        results_table(small_study(), style="latex")
 
 
 def findings(records):
-    return [finding.text for finding in report.verdict(records) if not finding.flag]
+    return [finding.text for finding in report.verdict(results_of(records)) if not finding.flag]
 
 
 def flags(records):
-    return [finding.text for finding in report.verdict(records) if finding.flag]
+    return [finding.text for finding in report.verdict(results_of(records)) if finding.flag]
 
 
 def test_verdict_states_strongest_attack_and_distance_from_blind():
@@ -161,15 +176,15 @@ def test_verdict_compares_on_the_images_both_attacks_saw():
     [
         (
             [
-                make_record("rain_finetuned", "eot", share(20), num_eot=4, roles=["eot"]),
-                make_record("rain_finetuned", "eot", share(50), num_eot=8, roles=["eot"]),
+                make_record("rain_finetuned", "eot", share(20), num_eot=4, tags=["draws"]),
+                make_record("rain_finetuned", "eot", share(50), num_eot=8, tags=["draws"]),
             ],
             "K = 4 did better than K = 8",
         ),
         (
             [
-                make_record("rain_finetuned", "eot", share(10), radius=2 / 255, roles=["radius"]),
-                make_record("rain_finetuned", "eot", share(40), radius=9 / 255, roles=["radius"]),
+                make_record("rain_finetuned", "eot", share(10), radius=2 / 255, tags=["radius"]),
+                make_record("rain_finetuned", "eot", share(40), radius=9 / 255, tags=["radius"]),
             ],
             "EOT-PGD at radius 2/255 did better than EOT-PGD at radius 9/255",
         ),
@@ -218,7 +233,7 @@ def test_summary_marks_flags_and_fits_the_terminal():
         make_record("rain_finetuned", "white_box", share(20)),
         make_record("rain_finetuned", "eot", share(62)),
     ]
-    text = report.summary(records, width=80)
+    text = report.summary([Record(record) for record in records], width=80)
     verdict = text[text.index("- RAIN") :]
     assert "\n? RAIN, fine-tuned: the weaker threat model purifier-blind PGD did better" in verdict
     assert "\n! RAIN, fine-tuned: the weaker threat model white-box PGD did better" in verdict

@@ -5,27 +5,34 @@ import json
 import numpy as np
 import scipy.stats
 
+from rainjax.evaluation.records import Record, pack_counts, pack_indices
 from rainjax.metrics import wilson_interval
+from rainjax.report import Results
 
 TITLES = {
     "undefended": "Undefended",
     "rain_pretrained": "RAIN, before fine-tuning",
     "rain_finetuned": "RAIN, fine-tuned",
 }
-COLUMNS = {
-    "clean": ("clean", "no attack"),
-    "blind": ("purifier-blind PGD", "gradients of the bare classifier"),
-    "white_box": ("white-box PGD", "white box, one draw per step"),
-    "eot": ("EOT-PGD", "white box, gradients averaged over 16 draws"),
-    "mean_field": ("mean-field PGD", "white box, random pick replaced by its mean"),
-    "known_key": ("known key", "white box that holds the scoring draws"),
+THREATS = {
+    "clean": ("clean", "no attack", "none"),
+    "blind": ("purifier-blind PGD", "gradients of the bare classifier", "classifier"),
+    "white_box": ("white-box PGD", "white box, one draw per step", "defense"),
+    "eot": ("EOT-PGD", "white box, gradients averaged over 16 draws", "defense"),
+    "mean_field": ("mean-field PGD", "white box, random pick replaced by its mean", "defense"),
+    "known_key": ("known key", "white box that holds the scoring draws", "keys"),
+    "black_box": ("Square", "black box, by scores", "scores"),
 }
+DRAWS = {"eot": 16, "mean_field": 9, "known_key": 5}
 
 
 def make_record(row, column, correct_draws, **changes):
-    """A record whose scores follow from the number of right draws, out of 5, of each image."""
+    """A record's content; its scores follow from the number of right draws, of 5, of each image.
+
+    `row` is a key of TITLES, or the name of another subject; `column` a key of THREATS.
+    """
     radius = changes.get("radius", 8 / 255)
-    num_eot = changes.get("num_eot", 16 if column == "eot" else 1)
+    num_eot = changes.get("num_eot", DRAWS.get(column, 1))
     num, counts = len(correct_draws), np.asarray(correct_draws)
     mean = counts.sum() / 5
     scores = {"mean": mean, "worst": int((counts == 5).sum()), "vote": int((counts >= 3).sum())}
@@ -34,39 +41,51 @@ def make_record(row, column, correct_draws, **changes):
         | {"accuracy": float(k) / num}
         for name, k in scores.items()
     }
+    draws = "enumerated" if column in ("mean_field", "known_key") else "independent"
+    steps = changes.get("num_steps", 40)
     attack = {
         "class": "PGD",
         "norm": changes.get("norm", "linf"),
         "radius": radius,
-        "step_size": radius / 4,
-        "num_steps": 40,
-        "eot": {"class": "EOT", "num_samples": num_eot, "chunk_size": 1, "draws": "independent"},
-    }
-    title, threat_model = COLUMNS[column]
+        "step_size": None if radius is None else radius / 4,
+        "num_steps": steps,
+        "eot": {"class": "EOT", "num_samples": num_eot, "draws": draws},
+    } | changes.get("options", {})
+    name, description, knowledge = THREATS[column]
+    clean = column == "clean"
+    size = "nearest" if radius is None else f"{radius * 255:g}"
     return {
-        "schema": 1,
+        "schema": 2,
         "kind": "robustness",
-        "id": f"{row}--{column}--r{radius * 255:g}--k{num_eot}",
+        "id": f"{row}--{column}--r{size}--k{num_eot}",
         "study": "quick",
-        "roles": list(changes.get("roles", ["table"])),
-        "row": {
-            "key": row,
-            "title": TITLES[row],
+        "subject": {
+            "name": TITLES.get(row, row),
+            "is_random": True,
+            "defended": row != "undefended",
             "target": {"class": "Defended", "defense": {"class": "RAIN", "shift_fraction": 0.05}},
             "params": {"classifier": {"name": "builtin_resnet", "sha256": "ab"}, "defense": None},
         },
-        "column": {
-            "key": column,
-            "title": title,
-            "threat_model": threat_model,
+        "threat": {
+            "name": changes.get("name", name),
+            "description": description,
+            "knowledge": knowledge,
+            "tags": list(changes.get("tags", ["table"])),
             "surrogate": None,
-            "attack": None if column == "clean" else attack,
+            "differentiates": None,
+            "attack": None if clean else attack,
+        },
+        "axes": {
+            "norm": None if clean else attack["norm"],
+            "radius": None if clean else radius,
+            "num_draws": 1 if clean else num_eot,
+            "num_steps": 0 if clean else steps,
         },
         "data": {
             "name": "builtin",
             "split": "test",
             "fingerprint": "builtin-v1",
-            "indices": list(range(num)),
+            "indices": pack_indices(range(num)),
         },
         "seed": 0,
         "num_score_draws": 5,
@@ -74,8 +93,8 @@ def make_record(row, column, correct_draws, **changes):
         "result": {
             "num_examples": num,
             **result,
-            "correct_draws": [int(c) for c in counts],
-            "linf_max": 0.0 if column == "clean" else radius,
+            "correct_draws": pack_counts(counts),
+            "linf_max": 0.0 if clean or radius is None else radius,
             "l2_mean": 1.2,
             "mean_loss": 2.3,
         },
@@ -90,6 +109,11 @@ def make_record(row, column, correct_draws, **changes):
             "command": "python -m eval quick --out runs/quick",
         },
     }
+
+
+def results_of(contents):
+    """What a report is made from, of records that are in no folder."""
+    return Results.of([Record(content) for content in contents])
 
 
 def share(percent, num=200):
@@ -117,25 +141,25 @@ def full_study():
     records = []
     for row, cells in table.items():
         for column, percent in cells.items():
-            roles = ["table"] if column in ("clean", "known_key") else ["table", "radius"]
+            tags = ["table"] if column in ("clean", "known_key") else ["table", "radius"]
             if column in ("eot", "mean_field"):
-                roles.append("eot")
+                tags.append("draws")
             num = 100 if column == "known_key" else 200
-            records.append(make_record(row, column, share(percent, num), roles=roles))
+            records.append(make_record(row, column, share(percent, num), tags=tags))
             if column in ("blind", "white_box", "eot"):
                 for radius in (1, 2, 4, 12, 16):
                     clean = cells["clean"]
                     level = clean * np.exp(np.log(percent / clean) * (radius / 8) ** 1.2)
                     records.append(
                         make_record(
-                            row, column, share(level), radius=radius / 255, roles=["radius"]
+                            row, column, share(level), radius=radius / 255, tags=["radius"]
                         )
                     )
         if "eot" in cells:
             for samples in (1, 2, 4, 8, 32):
                 level = cells["eot"] + 12 * (1 / samples - 1 / 16)
                 records.append(
-                    make_record(row, "eot", share(level), num_eot=samples, roles=["eot"])
+                    make_record(row, "eot", share(level), num_eot=samples, tags=["draws"])
                 )
     return records
 
@@ -175,8 +199,8 @@ def write_extras(folder):
     curves = {
         "original": power,
         "down-sampled, bicubic up": power * (0.02 + 0.98 * cut) ** 2,
-        "RAIN before fine-tuning": power * (0.3 + 0.7 * cut),
-        "RAIN fine-tuned": power * (0.6 + 0.4 * cut),
+        "RAIN, before fine-tuning": power * (0.3 + 0.7 * cut),
+        "RAIN, fine-tuned": power * (0.6 + 0.4 * cut),
     }
     text = {
         "kind": "spectrum",

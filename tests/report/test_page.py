@@ -13,12 +13,16 @@ import pytest
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from eval import figures, panels, report
-from tests.made_records import (
+from rainjax import report
+from rainjax.evaluation import load_records
+from rainjax.report import Curve, DrawsTable, Panels, ResultsTable, Spectrum, pictures, style
+from rainjax.report.results import Results
+from tests.report.made_records import (
     cells,
     expected_cell,
     full_study,
     make_record,
+    results_of,
     write_extras,
     write_study,
 )
@@ -36,10 +40,8 @@ def study(tmp_path_factory):
 def test_draws_are_counted_three_ways(study):
     text = (study / "report.md").read_text(encoding="utf-8")
     # Fine-tuned under EOT: 40 images at 3 of 5 draws, 15 at 5, one at 2, of 200.
-    record = next(
-        r for r in report.load_records(study) if r["id"] == "rain_finetuned--eot--r8--k16"
-    )
-    counts = np.asarray(record["result"]["correct_draws"])
+    record = next(r for r in load_records(study) if r.id == "rain_finetuned--eot--r8--k16")
+    counts = record.correct_draws
     worst, vote = int((counts == 5).sum()), int((counts > 2.5).sum())
     row = next(line for line in cells(text) if line[:2] == ["RAIN, fine-tuned", "EOT-PGD"])
     assert row[3:] == [expected_cell(vote, 200), expected_cell(worst, 200), "200", "5"]
@@ -69,7 +71,7 @@ def test_html_needs_no_other_file(study):
     assert "url(" not in text
     assert "@import" not in text
     assert all(value.startswith("data:image/png;base64,") for value in page.fetched)
-    names = ["radius", "samples", "panel-rain_finetuned--eot--r8--k16", "spectrum"]
+    names = ["radius", "draws", "panel-rain_finetuned--eot--r8--k16", "spectrum"]
     assert len(page.images) == len(names)
     for name, image in zip(names, page.images, strict=True):
         data = base64.b64decode(image["src"].split(",", 1)[1], validate=True)
@@ -87,7 +89,7 @@ def test_markdown_points_to_figures_that_exist(study):
     targets = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
     assert len(targets) == 4
     assert all((study / target).is_file() for target in targets)
-    assert report.results_table(report.load_records(study), style="markdown") in text
+    assert report.report(study).text("markdown") in text
     assert "python -m eval quick --out runs/quick" in text
 
 
@@ -105,14 +107,14 @@ def test_alt_texts_tell_the_numbers(study):
 
 
 def test_spectrum_states_the_power_above_half_the_limit(study):
-    drawing = figures.spectrum(study / "spectrum.json")
+    drawing = pictures.spectrum(study / "spectrum.json", Results.read(study), "title")
     data = json.loads((study / "spectrum.json").read_text(encoding="utf-8"))
     sums = {
         name: sum(p for f, p in zip(data["frequency"], curve, strict=True) if f > 0.25)
         for name, curve in data["curves"].items()
     }
-    share_kept = 100 * sums["RAIN fine-tuned"] / sums["original"]
-    assert f"RAIN fine-tuned {share_kept:.1f} %" in drawing.caption
+    share_kept = 100 * sums["RAIN, fine-tuned"] / sums["original"]
+    assert f"RAIN, fine-tuned {share_kept:.1f} %" in drawing.caption
     assert "mean over 256 images" in drawing.caption
 
 
@@ -128,7 +130,11 @@ def test_report_written_twice_is_the_same_and_stale_figures_go(study):
 
 def test_missing_ingredients_are_said_not_failed(tmp_path):
     write_study(tmp_path, [make_record("undefended", "clean", [5] * 9 + [0])])
-    paths = report.write_report(tmp_path)
+    wanted = [
+        ResultsTable(), DrawsTable(), Curve("radius", "radius"), Curve("num_draws", "draws"),
+        Panels(), Spectrum(),
+    ]  # fmt: skip
+    paths = report.write_report(tmp_path, wanted)
     assert [path.name for path in paths] == ["report.html", "report.md"]
     for path in paths:
         text = path.read_text(encoding="utf-8")
@@ -141,7 +147,7 @@ def test_missing_ingredients_are_said_not_failed(tmp_path):
 
 def test_text_from_records_cannot_become_markup(tmp_path):
     record = make_record("rain_finetuned", "eot", [5] * 10)
-    record["row"]["title"] = "<script>alert(1)</script> | \"a\" & 'b'"
+    record["subject"]["name"] = "<script>alert(1)</script> | \"a\" & 'b'"
     report.write_report(write_study(tmp_path, [record]))
     page = _Resources()
     page.feed((tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -158,28 +164,28 @@ def test_damaged_pictures_and_spectra_are_named(tmp_path):
     data["curves"]["original"].pop()
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(ValueError, match=r"spectrum.json .*'original' needs 17 finite values"):
-        figures.spectrum(path)
+        pictures.spectrum(path, Results.read(tmp_path), "title")
 
     path = tmp_path / "panels" / "rain_finetuned--eot--r8--k16.npz"
     with np.load(path) as file:
         arrays = dict(file)
     np.savez(path, **(arrays | {"purified": arrays["purified"][:2]}))
     with pytest.raises(ValueError, match=r"k16.npz must hold images of one shape"):
-        panels.panel(path, "title")
+        pictures.panel(path, "title")
     del arrays["labels"]
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match=r"k16.npz lacks the array 'labels'"):
-        panels.panel(path, "title")
+        pictures.panel(path, "title")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"k16.npz is damaged"):
-        panels.panel(path, "title")
+        pictures.panel(path, "title")
 
 
 @pytest.mark.parametrize("highest", [0.0, 0.03, 0.17, 0.31, 0.55, 0.7, 1.0])
 def test_ticks_are_where_they_say(highest):
     figure = Figure()
     axes = figure.subplots()
-    figures.percent_axis(axes, highest)
+    style.percent_axis(axes, highest)
     figure.draw_without_rendering()
     places, labels = axes.get_yticks(), axes.yaxis.get_ticklabels()
     said = [float(label.get_text().removesuffix(" %")) / 100 for label in labels]
@@ -190,21 +196,19 @@ def test_ticks_are_where_they_say(highest):
 def test_clean_accuracy_at_radius_zero_is_counted_on_the_swept_images():
     clean = make_record("rain_finetuned", "clean", [5] * 5 + [0] * 3 + [5] * 12)
     sweep = [
-        make_record("rain_finetuned", "eot", [5] * n + [0] * (8 - n), radius=r, roles=["radius"])
+        make_record("rain_finetuned", "eot", [5] * n + [0] * (8 - n), radius=r, tags=["radius"])
         for n, r in ((4, 4 / 255), (2, 8 / 255))
     ]
-    drawing = figures.accuracy_against_radius([clean, *sweep])
-    assert drawing is not None
+    (drawing,) = Curve("radius", "radius").drawings(results_of([clean, *sweep]))
     # 5 of the first 8 are right, not 17 of 20.
     assert "EOT-PGD: 62.5 % at radius 0, 25.0 % at radius 8/255." in drawing.alt
-    drawing = figures.accuracy_against_radius(sweep)
-    assert drawing is not None
+    (drawing,) = Curve("radius", "radius").drawings(results_of(sweep))
     assert "EOT-PGD: 50.0 % at radius 4/255, 25.0 % at radius 8/255." in drawing.alt
 
 
 @hypothesis.given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.floats(0.01, 0.1))
 def test_labels_never_overlap_and_keep_their_order(wanted, step):
-    placed = figures.spread(wanted, step)
+    placed = style.spread(wanted, step)
     order = np.argsort(wanted, kind="stable")
     gaps = np.diff(np.asarray(placed)[order])
     assert (gaps >= step - 1e-9).all()
@@ -227,21 +231,22 @@ Prose that stays.
 def test_readme_is_filled_once_and_then_left_alone(study, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(README, encoding="utf-8")
-    (problem,) = report.check_readme(readme, {"quick": study})
+    blocks = {"quick": report.readme_block(study)}
+    (problem,) = report.check_readme(readme, blocks)
     assert "'quick'" in problem
-    assert "python -m eval report" in problem
-    report.update_readme(readme, {"quick": study})
+    assert "write it anew" in problem
+    report.update_readme(readme, blocks)
     text = readme.read_text(encoding="utf-8")
-    assert report.results_table(report.load_records(study), style="markdown") in text
+    assert report.report(study).text("markdown") in text
     assert text.startswith("# A project\n\n<!-- results:quick -->\n")
     assert text.endswith("<!-- /results:quick -->\n\nProse that stays.\n")
     assert "\nold\n" not in text
-    assert report.check_readme(readme, {"quick": study}) == []
-    report.update_readme(readme, {"quick": study})
+    assert report.check_readme(readme, blocks) == []
+    report.update_readme(readme, blocks)
     assert readme.read_text(encoding="utf-8") == text
 
     readme.write_text(text.replace("19.7 %", "39.7 %", 1), encoding="utf-8")
-    assert len(report.check_readme(readme, {"quick": study})) == 1
+    assert len(report.check_readme(readme, blocks)) == 1
 
 
 def test_readme_block_without_a_study_is_reported(study, tmp_path):
@@ -263,8 +268,9 @@ def test_readme_block_without_a_study_is_reported(study, tmp_path):
 def test_readme_without_its_markers_is_refused(study, tmp_path, text):
     readme = tmp_path / "README.md"
     readme.write_text(text, encoding="utf-8")
+    blocks = {"quick": report.readme_block(study)}
     with pytest.raises(ValueError, match=r"README.md needs <!-- results:quick --> once and"):
-        report.update_readme(readme, {"quick": study})
+        report.update_readme(readme, blocks)
     assert readme.read_text(encoding="utf-8") == text
     with pytest.raises(ValueError, match="is no file; name the README"):
-        report.update_readme(tmp_path / "absent.md", {"quick": study})
+        report.update_readme(tmp_path / "absent.md", blocks)

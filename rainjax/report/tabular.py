@@ -1,0 +1,309 @@
+"""Tables of accuracies: by subject and threat model, by how draws are counted, by rank."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.records import Record
+from rainjax.report._display import Display
+from rainjax.report.results import Ball, Results, balls, clean, strongest, subjects_of
+from rainjax.report.tables import ABSENT, Cell, Table
+from rainjax.report.text import (
+    attack_text,
+    ball_text,
+    counted,
+    interval,
+    num_text,
+    percent,
+    unique,
+)
+
+_Column = dict[str, Record]
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultsTable(Display):
+    """Mean accuracy by subject and threat model, the strongest attack last; a table for each ball.
+
+    An accuracy that a failed sanity check puts in doubt bears a dagger, and the strongest attack
+    of its row as well. Shown are the records with the tag, all of them for None.
+    """
+
+    tag: str | None = "table"
+
+    def tables(self, results: Results) -> list[Table]:
+        """Returns the tables.
+
+        Raises:
+            ValueError: no record has the tag, or two records claim one cell.
+        """
+        shown = results.tagged(self.tag)
+        if not shown:
+            raise ValueError(f"No record has the tag {self.tag!r}, so there is no table to make.")
+        return [_ball_table(results, shown, ball) for ball in balls(shown) or [None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawsTable(Display):
+    """Accuracy on clean images and under the strongest attack, by how random draws are counted."""
+
+    tag: str | None = "table"
+
+    def tables(self, results: Results) -> list[Table]:
+        shown = results.tagged(self.tag)
+        return [_draws_table(results, shown, ball) for ball in balls(shown)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaderboard(Display):
+    """Subjects by what the strongest attack within a ball leaves of them, the best first."""
+
+    tag: str | None = "table"
+
+    def tables(self, results: Results) -> list[Table]:
+        shown = results.tagged(self.tag)
+        return [_ranking(results, shown, ball) for ball in balls(shown)]
+
+
+def score_cell(record: Record, name: str = "mean", *, own_num: bool = False) -> Cell:
+    """Returns a record's score with its interval, and with its n where the column has several."""
+    score = record.score(name)
+    num = f" n={record.num_examples}" if own_num else ""
+    return Cell(percent(score.accuracy), interval(score) + num)
+
+
+def _ball_table(results: Results, every: list[Record], ball: Ball | None) -> Table:
+    shown = [record for record in every if record.ball in (None, ball)]
+    columns = _columns(results, shown)
+    header = [Cell(""), *_column_heads(columns)]
+    body = []
+    for subject in subjects_of(results, shown):
+        cells = [Cell(subject)]
+        for _, column in columns:
+            record = column.get(subject)
+            if record is not None:
+                cell = score_cell(record, own_num=_is_mixed(column))
+                cells.append(_doubted(cell, (subject, record.threat) in results.doubts))
+            elif _equals_white_box(results, subject, column):
+                cells.append(Cell("= white box"))
+            else:
+                cells.append(ABSENT)
+        if ball is not None:
+            cells.append(_strongest_cell(results, shown, subject, ball))
+        body.append(tuple(cells))
+    if ball is not None:
+        header.append(Cell("strongest attack"))
+    title = "Clean images only" if ball is None else f"Attacks {ball_text(ball)}"
+    notes = _notes(results, shown, columns)
+    return Table(title, tuple(header), tuple(body), notes, judged_by_last=ball is not None)
+
+
+def _strongest_cell(results: Results, shown: list[Record], subject: str, ball: Ball) -> Cell:
+    best = strongest(shown, subject, ball)
+    if best is None:
+        return ABSENT
+    cell = score_cell(best)
+    cell = Cell(cell.value, f"{cell.detail} {best.threat}")
+    return _doubted(cell, _is_doubted(results, subject))
+
+
+def _is_doubted(results: Results, subject: str) -> bool:
+    return any(name == subject for name, _ in results.doubts)
+
+
+def _doubted(cell: Cell, doubted: bool) -> Cell:
+    return Cell(f"{cell.value} †", cell.detail) if doubted and cell != ABSENT else cell
+
+
+def _columns(results: Results, shown: list[Record]) -> list[tuple[str, _Column]]:
+    """Returns the titles of columns and the record of each subject in them.
+
+    A threat model is one column. Where a subject has several records under it, it is one column
+    for each of their settings, and says what sets it apart.
+    """
+    columns = []
+    for threat in results.threats:
+        own = [record for record in shown if record.threat == threat]
+        subjects = [record.subject for record in own]
+        if len(set(subjects)) == len(subjects):
+            columns += [(threat, {record.subject: record for record in own})] if own else []
+            continue
+        groups: dict[tuple, _Column] = {}
+        for record in sorted(own, key=lambda record: (record.num_draws, record.num_steps)):
+            group = groups.setdefault(tuple(sorted(_settings(record).items())), {})
+            other = group.setdefault(record.subject, record)
+            if other is not record:
+                raise ValueError(
+                    f"The records {other.id!r} and {record.id!r} claim the same table cell."
+                )
+        columns += [(_apart(threat, group, groups.values()), group) for group in groups.values()]
+    return columns
+
+
+def _settings(record: Record) -> dict[str, str]:
+    """Returns all options of a record's attack, those of its parts too, as names and texts."""
+    found: dict[str, str] = {}
+
+    def add(options: dict, prefix: str) -> None:
+        for name, value in options.items():
+            if isinstance(value, dict):
+                add(value, f"{prefix}{name}.")
+            else:
+                found[prefix + name] = repr(value) if not isinstance(value, str) else value
+
+    add(record.attack or {}, "")
+    return found
+
+
+def _apart(threat: str, column: _Column, columns: Iterable[_Column]) -> str:
+    """Returns a threat model's name with the options that its other columns have otherwise."""
+    own, *_ = map(_settings, column.values())
+    others = [_settings(next(iter(group.values()))) for group in columns]
+    alike = [other for other in others if other["class"] == own["class"]]
+    words = [] if len(alike) == len(others) else [own["class"]]
+    words += [
+        _option_text(name, value)
+        for name, value in own.items()
+        if any(other[name] != value for other in alike)
+    ]
+    return ", ".join([threat, *words])
+
+
+def _option_text(name: str, value: str) -> str:
+    if name == "eot.num_samples":
+        return f"K = {value}"
+    if name == "num_steps":
+        return counted(int(value), "steps")
+    return f"{name.replace('_', ' ')} {value}"
+
+
+def _column_heads(columns: Sequence[tuple[str, _Column]]) -> list[Cell]:
+    """The columns' titles, with the numbers of images where these are not the same in all."""
+    numbers = [num_text(column.values()) for _, column in columns]
+    same = len(set(numbers)) == 1
+    return [
+        Cell(title, "" if same else num) for (title, _), num in zip(columns, numbers, strict=True)
+    ]
+
+
+def _is_mixed(column: _Column) -> bool:
+    """Whether a column's cells were measured on different numbers of images."""
+    return len({record.num_examples for record in column.values()}) > 1
+
+
+def _equals_white_box(results: Results, subject: str, column: _Column) -> bool:
+    """Whether a column is empty because there is no defense that its attacker does not know."""
+    blind = all(record.knowledge is Knowledge.CLASSIFIER for record in column.values())
+    return results.is_bare(subject) and subject not in column and blind
+
+
+def _notes(
+    results: Results, shown: list[Record], columns: Sequence[tuple[str, _Column]]
+) -> tuple[str, ...]:
+    draws = sorted({record.num_score_draws for record in shown})
+    random = [str(num) for num in draws if num > 1] or ["1"]
+    once = " (one where nothing is random)" if draws[0] == 1 < draws[-1] else ""
+    data = shown[0].content["data"]
+    notes = [
+        f"Accuracy on {data['name']} ({data['split']} split), mean over {' or '.join(random)} "
+        f"random draws that the attacker never saw{once}; in brackets the 95 % Wilson interval "
+        "for the choice of images."
+    ]
+    subjects = subjects_of(results, shown)
+    for title, column in columns:
+        own = [column[subject] for subject in subjects if subject in column]
+        notes.append(_column_note(title, own))
+    if any(
+        _equals_white_box(results, subject, column)
+        for subject in subjects
+        for _, column in columns
+    ):
+        notes.append("**= white box**: without a defense there is nothing to be blind to.")
+    attacks = [record for record in shown if record.attack is not None]
+    if attacks:
+        rivals = [r for r in attacks if r.knowledge is not Knowledge.KEYS]
+        known = len(rivals) < len(attacks)
+        leave = " The known key, a diagnosis, does not compete." if known else ""
+        uneven = len({record.num_examples for record in rivals}) > 1
+        where = "; those with another n are compared on the images they share" if uneven else ""
+        notes.append(f"**strongest attack**: the lowest of the attacked columns{where}.{leave}")
+    if any(subject in subjects for subject, _ in results.doubts):
+        names = dict.fromkeys(name for found in results.doubts.values() for name in found)
+        notes.append(f"**†**: put in doubt by a sanity check that failed ({'; '.join(names)}).")
+    return tuple(notes)
+
+
+def _column_note(title: str, column: list[Record]) -> str:
+    """Says of a column what the attacker knows, his settings, and on how many images he was."""
+    threats = " / ".join(unique(record.description for record in column if record.description))
+    if column[0].attack is None:
+        parts = [threats or "no attack"]
+    else:
+        rules = unique(record.attack["class"] for record in column if record.attack)
+        # Subjects with and without randomness may be attacked by rules of their own.
+        rule = [" or ".join(sorted(rules))] if len(rules) > 1 else []
+        settings = ", or ".join(unique(map(attack_text, column)))
+        parts = [part for part in (threats, *rule, settings) if part]
+    told = [
+        f"{record.subject} {percent(record.result['rounded']['accuracy'])}"
+        for record in column
+        if "rounded" in record.result
+    ]
+    rounded = f" Rounded to 8 bits: {', '.join(told)}." if told else ""
+    return f"**{title}**: {'; '.join([*parts, num_text(column)])}.{rounded}"
+
+
+def _draws_table(results: Results, every: list[Record], ball: Ball) -> Table:
+    shown = [record for record in every if record.ball in (None, ball)]
+    body = []
+    for subject in subjects_of(results, shown):
+        for record in (clean(shown, subject), strongest(shown, subject, ball)):
+            if record is not None:
+                scores = (score_cell(record, name) for name in ("mean", "vote", "worst"))
+                num = Cell(str(record.num_examples))
+                draws = Cell(str(record.num_score_draws))
+                body.append((Cell(subject), Cell(record.threat), *scores, num, draws))
+    names = ("", "images", "mean over draws", "majority vote", "every draw right", "n", "draws")
+    return Table(
+        f"Clean images and the strongest attack {ball_text(ball)}",
+        tuple(map(Cell, names)),
+        tuple(body),
+        (
+            "**majority vote**: the class that most draws name; the user runs the defense as "
+            "often as there are draws.",
+            "**every draw right**: an image counts only if no draw is wrong; this is what is "
+            "left when the attacker may try again.",
+        ),
+    )
+
+
+def _ranking(results: Results, every: list[Record], ball: Ball) -> Table:
+    best = {
+        subject: record
+        for subject in subjects_of(results, every)
+        if (record := strongest(every, subject, ball)) is not None
+    }
+    ranked = sorted(best.items(), key=lambda item: -item[1].score().accuracy)
+    body = []
+    for subject, record in ranked:
+        unattacked = clean(every, subject)
+        body.append(
+            (
+                Cell(subject),
+                ABSENT if unattacked is None else score_cell(unattacked),
+                Cell(record.threat),
+                Cell(str(record.num_examples)),
+                _doubted(score_cell(record), _is_doubted(results, subject)),
+            )
+        )
+    names = ("", "clean", "strongest attack", "n", "what it leaves")
+    return Table(
+        f"By the strongest attack {ball_text(ball)}",
+        tuple(map(Cell, names)),
+        tuple(body),
+        (
+            "Each number is an upper bound: a better attack can only lower it. Of two whose "
+            "intervals overlap neither is known to be the better.",
+        ),
+        judged_by_last=True,
+    )

@@ -1,0 +1,101 @@
+"""The words and numbers that every display shares."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+
+from rainjax.evaluation.records import Record, Score
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A sentence or two. A `flag` is a reason to distrust a number; `chance` may explain it."""
+
+    text: str
+    flag: bool = False
+    chance: bool = False
+
+
+def percent(share: float) -> str:
+    """Returns a share as it is quoted everywhere: `53.1 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def interval(score: Score) -> str:
+    """Returns the ends of a score's interval, in per cent: `[48.7, 57.5]`."""
+    return f"[{100 * score.low:.1f}, {100 * score.high:.1f}]"
+
+
+def radius_text(norm: str, radius: float) -> str:
+    """Returns a radius as it is quoted: in 255ths for `linf`, as a plain number otherwise."""
+    if radius == math.inf:
+        return "unbounded"
+    if norm != "linf":
+        return f"{radius:g}"
+    # Radii such as 0.0313 come from rounding 8/255; no reader wants 7.98/255.
+    steps = radius * 255
+    return f"{round(steps)}/255" if abs(steps - round(steps)) < 0.03 else f"{steps:.3g}/255"
+
+
+def norm_text(norm: str) -> str:
+    """Returns a norm as papers print it."""
+    return {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}.get(norm, norm)
+
+
+def ball_text(ball: tuple[str, float]) -> str:
+    """Returns the words for attacks within a ball, or for those that look for the nearest one."""
+    norm, radius = ball
+    if radius == math.inf:
+        return f"that look for the nearest success in {norm_text(norm)}"
+    return f"within {norm_text(norm)} radius {radius_text(norm, radius)}"
+
+
+def draws_of(record: Record) -> str:
+    """Returns how a record's attack takes the draws that it averages: "independent" mostly."""
+    return ((record.attack or {}).get("eot") or {}).get("draws", "independent")
+
+
+def steps_text(record: Record) -> str:
+    """Returns how long an attack goes on: in steps, in queries, or in whatever it counts."""
+    for name in ("num_steps", "num_queries"):
+        if isinstance((record.attack or {}).get(name), int):
+            return counted((record.attack or {})[name], name.removeprefix("num_"))
+    return counted(record.num_steps, "calls")
+
+
+def attack_text(record: Record) -> str:
+    """Returns an attack's numbers: radius, steps and gradient samples."""
+    attack = record.attack
+    if attack is None or record.ball is None:
+        return "no attack"
+    norm, radius = record.ball
+    steps = steps_text(record)
+    if isinstance(attack.get("step_size"), int | float):
+        steps += f" of {radius_text(norm, attack['step_size'])}"
+    if isinstance(attack.get("num_restarts"), int) and attack["num_restarts"] > 1:
+        steps += f", {attack['num_restarts']} starts"
+    samples = f", K = {record.num_draws}" if attack.get("eot") else ""
+    samples += "" if draws_of(record) == "independent" else f" ({draws_of(record)})"
+    return f"{norm_text(norm)} radius {radius_text(norm, radius)}, {steps}{samples}"
+
+
+def num_text(shown: Iterable[Record]) -> str:
+    """Returns the numbers of images of some records: `n = 64 or 256`."""
+    counts = sorted({record.num_examples for record in shown})
+    return f"n = {' or '.join(map(str, counts))}"
+
+
+def counted(number: int, things: str) -> str:
+    """Returns a number with what it counts, in the singular where there is one."""
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
+
+
+def unique(values: Iterable[object]) -> list[str]:
+    """Returns distinct values as text, in the order of their first appearance."""
+    return list(dict.fromkeys(str(value) for value in values))
+
+
+def without_markup(text: str) -> str:
+    """Returns a line of Markdown as plain text: bold and code lose their marks."""
+    return re.sub(r"`(.+?)`", r"\1", re.sub(r"\*\*(.+?)\*\*", r"\1", text))

@@ -1,0 +1,1 @@
+"""What a report shows, against records whose every number is known."""
