@@ -13,7 +13,7 @@ from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.smoothing import Smoothed, certify
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
-from tests.test_sanity import Arrays
+from tests.small_studies import Arrays
 from tests.tiny import Linear
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
