@@ -34,7 +34,7 @@ def load(folder: pathlib.Path | str, records: Sequence[Record] = ()) -> Checked 
             f"{path} is of the study {checked['study']!r}, the records are of "
             f"{records[0].content['study']!r}: keep each study in a folder of its own."
         )
-    if why := stale(checked, records):
+    if records and (why := stale(checked, records)):
         raise ValueError(f"{path} was made of {why}: run `rainjax sanity` again, or delete it.")
     return checked
 

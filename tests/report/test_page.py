@@ -274,3 +274,39 @@ def test_readme_without_its_markers_is_refused(study, tmp_path, text):
     assert readme.read_text(encoding="utf-8") == text
     with pytest.raises(ValueError, match="is no file; name the README"):
         report.update_readme(tmp_path / "absent.md", blocks)
+
+
+def test_no_mark_of_markdown_is_left_in_the_page(study):
+    text = (study / "report.html").read_text(encoding="utf-8")
+    assert "**" not in text
+    assert "<strong>majority vote</strong>" in text
+
+
+def test_wide_tables_scroll_and_wrap(study):
+    text = (study / "report.html").read_text(encoding="utf-8")
+    assert text.count("<table") == text.count('<div class="wide"><table')
+    assert ".wide { overflow-x: auto;" in text
+    long = report.Table("T", (report.Cell("a"), report.Cell("b")),
+                        ((report.Cell("c"), report.Cell("word " * 30)),))  # fmt: skip
+    assert '<td class="long">' in report.report(study, extra_tables=[long]).html()
+
+
+def test_threat_models_are_told_from_what_they_know(study):
+    text = (study / "report.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"### (.+)\n\n(.+)\n", text.split("## Threat models")[1]))
+    assert told["clean"] == "Nobody attacks: the images as they are."
+    assert told["purifier-blind PGD"].startswith("The attacker knows the classifier but not that")
+    assert told["white-box PGD"].endswith("with which the image will be judged.")
+    assert "averages over random draws at every step" in told["EOT-PGD"]
+    assert "what the secrecy of the draws is worth" in told["known key"]
+    assert "- white box, one draw per step; L∞ radius 8/255, 40 steps of 2/255, K = 1" in text
+
+
+def test_nothing_to_report_is_said(tmp_path):
+    with pytest.raises(ValueError, match="There are no records, so there is nothing to report"):
+        report.report([])
+    with pytest.raises(ValueError, match=r"holds no records/\*.json: name the folder"):
+        report.write_report(tmp_path)
+    records = write_study(tmp_path, [make_record("undefended", "clean", [5], tags=["mine"])])
+    with pytest.raises(ValueError, match="No record has the tag 'table', so there is no table"):
+        report.write_report(records, [ResultsTable()])

@@ -6,7 +6,7 @@ import pytest
 
 from rainjax import report
 from rainjax.evaluation import Record
-from rainjax.report import ResultsTable
+from rainjax.report import Cell, Leaderboard, ResultsTable, Table, as_markdown, as_plain
 from tests.report.made_records import (
     cells,
     expected_cell,
@@ -250,3 +250,108 @@ def test_distance_from_blind_is_taken_on_the_same_images():
     text = findings(records)[0]
     assert "That is 50.0 points below the 60.0 % [" in text
     assert "leaves on the 100 images that both were run on." in text
+
+
+def test_a_threat_model_is_one_column_whatever_rule_fits_a_row():
+    records = [
+        make_record("rain_finetuned", "eot", [5, 0], options={"class": "NoisyAPGD"}),
+        make_record("rain_pretrained", "eot", [5, 5], options={"class": "APGD"}),
+    ]
+    table = results_table(records, style="markdown")
+    header, _, *rows = cells(table)
+    assert header == ["", "EOT-PGD", "strongest attack"]
+    assert [row[1] for row in rows] == [expected_cell(1, 2), expected_cell(2, 2)]
+    assert "16 draws; APGD or NoisyAPGD; L∞ radius 8/255, 40 steps of 2/255, K = 16;" in table
+
+
+def test_columns_of_one_threat_model_say_what_sets_them_apart():
+    records = [
+        make_record("rain_finetuned", "eot", [5, 0], num_eot=k, num_steps=steps)
+        for k, steps in ((4, 40), (16, 40), (16, 80))
+    ]
+    records.append(make_record("rain_finetuned", "eot", [0, 0], options={"class": "APGD"}))
+    records[-1]["id"] = "apgd"
+    header, *_ = cells(results_table(records, style="markdown"))
+    assert header[1:-1] == [
+        "EOT-PGD, PGD, 40 steps, K = 4",
+        "EOT-PGD, PGD, 40 steps, K = 16",
+        "EOT-PGD, APGD",
+        "EOT-PGD, PGD, 80 steps, K = 16",
+    ]
+
+
+def test_a_ranking_is_by_the_strongest_attack():
+    records = [
+        make_record("weak", "clean", [5] * 10),
+        make_record("weak", "eot", [5] + [0] * 9),
+        make_record("strong", "clean", [5] * 8 + [0] * 2),
+        make_record("strong", "blind", [5] * 7 + [0] * 3),
+        make_record("strong", "eot", [5] * 4 + [0] * 6),
+        make_record("strong", "known_key", [0] * 10),
+        make_record("unattacked", "clean", [5] * 10),
+    ]
+    (table,) = Leaderboard().tables(results_of(records))
+    assert [[str(cell) for cell in row] for row in table.rows] == [
+        ["strong", expected_cell(8, 10), "EOT-PGD", "10", expected_cell(4, 10)],
+        ["weak", expected_cell(10, 10), "EOT-PGD", "10", expected_cell(1, 10)],
+    ]
+
+
+def test_marks_of_markdown_stay_in_markdown():
+    table = Table("**Bold**", (Cell("a"),), ((Cell("b"),),), ("**c** is `d`, 2 * 3 * 4.",))
+    assert as_plain(table) == "Bold\n\na\n-\nb\n\n  c is d, 2 * 3 * 4."
+    assert "- **c** is `d`" in as_markdown(table)
+    with pytest.raises(ValueError, match=r"The row 'b' of the table 'T' has 2 cells, the header"):
+        Table("T", (Cell("a"),), ((Cell("b"), Cell("c")),))
+    with pytest.raises(ValueError, match="The table 'T' has no column"):
+        Table("T", (), ())
+
+
+def by_chance(count):
+    """Rows where the better informed attack leaves a little more, the only thing to be said."""
+    records = []
+    for number in range(count):
+        records += [
+            make_record(f"row {number}", "white_box", share(29)),
+            make_record(f"row {number}", "eot", share(31)),
+        ]
+    return records
+
+
+def test_a_verdict_of_nothing_but_chance_is_one_line():
+    (finding,) = report.verdict(results_of(by_chance(9)))
+    assert finding.chance
+    assert finding.text.startswith("In 9 pairs of attacks the one with less to work with did")
+    # Few beside other findings are told one by one, many would hide what chance does not explain.
+    assert len(flags(by_chance(3))) == 3
+    worse = [make_record("bad", "blind", share(10)), make_record("bad", "eot", share(60))]
+    told = flags([*by_chance(4), *worse])
+    assert len(told) == 2
+    assert "The intervals are apart" in told[0]
+    assert told[1].startswith("In 4 pairs")
+
+
+def test_a_black_box_that_beats_the_blind_attacker_is_no_wonder():
+    square = make_record("rain_finetuned", "black_box", share(10))
+    assert flags([square, make_record("rain_finetuned", "blind", share(60))]) == []
+    (flag,) = flags([square, make_record("rain_finetuned", "eot", share(60))])
+    assert "the weaker threat model Square did better than EOT-PGD" in flag
+
+
+def test_a_flag_names_the_ball_where_there_are_several():
+    records = [
+        make_record("rain_finetuned", "blind", share(10), radius=4 / 255),
+        make_record("rain_finetuned", "eot", share(60), radius=4 / 255),
+        make_record("rain_finetuned", "eot", share(20)),
+    ]
+    (flag,) = flags(records)
+    assert "purifier-blind PGD did better than EOT-PGD within L∞ radius 4/255, leaving" in flag
+
+
+def test_more_steps_that_help_the_defense_are_flagged():
+    records = [
+        make_record("rain_finetuned", "eot", share(left), num_steps=steps, tags=["steps"])
+        for steps, left in ((10, 20), (40, 60))
+    ]
+    (flag,) = flags(records)
+    assert "10 steps did better than 40 steps" in flag
