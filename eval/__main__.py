@@ -19,13 +19,13 @@ from eval import (
     report,
     robustness,
     sanity,
-    smoothing,
     speed,
     super_resolution,
     training,
 )
 from eval.config import Robustness, Transformations
 from eval.presets import STUDIES, TRANSFORMATIONS
+from eval.studies import smoothing
 from rainjax.devices import use_all_cores
 from rainjax.report import update_readme
 

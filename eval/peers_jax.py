@@ -17,11 +17,11 @@ from rainjax import evaluation, transforms
 from rainjax.attacks import EOT, PGD
 from rainjax.defenses import Defense, Identity
 from rainjax.devices import data_mesh, use_all_cores
-from rainjax.keys import Purpose, example_keys, split_draw
+from rainjax.keys import Purpose, example_keys
 from rainjax.nets import Network, ResNet
 from rainjax.nets.convert import from_torch
 from rainjax.pipeline import Defended
-from rainjax.typing import Draw, Image, Params
+from rainjax.typing import Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,12 @@ class PickAndShift(Defense):
 
     random: bool = True
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns the purified image, of the same even height and width."""
         del params
         height, width, _ = image.shape
         if self.random:
-            pick_key, shift_key = split_draw(key, 2)
+            pick_key, shift_key = jax.random.split(key)
             small = transforms.random_pixel_downsample(pick_key, image)
             small = transforms.random_circular_shift(shift_key, small, max_shift=1)
         else:

@@ -143,7 +143,7 @@ def _problem(record: dict[str, Any]) -> str:
     if not record["cells"]:
         return "it has no cells"
     for cell in record["cells"]:
-        name = f"{cell['row']['key']}, sigma {cell['sigma']:g}"
+        name = f"{cell['row']['title']}, sigma {cell['sigma']:g}"
         columns = [cell[part] for part in ("selected", "counts", "classes", "radii")]
         if {len(column) for column in (*columns, record["data"]["labels"])} != {num}:
             return f"{name} is not of {num} images"

@@ -11,6 +11,7 @@ A table of contents; the modules hold more.
     autoattack   AutoAttack              the usual ensembles
     universal    universal_perturbation  one perturbation for many images
     smoothing    Smoothed, certify       randomized smoothing: radii that no attack crosses
+    contracts    check_defense, ...      for tests of your own defenses and attacks
     adapters     PyTorch, TensorFlow, Foolbox and ART, in both directions
     keys         example_keys, Purpose   every random draw has a path from its seed
     transforms, nets, data, zoo, metrics
@@ -29,6 +30,7 @@ from rainjax import (
     zoo,
 )
 from rainjax.attacks import EOT, PGD, Attack, fgsm
+from rainjax.contracts import check_attack, check_defense
 from rainjax.defenses import (
     JPEG,
     RAIN,
@@ -69,6 +71,8 @@ __all__ = [
     "attack_batch",
     "attacks",
     "certify",
+    "check_attack",
+    "check_defense",
     "data",
     "defenses",
     "evaluation",

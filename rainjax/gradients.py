@@ -11,7 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rainjax._checks import check_option
-from rainjax.defenses._base import Defense
+from rainjax.defenses._base import (
+    Defense,
+    Enumerable,
+    Stratified,
+    apply_draw,
+    num_outcomes,
+    stratifies,
+)
 from rainjax.typing import Draw, Image, Params, PRNGKey, Stratum
 
 Draws = Literal["independent", "enumerated", "stratified"]
@@ -108,7 +115,7 @@ def add_draws(fn: Callable, total, key: PRNGKey, start, count: int, draws: Draws
 
 
 @dataclasses.dataclass(frozen=True)
-class BPDA(Defense):
+class BPDA(Enumerable, Stratified):
     """Runs `forward`, differentiates `backward`, on one draw (Athalye et al., 2018).
 
     Parameters are those of `forward`; `backward` must accept them (`Identity` accepts any).
@@ -123,7 +130,7 @@ class BPDA(Defense):
 
     def num_outcomes(self, height: int) -> int | None:
         """Returns the number of `forward`'s outcomes."""
-        return self.forward.num_outcomes(height)
+        return num_outcomes(self.forward, height)
 
     @property
     def is_random(self) -> bool:
@@ -133,27 +140,35 @@ class BPDA(Defense):
     @property
     def stratifies(self) -> bool:
         """Whether both passes spread stratified draws evenly."""
-        return self.forward.stratifies and self.backward.stratifies
+        return stratifies(self.forward) and stratifies(self.backward)
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns `forward`'s image, with `backward`'s gradient."""
         return _bpda(self.forward, self.backward, params, key, image)
 
+    def apply_stratum(self, params: Params, stratum: Stratum, image: Image) -> Image:
+        """Returns `forward`'s image under one of a set of draws, with `backward`'s gradient."""
+        return _bpda(self.forward, self.backward, params, stratum, image)
+
+    def apply_outcome(self, params: Params, number: Int[Array, ""], image: Image) -> Image:
+        """Returns `forward`'s image under outcome `number`, with `backward`'s gradient."""
+        return _bpda(self.forward, self.backward, params, number, image)
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _bpda(forward: Defense, backward: Defense, params, key, image):
-    return forward.apply(params, key, image)
+def _bpda(forward: Defense, backward: Defense, params, draw, image):
+    return apply_draw(forward, params, draw, image)
 
 
-def _bpda_fwd(forward: Defense, backward: Defense, params, key, image):
+def _bpda_fwd(forward: Defense, backward: Defense, params, draw, image):
     del backward
-    return forward.apply(params, key, image), (params, key, image)
+    return apply_draw(forward, params, draw, image), (params, draw, image)
 
 
 def _bpda_bwd(forward: Defense, backward: Defense, saved, cotangent):
     del forward
-    params, key, image = saved  # the backward pass replays this draw on purpose
-    _, vjp = jax.vjp(lambda p, x: backward.apply(p, key, x), params, image)
+    params, draw, image = saved  # the backward pass replays this draw on purpose
+    _, vjp = jax.vjp(lambda p, x: apply_draw(backward, p, draw, x), params, image)
     params_bar, image_bar = vjp(cotangent)
     return params_bar, None, image_bar
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer, Key
 
-from rainjax.typing import Draw, PRNGKey, Stratum
+from rainjax.typing import PRNGKey, Stratum
 
 
 class Purpose(enum.IntEnum):
@@ -49,40 +49,9 @@ def example_keys(
     return jax.vmap(lambda index: jax.random.fold_in(root, index))(jnp.asarray(indices))
 
 
-def split_draw(draw: PRNGKey | Stratum, num: int) -> list:
-    """Returns `num` draws for the parts of a random transform: split keys, or their strata.
-
-    Raises:
-        TypeError: the draw is the number of an outcome, which only a surrogate that lists its
-            outcomes knows what to do with.
-    """
-    if isinstance(draw, Stratum):
-        return [Stratum(key, draw.number) for key in jax.random.split(draw.key, num)]
-    if not jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
-        raise TypeError(
-            f"Outcome number {draw} of a transform that does not list its outcomes: draw keys."
-        )
-    return list(jax.random.split(draw, num))
-
-
-def split_key(draw: Draw, num: int) -> list[PRNGKey]:
-    """Returns `num` keys, for a random stage that knows no other draws than keys.
-
-    Raises:
-        TypeError: the draw is a stratum, or the number of an outcome.
-    """
-    return list(jax.random.split(check_key(draw), num))
-
-
-def check_key(draw: Draw) -> PRNGKey:
-    """Returns `draw`, a key.
-
-    Raises:
-        TypeError: it is a stratum, or the number of an outcome.
-    """
-    if not isinstance(draw, jax.Array) or not jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
-        raise TypeError(f"A stage that spreads and lists no draws needs a PRNG key, not {draw}.")
-    return draw
+def split_stratum(stratum: Stratum, num: int) -> list[Stratum]:
+    """Returns `num` strata, for the parts of a random transform: the same place in other sets."""
+    return [Stratum(key, stratum.number) for key in jax.random.split(stratum.key, num)]
 
 
 def choices(draw: PRNGKey | Stratum, shape: tuple[int, ...], num: int) -> Integer[Array, "..."]:

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from rainjax._checks import check_fields
+from rainjax._checks import check_fields, check_image
 from rainjax._values import Value
-from rainjax.defenses._base import Defense, Identity
+from rainjax.defenses._base import Defense, Identity, apply_draw, num_outcomes, stratifies
 from rainjax.nets._network import Network
-from rainjax.typing import Draw, Image, Logits, Params, PRNGKey
+from rainjax.typing import Draw, Image, Logits, Params, PRNGKey, Stratum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,18 @@ class Pipeline(Value):
         """Returns fresh parameters."""
 
     @abc.abstractmethod
-    def logits(self, params: Params, key: Draw, image: Image) -> Logits:
+    def logits(self, params: Params, key: PRNGKey, image: Image) -> Logits:
         """Returns the logits for one image, under the randomness of `key`."""
+
+    def logits_of_draw(self, params: Params, draw: Draw, image: Image) -> Logits:
+        """Returns the logits under a key, or under another draw that an attacker may ask for.
+
+        Raises:
+            TypeError: the pipeline knows keys alone.
+        """
+        if isinstance(draw, Stratum) or not jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+            raise TypeError(f"{type(self).__name__} knows no draws but keys, not {draw}.")
+        return self.logits(params, draw, image)
 
     @property
     def is_random(self) -> bool:
@@ -56,15 +66,20 @@ class Pipeline(Value):
         del change
         return None
 
-    def purify(self, params: Params, key: Draw, image: Image) -> Image | None:
+    def purify(self, params: Params, draw: Draw, image: Image) -> Image | None:
         """Returns the image that the classifier sees, to be looked at; None if there is none."""
-        del params, key, image
+        del params, draw, image
         return None
 
     def num_outcomes(self, height: int) -> int | None:
         """Returns how many outcomes can be asked for by number; None where there is no list."""
         del height
         return None
+
+    @property
+    def stratifies(self) -> bool:
+        """Whether stratified draws are spread evenly over what the pipeline can do."""
+        return False
 
     def check_params(self, params: Params) -> None:
         """Raises ValueError where `params` cannot be this pipeline's; by default never."""
@@ -74,7 +89,7 @@ class Pipeline(Value):
         """Returns the part of `params` that decides the logits: by default all of it."""
         return params
 
-    def predict(self, params: Params, key: Draw, image: Image) -> Int[Array, ""]:
+    def predict(self, params: Params, key: PRNGKey, image: Image) -> Int[Array, ""]:
         """Returns the most likely class under one draw."""
         return jnp.argmax(self.logits(params, key, image))
 
@@ -137,13 +152,13 @@ class Defended(Pipeline):
         """Returns the classifier behind `change(defense)`."""
         return dataclasses.replace(self, defense=change(self.defense))
 
-    def purify(self, params: Params, key: Draw, image: Image) -> Image:
+    def purify(self, params: Params, draw: Draw, image: Image) -> Image:
         """Returns the purified image.
 
         Raises:
             ValueError: the defense returns something else than an image like the one that came.
         """
-        purified = self.defense.apply(params["defense"], key, image)
+        purified = apply_draw(self.defense, params["defense"], draw, image)
         wanted, given = (_shape_and_type(x) for x in (image, purified))
         if given != wanted:
             raise ValueError(
@@ -154,7 +169,12 @@ class Defended(Pipeline):
 
     def num_outcomes(self, height: int) -> int | None:
         """Returns the number of the defense's outcomes, None where it lists none."""
-        return self.defense.num_outcomes(height)
+        return num_outcomes(self.defense, height)
+
+    @property
+    def stratifies(self) -> bool:
+        """Whether the defense's are."""
+        return stratifies(self.defense)
 
     def check_params(self, params: Params) -> None:
         """Raises ValueError unless `params` are a dict of both parts'."""
@@ -165,7 +185,11 @@ class Defended(Pipeline):
         """Returns both parts, or the classifier's alone where there is no defense."""
         return params if self.defended else {"classifier": params["classifier"]}
 
-    def logits(self, params: Params, key: Draw, image: Image) -> Logits:
+    def logits(self, params: Params, key: PRNGKey, image: Image) -> Logits:
+        """Returns the classifier's logits for the purified image; see `logits_of_draw`."""
+        return self.logits_of_draw(params, key, image)
+
+    def logits_of_draw(self, params: Params, draw: Draw, image: Image) -> Logits:
         """Returns the classifier's logits for the image purified with one draw.
 
         They are NaN where the image or the purified one holds a NaN, whatever a draw leaves out
@@ -174,9 +198,10 @@ class Defended(Pipeline):
         Raises:
             ValueError: the defense returns another shape or type, or the classifier no logits.
         """
-        purified = self.purify(params, key, image)
+        check_image(image, type(self).__name__)
+        purified = self.purify(params, draw, image)
         logits = self.classifier.apply(params["classifier"], purified)
-        kind, shape = getattr(logits, "dtype", None), getattr(logits, "shape", None)
+        kind, shape = getattr(logits, "dtype", None), getattr(logits, "shape", ())
         if kind is None or len(shape) != 1 or not jnp.issubdtype(kind, jnp.floating):
             raise ValueError(
                 f"{type(self.classifier).__name__} returned {_shape_and_type(logits)} for one "

@@ -1,4 +1,7 @@
-"""What every public defense and attack promises, checked over the lists in contracts.py."""
+"""What every public defense and attack promises, checked over the lists in contracts.py.
+
+The promises that an author's own have to keep as well are in rainjax.contracts.
+"""
 
 import dataclasses
 import functools
@@ -13,9 +16,10 @@ import rainjax.attacks
 import rainjax.defenses
 from rainjax import evaluation
 from rainjax.attacks import Attack, Square, losses
+from rainjax.contracts import DefenseOutputs, check_attack, check_defense
 from rainjax.defenses import Defense, Identity
 from rainjax.pipeline import Defended
-from tests.contracts import ATTACKS, DEFENSES, DETECTORS
+from tests.contracts import ATTACKS, DEFENSES, DETECTORS, DefenseCase
 from tests.tiny import Linear, Mask, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -29,55 +33,34 @@ KEYS = jax.random.split(jax.random.key(0), len(IMAGES))
 
 @dataclasses.dataclass(frozen=True)
 class DefenseRun:
-    """A defense, its parameters, and its outputs computed in three ways."""
+    """A defense, and what it returned while its promises were checked."""
 
-    case: object
-    params: object
-    plain: np.ndarray
-    jitted: np.ndarray
-    batched: np.ndarray
-    again: np.ndarray
-    other_keys: np.ndarray
+    case: DefenseCase
+    outputs: DefenseOutputs
 
 
 @pytest.fixture(scope="module", params=DEFENSES, ids=lambda case: case.name)
 def defense_run(request):
     case = request.param
-    make = case.params or (lambda: jax.jit(case.defense.init)(jax.random.key(7)))
-    params = make()
-    jitted = jax.jit(case.defense.apply)
-    batched = jax.jit(jax.vmap(case.defense.apply, (None, 0, 0)))
-    others = jax.random.split(jax.random.key(1), len(IMAGES))
-    each = lambda fn, keys: np.stack([fn(params, k, x) for k, x in zip(keys, IMAGES, strict=True)])
+    tolerance = 1e-5 if case.convolves else 0.0
+    params = case.params and case.params()
+    shape = (8, 8, 3)
     return DefenseRun(
-        case,
-        params,
-        plain=np.asarray(case.defense.apply(params, KEYS[0], IMAGES[0])),
-        jitted=each(jitted, KEYS),
-        batched=np.asarray(batched(params, KEYS, IMAGES)),
-        again=each(jitted, KEYS),
-        other_keys=each(jitted, others),
+        case, check_defense(case.defense, image_shape=shape, params=params, tolerance=tolerance)
     )
 
 
-def test_defense_returns_an_image(defense_run):
-    for output in (defense_run.plain[None], defense_run.jitted, defense_run.batched):
-        assert output.dtype == np.float32
-        assert output.shape[1:] == IMAGES.shape[1:]
-        assert np.isfinite(output).all()
-        assert output.min() >= 0.0
-        assert output.max() <= 1.0
-
-
-def test_defense_agrees_under_jit_and_vmap(defense_run):
-    tolerance = 1e-5 if defense_run.case.convolves else 0.0
-    np.testing.assert_allclose(defense_run.jitted[0], defense_run.plain, atol=tolerance, rtol=0)
-    # An image's neighbours in the batch, and their number, are nothing to it.
-    np.testing.assert_allclose(defense_run.batched, defense_run.jitted, atol=tolerance, rtol=0)
+def test_defense_keeps_its_promises(defense_run):
+    """Those that `check_defense` checks; and is as random as the list says."""
+    outputs = defense_run.outputs
+    differs = (outputs.other_keys != outputs.purified).any(axis=(1, 2, 3))
+    assert differs.any() if defense_run.case.random else not differs.any()
+    assert defense_run.case.defense.is_random == defense_run.case.random
+    np.testing.assert_array_equal(outputs.images, IMAGES)
 
 
 def test_defense_refuses_grey_levels_and_batches(defense_run):
-    defense, params = defense_run.case.defense, defense_run.params
+    defense, params = defense_run.case.defense, defense_run.outputs.params
     name = type(defense).__name__
     for given in (jnp.full((8, 8, 3), 200, jnp.uint8), IMAGES):
         message = rf"^{name} takes one image .* got {given.dtype} of shape"
@@ -85,40 +68,21 @@ def test_defense_refuses_grey_levels_and_batches(defense_run):
             defense.apply(params, KEYS[0], given)
 
 
-def test_defense_is_a_function_of_its_key(defense_run):
-    np.testing.assert_array_equal(defense_run.again, defense_run.jitted)
-    differs = (defense_run.other_keys != defense_run.jitted).any(axis=(1, 2, 3))
-    assert differs.any() if defense_run.case.random else not differs.any()
-    assert defense_run.case.defense.is_random == defense_run.case.random
-
-
 def test_defense_does_not_hide_nan(defense_run):
     """Not a single one, wherever a draw may look: what is broken would look robust."""
     pipeline = Defended(defense_run.case.defense, Linear(IMAGES[0].size, 4))
-    params = {"defense": defense_run.params, "classifier": {"kernel": jnp.ones((192, 4))}}
+    params = {
+        "defense": defense_run.outputs.params,
+        "classifier": {"kernel": jnp.ones((192, 4))},
+    }
     logits = jax.jit(jax.vmap(pipeline.logits, (None, 0, None)))
     torn = IMAGES[2].at[4, 3, 1].set(jnp.nan)
     assert np.isnan(logits(params, jax.random.split(KEYS[0], 16), torn)).all()
 
 
-def test_defense_gradient_is_finite(defense_run):
-    defense, params = defense_run.case.defense, defense_run.params
-    total = lambda x: jnp.sum(defense.apply(params, KEYS[2], x) ** 2)
-    gradient = np.asarray(jax.jit(jax.grad(total))(IMAGES[2]))
-    assert np.isfinite(gradient).all()
-    assert np.abs(gradient).max() > 0
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackRun:
-    """An attack on a random pipeline, computed in three ways."""
-
-    case: object
-    one_by_one: np.ndarray
-    batched: np.ndarray
-    from_host: np.ndarray
-    again: np.ndarray
-    other_keys: np.ndarray
+def test_defense_has_a_gradient(defense_run):
+    assert np.isfinite(defense_run.outputs.gradient).all()
+    assert np.abs(defense_run.outputs.gradient).max() > 0
 
 
 TARGET = Defended(Mask(), Linear(IMAGES[0].size, 4))
@@ -130,55 +94,21 @@ def target_params():
     return TARGET.init(jax.random.key(3))
 
 
-@pytest.fixture(scope="module", params=ATTACKS, ids=lambda case: case.name)
-def attack_run(request, target_params):
-    case = request.param
-
-    def one(key, image, label):
-        logits_fn = lambda draw, x: TARGET.logits(target_params, draw, x)
-        return case.attack(key, logits_fn, image, label)
-
-    jitted, batched = jax.jit(one), jax.jit(jax.vmap(one))
-    others = jax.random.split(jax.random.key(1), len(IMAGES))
-    each = lambda: np.stack([jitted(*row) for row in zip(KEYS, IMAGES, LABELS, strict=True)])
-    return AttackRun(
-        case,
-        one_by_one=each(),
-        batched=np.asarray(batched(KEYS, IMAGES, LABELS)),
-        from_host=np.asarray(
-            evaluation.run_attack(TARGET, case.attack, target_params, KEYS, IMAGES, LABELS)
-        ),
-        again=each(),
-        other_keys=np.asarray(batched(others, IMAGES, LABELS)),
-    )
-
-
-def test_attack_stays_in_its_ball(attack_run):
-    for attacked in (attack_run.one_by_one, attack_run.batched, attack_run.from_host):
-        assert attacked.dtype == np.float32
-        assert attacked.shape == IMAGES.shape
-        assert np.isfinite(attacked).all()
-        assert attacked.min() >= 0.0
-        assert attacked.max() <= 1.0
-        delta = (attacked.astype(np.float64) - np.asarray(IMAGES)).reshape(len(IMAGES), -1)
-        order = {"linf": np.inf, "l2": 2, "l1": 1}[attack_run.case.norm]
-        reach = np.linalg.norm(delta, ord=order, axis=1)
-        assert reach.max() <= attack_run.case.radius + 1e-6
-        moved = reach > 0.2 * attack_run.case.radius
-        assert moved.all() if attack_run.case.moves else moved.any()
-
-
-def test_attack_agrees_however_it_is_driven(attack_run):
-    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0)
-    close(attack_run.batched, attack_run.one_by_one)
-    close(attack_run.from_host, attack_run.batched)
-
-
-def test_attack_is_a_function_of_its_key(attack_run):
-    np.testing.assert_array_equal(attack_run.again, attack_run.one_by_one)
-    differs = (attack_run.other_keys != attack_run.batched).any(axis=(1, 2, 3))
-    if attack_run.case.random:
-        assert differs.all() if attack_run.case.moves else differs.any()
+@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+def test_attack_keeps_its_promises(case):
+    """Those that `check_attack` checks; goes somewhere, and as far as its radius says."""
+    outputs = check_attack(case.attack)
+    assert (case.attack.norm, case.attack.radius) == (case.norm, case.radius)
+    np.testing.assert_array_equal(outputs.images, IMAGES)
+    delta = (outputs.attacked.astype(np.float64) - IMAGES).reshape(len(IMAGES), -1)
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[case.norm]
+    reach = np.linalg.norm(delta, ord=order, axis=1)
+    assert reach.max() <= case.radius + 1e-6
+    moved = reach > 0.2 * case.radius
+    assert moved.all() if case.moves else moved.any()
+    differs = (outputs.other_keys != outputs.attacked).any(axis=(1, 2, 3))
+    if case.random:
+        assert differs.all() if case.moves else differs.any()
     else:
         assert not differs.any()
 

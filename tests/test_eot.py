@@ -11,9 +11,10 @@ from rainjax import gradients, transforms
 from rainjax.attacks import EOT, PGD
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.defenses import RAIN, Chain, Identity, MeanFieldRAIN
+from rainjax.defenses._base import apply_draw, stratifies
 from rainjax.evaluation import run_attack
 from rainjax.gradients import BPDA
-from rainjax.keys import choice, split_draw
+from rainjax.keys import choice
 from rainjax.pipeline import Defended
 from rainjax.typing import Stratum
 from tests.tiny import EDSR_TINY, Linear, Mask, Repeat, edsr_params, unchecked
@@ -149,7 +150,7 @@ def test_stratified_draws_lower_the_variance_and_keep_the_mean():
     rain = RAIN(Repeat(), shift_fraction=0.0)
     target = Defended(rain, Linear(IMAGE.size, 4))
     params = {"defense": (), "classifier": {"kernel": KERNEL}}
-    logits_fn = lambda draw, x: target.logits(params, draw, x)
+    logits_fn = lambda draw, x: target.logits_of_draw(params, draw, x)
     mean_field = lambda draw, x: target.classifier.apply(
         params["classifier"], rain.network.apply((), transforms.average_downsample(x))
     )
@@ -170,9 +171,10 @@ def test_stratified_draws_pass_through_chains_and_bpda():
     assert chain.stratifies
     assert BPDA(chain, Identity()).stratifies
     assert MeanFieldRAIN(chain.stages[1]).stratifies
-    assert not Mask().stratifies
+    assert not stratifies(Mask())
     assert not Chain((Mask(), Identity())).stratifies
-    purify = jax.jit(chain.apply)
+    assert stratifies(Identity())
+    purify = jax.jit(chain.apply_stratum)
     images = [np.asarray(purify(((), params), draw, IMAGE)) for draw in strata(4)]
     assert len(np.unique(images, axis=0)) == 4
 
@@ -192,16 +194,17 @@ def test_every_kind_of_averaging_is_the_same_from_the_host(eot):
     params = {"defense": edsr_params(), "classifier": {"kernel": KERNEL}}
     attack, keys = PGD(num_steps=3, eot=eot), jax.random.split(KEY, 2)
     images, labels, ticks = jnp.stack([IMAGE, IMAGE[::-1]]), jnp.array([0, 3]), []
-    logits_fn = lambda draw, x: target.logits(params, draw, x)
+    logits_fn = lambda draw, x: target.logits_of_draw(params, draw, x)
     pure = jax.jit(jax.vmap(lambda key, x, y: attack(key, logits_fn, x, y)))(keys, images, labels)
     host = run_attack(target, attack, params, keys, images, labels, on_gradient=ticks.append)
     np.testing.assert_allclose(host, pure, atol=1e-5)
     assert sum(ticks) == attack.num_gradients
 
 
-def test_outcome_numbers_are_refused_by_transforms_that_list_none():
-    with unchecked(), pytest.raises(TypeError, match="Outcome number 3 of a transform"):
-        split_draw(jnp.array(3), 2)
+def test_outcome_numbers_are_refused_by_defenses_that_list_none():
+    for defense in (Mask(), RAIN(Repeat()), Chain((RAIN(Repeat()),))):
+        with pytest.raises(TypeError, match="does not list its outcomes: draw keys, not number 3"):
+            apply_draw(defense, ((),), jnp.array(3), IMAGE)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,20 @@
 """`python -m eval smoothing` from end to end, on tiny networks and a few pictures."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 import eval.__main__ as program
-from eval import report, smoothing, smoothing_report
-from eval.smoothing import Smoothing
+from eval import report, smoothing_report
+from eval.studies import smoothing
+from eval.studies.smoothing import Smoothing
 from rainjax import data, zoo
 from rainjax.defenses import Identity
+from rainjax.evaluation import certification
+from rainjax.evaluation.certification import CertifyOptions
+from rainjax.evaluation.describe import content_digest
 from rainjax.evaluation.smoothing import ABSTAINED, Smoothed, certify
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
@@ -17,10 +22,10 @@ from tests import saved_networks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-OPTIONS = {
-    "sigmas": (0.01, 0.1), "num_examples": 12, "num_select": 10, "num_estimate": 40,
-    "radii": (0.0, 0.005, 0.05), "batch_size": 4, "chunk_size": 20,
-}  # fmt: skip
+OPTIONS = CertifyOptions(
+    sigmas=(0.01, 0.1), num_examples=12, num_select=10, num_estimate=40,
+    radii=(0.0, 0.005, 0.05), chunk_size=20,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,8 @@ def networks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def command(networks, tmp_path_factory):
-    return Smoothing(**networks, **OPTIONS, out=tmp_path_factory.mktemp("smoothing"))
+    out = tmp_path_factory.mktemp("smoothing")
+    return Smoothing(**networks, options=OPTIONS, batch_size=4, out=out)
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +47,20 @@ def path(command, quick_compilation):
 
 
 def _changed(command, **changes):
-    return Smoothing(**(vars(command) | changes))
+    """Returns the command with other values of its own or of its options."""
+    own = {name: value for name, value in changes.items() if hasattr(command, name)}
+    inner = {name: value for name, value in changes.items() if name not in own}
+    options = dataclasses.replace(command.options, **inner)
+    return dataclasses.replace(command, options=options, **own)
 
 
 def test_the_record_holds_what_certify_says_of_every_image(path, command):
     record = json.loads(path.read_text())
     assert record == smoothing_report.RECORD.load(path)
-    places = [(cell["row"]["key"], cell["sigma"]) for cell in record["cells"]]
+    places = [(cell["row"]["title"], cell["sigma"]) for cell in record["cells"]]
     assert places == [
-        ("undefended", 0.01), ("undefended", 0.1),
-        ("rain_finetuned", 0.01), ("rain_finetuned", 0.1),
+        ("no defense", 0.01), ("no defense", 0.1),
+        ("RAIN, fine-tuned", 0.01), ("RAIN, fine-tuned", 0.1),
     ]  # fmt: skip
     images, labels = data.load("builtin", "test").get(np.arange(12))
     assert record["data"]["labels"] == labels.tolist()
@@ -67,7 +77,7 @@ def test_the_record_holds_what_certify_says_of_every_image(path, command):
     for part in ("classes", "radii", "selected", "counts"):
         assert cell[part] == getattr(found, part).tolist()
     assert len({tuple(cell["counts"]) for cell in record["cells"]}) == 4
-    assert cell["row"]["params"]["classifier"]["sha256"] == entry.sha256
+    assert cell["row"]["params"]["classifier"]["sha256"] == content_digest(entry.params)
     assert cell["run"]["versions"]["jax"]
     assert str(path.parent) not in path.read_text()
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -122,38 +132,38 @@ def test_a_killed_run_goes_on_cell_by_cell(path, command, monkeypatch, tmp_path,
         def certified(*args):
             if len(made) == limit:
                 raise KeyboardInterrupt
-            made.append(args[1].key)
+            made.append(args[1].name)
             return smoothing_certified(*args)
 
         return certified
 
-    smoothing_certified = smoothing._certified
+    smoothing_certified = certification._certified
     again = _changed(command, out=tmp_path)
-    monkeypatch.setattr(smoothing, "_certified", stop_at(2))
+    monkeypatch.setattr(certification, "_certified", stop_at(2))
     with pytest.raises(KeyboardInterrupt):
         smoothing.run(again)
-    there = smoothing_report.RECORD.load(tmp_path / "smoothing.json")
+    there = smoothing_report.RECORD.load(tmp_path / "quick" / "smoothing.json")
     assert [cell["sigma"] for cell in there["cells"]] == [0.01, 0.1]
-    monkeypatch.setattr(smoothing, "_certified", stop_at(4))
+    monkeypatch.setattr(certification, "_certified", stop_at(4))
     smoothing.run(again)
-    assert made == ["undefended", "undefended", "rain_finetuned", "rain_finetuned"]
+    assert made == ["no defense", "no defense", "RAIN, fine-tuned", "RAIN, fine-tuned"]
     plain = lambda record: [cell | {"run": None} for cell in record["cells"]]
-    whole = smoothing_report.RECORD.load(tmp_path / "smoothing.json")
+    whole = smoothing_report.RECORD.load(tmp_path / "quick" / "smoothing.json")
     assert plain(whole) == plain(smoothing_report.RECORD.load(path))
     assert whole["cells"][:2] == there["cells"]
 
     # What is there stays, whatever a later command asks for; other code makes it again.
     smoothing.run(_changed(again, sigmas=(0.1,), rows=("undefended",), radii=(0.02,)))
-    later = smoothing_report.RECORD.load(tmp_path / "smoothing.json")
+    later = smoothing_report.RECORD.load(tmp_path / "quick" / "smoothing.json")
     assert later == whole | {"radii": [0.02]}
-    monkeypatch.setattr(smoothing, "code_digest", lambda: "other")
+    monkeypatch.setattr(certification, "code_digest", lambda: "other")
     with pytest.raises(KeyboardInterrupt):
         smoothing.run(again)
 
 
 def test_a_record_of_something_else_is_not_overwritten(path, command, networks, tmp_path):
     for changes, sentence in (
-        ({"seed": 1}, "is of other options: choose another --out"),
+        ({"seed": 1}, "is of other options: choose another folder"),
         ({"num_examples": 5}, "is of other options"),
         ({"alpha": 0.01}, "is of other options"),
         ({"classifier": "builtin_resnet"}, "is of other parameters of 'no defense'"),
@@ -174,10 +184,10 @@ def test_unusable_records_are_refused(path, tmp_path):
         (record | {"schema": 2}, "another kind"),
         (record | {"cells": []}, "it has no cells"),
         ({k: v for k, v in record.items() if k != "radii"}, "KeyError: 'radii'"),
-        (first(radii=radii), "the radii of undefended, sigma 0.01 do not follow"),
-        (first(classes=[0] * 12), "the classes of undefended, sigma 0.01 do not follow"),
+        (first(radii=radii), "the radii of no defense, sigma 0.01 do not follow"),
+        (first(classes=[0] * 12), "the classes of no defense, sigma 0.01 do not follow"),
         (first(counts=[41] * 12), "must lie in 0..num_draws=40"),
-        (first(counts=[1]), "undefended, sigma 0.01 is not of 12 images"),
+        (first(counts=[1]), "no defense, sigma 0.01 is not of 12 images"),
         (first(sigma="much"), "ValueError"),
     ):
         other = tmp_path / "other.json"
@@ -194,15 +204,17 @@ def test_unusable_records_are_refused(path, tmp_path):
     [
         ({"num_examples": 0}, "num_examples=0 must be at least 1"),
         ({"chunk_size": 0}, "chunk_size=0 must be at least 1"),
-        ({"sigmas": ()}, r"sigmas=\(\) must each name one"),
-        ({"rows": ()}, r"rows=\(\) and sigmas=.* must each name one"),
+        ({"num_select": 0}, "num_select=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"sigmas": ()}, r"sigmas=\(\) must name one"),
+        ({"rows": ()}, r"rows=\(\) must name one"),
         ({"sigmas": (0.1, -1.0)}, r"sigmas=\(0.1, -1.0\) must be positive"),
         ({"radii": (float("nan"),)}, r"radii=\(nan,\) must be some, finite"),
     ],
 )
 def test_bad_options_are_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        Smoothing(**changes)
+        _changed(Smoothing(), **changes)
 
 
 def test_the_command_line_runs_it(monkeypatch, command, networks, tmp_path, capsys):
@@ -218,18 +230,27 @@ def test_the_command_line_runs_it(monkeypatch, command, networks, tmp_path, caps
     monkeypatch.setattr("sys.argv", [*words[:-1], "--num-estimate=12"])
     program.main()
     assert "Certified accuracy" in capsys.readouterr().out
-    record = smoothing_report.RECORD.load(tmp_path / "smoothing.json")
+    record = smoothing_report.RECORD.load(tmp_path / "quick" / "smoothing.json")
     assert record["options"]["num_estimate"] == 12
 
 
 def test_transformations_can_be_certified_too(networks, tmp_path):
+    few = dataclasses.replace(OPTIONS, sigmas=(0.05,), num_examples=4)
     command = Smoothing(
-        "transformations", rows=("fd",), **(OPTIONS | {"sigmas": (0.05,), "num_examples": 4}),
-        classifier=networks["classifier"], out=tmp_path,
+        "transformations", rows=("fd",), options=few, classifier=networks["classifier"],
+        batch_size=4, out=tmp_path,
     )  # fmt: skip
     (cell,) = smoothing_report.RECORD.load(smoothing.run(command))["cells"]
     assert cell["row"]["target"]["defense"]["class"] == "FeatureDistillation"
-    with pytest.raises(ValueError, match="is of other study"):
-        smoothing.run(_changed(command, study="quick", rows=None))
     with pytest.raises(ValueError, match="rows='rain_finetuned' is none of undefended, fd,"):
         smoothing.run(_changed(command, rows=("rain_finetuned",)))
+    # What another command certified stays, though it does not load it.
+    later = smoothing.run(_changed(command, rows=("bit_depth",)))
+    cells = smoothing_report.RECORD.load(later)["cells"]
+    assert [c["row"]["title"] for c in cells] == ["bit depth, 3 bits", cell["row"]["title"]]
+    assert cells[1] == cell
+    moved = tmp_path / "quick" / "smoothing.json"
+    moved.parent.mkdir()
+    later.rename(moved)
+    with pytest.raises(ValueError, match="is of other study"):
+        smoothing.run(_changed(command, study="quick", rows=None))

@@ -126,10 +126,10 @@ def test_bpda_takes_enumerated_draws():
 
     @jax.jit
     def value_and_vjp(number):
-        value, vjp = jax.vjp(lambda x: defense.apply(params, number, x), IMAGE)
+        value, vjp = jax.vjp(lambda x: defense.apply_outcome(params, number, x), IMAGE)
         return value, vjp(IMAGE)[0]
 
-    forward = jax.jit(mean_field.apply)
+    forward = jax.jit(mean_field.apply_outcome)
     for number in jnp.array([0, 7]):
         value, image_bar = value_and_vjp(number)
         np.testing.assert_allclose(value, forward(params, number, IMAGE), atol=1e-6)

@@ -61,7 +61,8 @@ def test_three_qualities_are_as_likely(image):
     )
     assert scipy.stats.chisquare(np.bincount(found.ravel(), minlength=3)).pvalue > 1e-3
     draws = Stratum(jnp.stack([jax.random.key(3)] * 3), jnp.arange(3))
-    places = np.sort(_qualities(np.asarray(apply((), draws, image)), compressed), axis=0)
+    spread = jax.jit(jax.vmap(defense.apply_stratum, (None, 0, None)))
+    places = np.sort(_qualities(np.asarray(spread((), draws, image)), compressed), axis=0)
     assert (places == np.arange(3)[:, None, None]).all()
 
 
@@ -74,7 +75,7 @@ def test_one_quality_is_jpeg(image):
 
 def test_four_stratified_draws_take_every_quality_once(image, compressed):
     draws = Stratum(jnp.stack([jax.random.key(2)] * 4), jnp.arange(4))
-    found = jax.jit(jax.vmap(SHIELD().apply, (None, 0, None)))((), draws, image)
+    found = jax.jit(jax.vmap(SHIELD().apply_stratum, (None, 0, None)))((), draws, image)
     places = np.sort(_qualities(np.asarray(found), compressed), axis=0)
     assert (places == np.arange(4)[:, None, None]).all()
 

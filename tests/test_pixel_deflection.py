@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from rainjax.defenses import PixelDeflection, WaveletDenoising
+from rainjax.defenses._base import apply_draw
 from rainjax.typing import Stratum
 from tests.test_wavelets import SMALL, _shrunk_by_range
 from tests.tiny import unchecked
@@ -129,8 +130,8 @@ def test_nan_that_is_overwritten_is_not_hidden():
 
 def test_draws_that_are_no_keys_are_refused():
     for draw in (jnp.array(3), Stratum(KEY, jnp.array(3))):
-        with pytest.raises(TypeError, match="needs a PRNG key, not"):
-            PixelDeflection().apply((), draw, jnp.asarray(IMAGE))
+        with pytest.raises(TypeError, match="draw keys, not"):
+            apply_draw(PixelDeflection(), (), draw, jnp.asarray(IMAGE))
 
 
 @pytest.mark.parametrize(

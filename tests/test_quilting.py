@@ -13,6 +13,7 @@ import scipy.stats
 import skimage.data
 
 from rainjax.defenses import Identity, Quilting, patch_bank, quilting
+from rainjax.defenses._base import apply_draw
 from rainjax.gradients import BPDA
 from rainjax.typing import Stratum
 from tests.tiny import unchecked
@@ -170,7 +171,8 @@ def test_every_neighbour_is_as_likely():
     bank = jnp.broadcast_to(jnp.linspace(0, 1, 7)[:, None, None, None], (7, 5, 5, 3))
     image = jnp.full((11, 8, 3), 0.5)
     apply = jax.jit(jax.vmap(Quilting(num_neighbours=5).apply, (None, 0, None)))
-    middles = lambda draws: np.asarray(apply(bank, draws, image))[:, 2::3, 2::3, 0] * 6
+    spread = jax.jit(jax.vmap(Quilting(num_neighbours=5).apply_stratum, (None, 0, None)))
+    middles = lambda draws, fn=apply: np.asarray(fn(bank, draws, image))[:, 2::3, 2::3, 0] * 6
     found = middles(jax.random.split(KEY, 500))
     counts = np.stack([(np.abs(found - i) < 1e-3).sum(0) for i in range(7)], -1)
     assert (counts[..., [0, 6]] == 0).all()  # the two that are farther than five others
@@ -181,7 +183,7 @@ def test_every_neighbour_is_as_likely():
     assert scipy.stats.chi2_contingency(together).pvalue > 1e-3  # neighbours are independent
     for first in (0, 5):
         stratified = Stratum(jnp.stack([KEY] * 5), first + jnp.arange(5))
-        places = np.sort(middles(stratified), axis=0)
+        places = np.sort(middles(stratified, spread), axis=0)
         np.testing.assert_allclose(places, np.arange(1, 6)[:, None, None] + 0 * places, atol=1e-5)
 
 
@@ -258,5 +260,5 @@ def test_bad_banks_and_draws_are_refused():
         with pytest.raises(ValueError, match=sentence):
             Quilting().apply(params, KEY, image)
     with unchecked(), pytest.raises(TypeError, match="draw keys"):
-        Quilting(num_neighbours=2).apply(bank, jnp.array(1), image)
+        apply_draw(Quilting(num_neighbours=2), bank, jnp.array(1), image)
     assert not dataclasses.replace(Quilting(), num_neighbours=1).is_random

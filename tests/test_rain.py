@@ -125,7 +125,7 @@ def test_ablations_of_the_random_pick():
         output = defense.apply((), key, jnp.asarray(IMAGE))
         np.testing.assert_allclose(output, expected, atol=2e-6)
         # The attacker's picture of an ablation halves as the ablation does; 12 is no shift.
-        unmoved = MeanFieldRAIN(defense).apply((), jnp.array(12), jnp.asarray(IMAGE))
+        unmoved = MeanFieldRAIN(defense).apply_outcome((), jnp.array(12), jnp.asarray(IMAGE))
         expected = np.clip(low.repeat(2, 0).repeat(2, 1), 0, 1)
         np.testing.assert_allclose(unmoved, expected, atol=2e-6)
 
@@ -161,7 +161,7 @@ def test_mean_field_enumerates_every_shift_once():
     assert MeanFieldRAIN(RAIN()).num_outcomes(96) == 25
     assert MeanFieldRAIN(RAIN()).num_outcomes(224) == 121
     low = IMAGE.reshape(6, 2, 8, 2, 3).mean((1, 3))
-    apply = jax.jit(mean_field.apply)
+    apply = jax.jit(mean_field.apply_outcome)
     outcomes = [np.asarray(apply((), jnp.array(i), IMAGE)) for i in range(25)]
     shifts = list(itertools.product(range(-2, 3), range(-2, 3)))
     expected = [np.roll(low, shift, (0, 1)).repeat(2, 0).repeat(2, 1) for shift in shifts]
@@ -169,7 +169,7 @@ def test_mean_field_enumerates_every_shift_once():
     matches = [[np.allclose(a, b, atol=1e-6) for b in expected] for a in outcomes]
     assert np.sum(matches, axis=0).tolist() == np.sum(matches, axis=1).tolist() == [1] * 25
     # A key draws one of them.
-    drawn = np.asarray(apply((), KEYS[0], IMAGE))
+    drawn = np.asarray(jax.jit(mean_field.apply)((), KEYS[0], IMAGE))
     assert any(np.array_equal(drawn, outcome) for outcome in outcomes)
 
 
@@ -180,7 +180,7 @@ def test_mean_field_gradient_is_the_mean_over_all_shifts():
     params = {"defense": (), "classifier": {"kernel": _normal((IMAGE.size, 2))}}
     kernel = np.asarray(params["classifier"]["kernel"], float).reshape(*IMAGE.shape, 2)
 
-    logits = expectation(lambda i, x: target.logits(params, i, x), 9, draws="enumerated")
+    logits = expectation(lambda i, x: target.logits_of_draw(params, i, x), 9, draws="enumerated")
     low = IMAGE.reshape(6, 2, 8, 2, 3).mean((1, 3))
     shifts = list(itertools.product((-1, 0, 1), (-1, 0, 1)))
     outputs = [np.roll(low, s, (0, 1)).repeat(2, 0).repeat(2, 1) for s in shifts]
@@ -202,7 +202,7 @@ def test_mean_field_is_the_mean_of_rain_for_a_linear_network():
     purify = jax.jit(jax.vmap(rain.apply, (None, 0, None)))
     draws = np.asarray(purify((), jax.random.split(KEYS[1], num), IMAGE))
     mean_field = expectation(
-        lambda i, x: MeanFieldRAIN(rain).apply((), i, x), 9, draws="enumerated"
+        lambda i, x: MeanFieldRAIN(rain).apply_outcome((), i, x), 9, draws="enumerated"
     )
     error = draws.mean(0) - np.asarray(jax.jit(mean_field)(KEYS[0], IMAGE))
     assert (np.abs(error) < 5 * draws.std(0) / np.sqrt(num)).all()

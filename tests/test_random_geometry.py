@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 from rainjax.defenses import RandomCrop, RandomResizePad
+from rainjax.defenses._base import apply_draw
 from rainjax.typing import Stratum
 from tests.tiny import unchecked
 
@@ -23,12 +24,13 @@ KEYS = jax.random.split(jax.random.key(11), 4000)
 
 def shown(defense, image, keys):
     """Returns what the defense makes of one image under each key."""
-    return np.asarray(compiled(defense)((), keys, jnp.asarray(image, jnp.float32)))
+    return np.asarray(compiled(defense)(keys, jnp.asarray(image, jnp.float32)))
 
 
 @functools.cache
 def compiled(defense):
-    return jax.jit(jax.vmap(defense.apply, (None, 0, None)))
+    apply = functools.partial(apply_draw, defense, ())
+    return jax.jit(jax.vmap(apply, (0, None)))
 
 
 def resized(image, height, width, box=None, *, how):
@@ -206,5 +208,5 @@ def test_other_draws_are_refused():
         (RandomResizePad(), jnp.asarray(0)),
         (RandomCrop(), jnp.asarray(0)),
     ):
-        with unchecked(), pytest.raises(TypeError, match=r"needs a PRNG key|Outcome number"):
-            defense.apply((), draw, image)
+        with unchecked(), pytest.raises(TypeError, match="draw keys, not"):
+            apply_draw(defense, (), draw, image)

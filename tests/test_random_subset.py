@@ -19,6 +19,7 @@ from rainjax.defenses import (
     RandomCrop,
     RandomSubset,
 )
+from rainjax.defenses._base import apply_draw
 from rainjax.typing import Stratum
 from tests.tiny import Mask, unchecked
 
@@ -148,7 +149,7 @@ def test_one_stage_takes_any_draw_that_it_knows():
     assert subset.stratifies
     expected = MedianFilter().purify(image)
     for draw in (KEYS[0], Stratum(KEYS[0], jnp.asarray(0)), jnp.asarray(0)):
-        np.testing.assert_array_equal(subset.apply(((),), draw, image), expected)
+        np.testing.assert_array_equal(apply_draw(subset, ((),), draw, image), expected)
     assert not RandomSubset((RandomCrop(),)).stratifies
 
 
@@ -166,5 +167,5 @@ def test_bad_input_is_refused():
         with unchecked(), pytest.raises(ValueError, match=sentence):
             make()
     for draw in (Stratum(KEYS[0], jnp.asarray(0)), jnp.asarray(0)):
-        with pytest.raises(TypeError, match="needs a PRNG key"):
-            RandomSubset(STAGES).apply(((),) * 4, draw, IMAGE)
+        with pytest.raises(TypeError, match="draw keys, not"):
+            apply_draw(RandomSubset(STAGES), ((),) * 4, draw, IMAGE)

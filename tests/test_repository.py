@@ -39,6 +39,7 @@ ORDER = [
     "data",
     "checkpoints",
     "evaluation",
+    "contracts",
     "report",
     "adapters",
     "__main__",

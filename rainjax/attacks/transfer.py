@@ -10,12 +10,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rainjax import transforms
-from rainjax.defenses._base import Defense, Deterministic
-from rainjax.keys import split_key
-from rainjax.typing import Draw, Image, Params
+from rainjax._checks import check_image
+from rainjax.defenses._base import Defense, Deterministic, Enumerable
+from rainjax.typing import Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +38,11 @@ class InputDiversity(Defense):
         if not 0 < self.smallest <= 1:
             raise ValueError(f"smallest={self.smallest} must lie in (0, 1].")
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns the image, or a smaller copy of it on black."""
         del params
-        chance_key, scale_key, place_key = split_key(key, 3)
+        check_image(image, type(self).__name__)
+        chance_key, scale_key, place_key = jax.random.split(key, 3)
         scale = jax.random.uniform(scale_key, minval=self.smallest, maxval=1.0)
         size = jnp.asarray(image.shape[:2], image.dtype)
         corner = jax.random.uniform(place_key, (2,)) * (1 - scale) * size
@@ -53,7 +54,7 @@ class InputDiversity(Defense):
 
 
 @dataclasses.dataclass(frozen=True)
-class ScaleInvariance(Defense):
+class ScaleInvariance(Enumerable):
     """Shows the classifier a darker copy of the image: one of `num_copies`, halved each time (SI).
 
     The loss averaged over the copies `image / 2**i` is that of SI-NI-FGSM (Lin et al., 2020,
@@ -73,12 +74,16 @@ class ScaleInvariance(Defense):
         del height
         return self.num_copies
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns copy number `key`; a PRNG key draws one at random."""
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
+        """Returns one of the copies, drawn at random."""
+        number = jax.random.randint(jax.random.split(key, 1)[0], (), 0, self.num_copies)
+        return self.apply_outcome(params, number, image)
+
+    def apply_outcome(self, params: Params, number: Int[Array, ""], image: Image) -> Image:
+        """Returns copy `number`."""
         del params
-        if not isinstance(key, jax.Array) or jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            key = jax.random.randint(split_key(key, 1)[0], (), 0, self.num_copies)
-        return image / 2.0**key
+        check_image(image, type(self).__name__)
+        return image / 2.0**number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,20 +2,23 @@
 
 import abc
 import dataclasses
-import functools
-from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from rainjax._checks import check_fields, check_image
 from rainjax._values import Value
-from rainjax.keys import split_draw
-from rainjax.typing import Draw, Image, Params, PRNGKey
+from rainjax.keys import split_stratum
+from rainjax.typing import Draw, Image, Params, PRNGKey, Stratum
 
 
 @dataclasses.dataclass(frozen=True)
 class Defense(Value):
     """A purifier: hyperparameters as fields, randomness through the key of `apply`.
+
+    Where an attacker can do better than to draw keys, a defense says so: `Stratified` spreads
+    the draws of a set evenly, `Enumerable` lists its outcomes.
 
     Raises:
         ValueError: a field is not of the type it is declared with, or equality does not see
@@ -26,28 +29,10 @@ class Defense(Value):
     def __post_init__(self):
         check_fields(self)
 
-    def __init_subclass__(cls, **options: Any):
-        super().__init_subclass__(**options)
-        own = cls.__dict__.get("apply")
-        if own is None:
-            return
-
-        @functools.wraps(own)
-        def apply(self, params, key, image):
-            check_image(image, type(self).__name__)
-            return own(self, params, key, image)
-
-        cls.apply = apply
-
     def init(self, key: PRNGKey) -> Params:
         """Returns fresh parameters; `()` for a defense that has none."""
         del key
         return ()
-
-    def num_outcomes(self, height: int) -> int | None:
-        """Returns how many outcomes `apply` can be asked for by number; None for no such list."""
-        del height
-        return None
 
     @property
     def is_random(self) -> bool:
@@ -55,21 +40,47 @@ class Defense(Value):
         return True
 
     def smooth(self) -> "Defense":
-        """Returns the defense whose gradient an attacker should follow: by default its own."""
+        """Returns the defense whose gradient an attacker should follow; by default this one.
+
+        One that rounds, or that no pixel moves, names a soft twin or a stand-in with the same
+        parameters. The values that an attack meets are the true defense's all the same.
+        """
         return self
 
     def mean_field(self) -> "Defense | None":
         """Returns the mean of this defense over its draws, as a defense; None for no such one."""
         return None
 
+    @abc.abstractmethod
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
+        """Returns the purified image, float32 in [0, 1], of the shape that came in."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stratified(Defense):
+    """A random purifier that spreads the draws of a set evenly over what it can do."""
+
     @property
     def stratifies(self) -> bool:
-        """Whether `apply` spreads stratified draws evenly over what it can do."""
-        return not self.is_random
+        """Whether it does so with these fields."""
+        return True
 
     @abc.abstractmethod
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the purified image, float32 in [0, 1], of the shape that came in."""
+    def apply_stratum(self, params: Params, stratum: Stratum, image: Image) -> Image:
+        """Returns the image purified with one draw of a set, distributed as `apply`'s."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Enumerable(Defense):
+    """A random purifier whose outcomes are few enough to be asked for by number."""
+
+    @abc.abstractmethod
+    def num_outcomes(self, height: int) -> int | None:
+        """Returns how many outcomes an image `height` high has; None for no list of them."""
+
+    @abc.abstractmethod
+    def apply_outcome(self, params: Params, number: Int[Array, ""], image: Image) -> Image:
+        """Returns the image under outcome `number`, of 0..num_outcomes - 1, all equally likely."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +96,10 @@ class Deterministic(Defense):
     def purify(self, image: Image) -> Image:
         """Returns the purified image, float32 in [0, 1], of the shape that came in."""
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns `purify(image)`; `params` and `key` are ignored."""
         del params, key
+        check_image(image, type(self).__name__)
         return self.purify(image)
 
 
@@ -101,7 +113,7 @@ class Identity(Deterministic):
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain(Defense):
+class Chain(Stratified):
     """Applies `stages` left to right, each with its own key and parameters."""
 
     stages: tuple[Defense, ...]
@@ -119,19 +131,70 @@ class Chain(Defense):
     @property
     def stratifies(self) -> bool:
         """Whether every stage spreads stratified draws evenly."""
-        return all(stage.stratifies for stage in self.stages)
+        return all(stratifies(stage) for stage in self.stages)
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def smooth(self) -> "Chain":
+        """Returns the chain of what each stage names."""
+        return dataclasses.replace(self, stages=smooth_stages(self.stages))
+
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns the last stage's image.
 
         Raises:
             ValueError: `params` are not a tuple with those of each stage.
         """
+        return self._apply(params, jax.random.split(key, len(self.stages)), image)
+
+    def apply_stratum(self, params: Params, stratum: Stratum, image: Image) -> Image:
+        """Returns the last stage's image, with a stratum for each; raises as `apply`."""
+        return self._apply(params, split_stratum(stratum, len(self.stages)), image)
+
+    def _apply(self, params: Params, draws, image: Image) -> Image:
+        check_image(image, type(self).__name__)
         check_stages(self.stages, params)
-        keys = split_draw(key, len(self.stages))
-        for stage, p, k in zip(self.stages, params, keys, strict=True):
-            image = stage.apply(p, k, image)
+        for stage, p, draw in zip(self.stages, params, draws, strict=True):
+            image = apply_draw(stage, p, draw, image)
         return image
+
+
+def apply_draw(defense: Defense, params: Params, draw: Draw, image: Image) -> Image:
+    """Returns the purified image under a key, a stratum, or an outcome's number.
+
+    Raises:
+        TypeError: the defense does not know such draws.
+    """
+    if isinstance(draw, Stratum):
+        if isinstance(defense, Stratified) and defense.stratifies:
+            return defense.apply_stratum(params, draw, image)
+        if not defense.is_random:
+            return defense.apply(params, draw.key, image)
+        raise TypeError(
+            f"{type(defense).__name__} does not spread its draws: draw keys, not {draw}."
+        )
+    if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+        return defense.apply(params, draw, image)
+    if isinstance(defense, Enumerable):
+        return defense.apply_outcome(params, draw, image)
+    if not defense.is_random:
+        return defense.apply(params, jax.random.key(0), image)
+    raise TypeError(
+        f"{type(defense).__name__} does not list its outcomes: draw keys, not number {draw}."
+    )
+
+
+def stratifies(defense: Defense) -> bool:
+    """Returns whether stratified draws of a defense are spread evenly: if it draws, or does so."""
+    return not defense.is_random or (isinstance(defense, Stratified) and defense.stratifies)
+
+
+def num_outcomes(defense: Defense, height: int) -> int | None:
+    """Returns how many outcomes can be asked for by number; None where there is no list."""
+    return defense.num_outcomes(height) if isinstance(defense, Enumerable) else None
+
+
+def smooth_stages(stages: tuple[Defense, ...]) -> tuple[Defense, ...]:
+    """Returns what each stage names for an attacker to follow."""
+    return tuple(stage.smooth() for stage in stages)
 
 
 def check_stages(stages: tuple[Defense, ...], params: Params) -> None:

@@ -114,3 +114,7 @@ class FeatureDistillation(Deterministic):
         kept = transforms.quantized(transforms.block_dct(grey - shift), steps, self.rounding)
         whole = (transforms.inverse_block_dct(kept) + shift) / 255
         return jnp.clip(whole, 0.0, 1.0)[: image.shape[0], : image.shape[1]]
+
+    def smooth(self) -> "FeatureDistillation":
+        """Returns the same with soft rounding."""
+        return dataclasses.replace(self, rounding="cubic")

@@ -6,9 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from rainjax._checks import check_image
 from rainjax.defenses._base import Defense
-from rainjax.keys import split_key
-from rainjax.typing import Draw, Image, Params
+from rainjax.typing import Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,10 @@ class GaussianNoise(Defense):
         if not 0 < self.sigma < math.inf:
             raise ValueError(f"sigma={self.sigma} must be positive and finite.")
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the noisy image; `key` is a PRNG key."""
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
+        """Returns the noisy image."""
         del params
-        (noise_key,) = split_key(key, 1)
+        check_image(image, type(self).__name__)
+        (noise_key,) = jax.random.split(key, 1)
         noise = self.sigma * jax.random.normal(noise_key, image.shape, image.dtype)
         return jnp.clip(image + noise, 0.0, 1.0)

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from rainjax import transforms
-from rainjax.defenses._base import Defense, Deterministic
+from rainjax._checks import check_image
+from rainjax.defenses._base import Deterministic, Stratified
 from rainjax.keys import choices
 from rainjax.transforms import Rounding, Subsampling
-from rainjax.typing import Draw, Image, Params
+from rainjax.typing import Image, Params, PRNGKey, Stratum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,13 @@ class JPEG(Deterministic):
             image, self.quality, subsampling=self.subsampling, rounding=self.rounding
         )
 
+    def smooth(self) -> "JPEG":
+        """Returns the same with soft rounding."""
+        return dataclasses.replace(self, rounding="cubic")
+
 
 @dataclasses.dataclass(frozen=True)
-class SHIELD(Defense):
+class SHIELD(Stratified):
     """Takes every 8x8 block from JPEG at a quality drawn for it (Das et al., 2018, section 3.2).
 
     Stochastic local quantisation: the image is compressed at each of `qualities`, and each block
@@ -64,21 +69,29 @@ class SHIELD(Defense):
         """False with a single quality."""
         return len(self.qualities) > 1
 
-    @property
-    def stratifies(self) -> bool:
-        """True: every block's qualities can be taken in turn."""
-        return True
-
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns the image put together from blocks of different qualities."""
         del params
+        return self._apply(key, image)
+
+    def apply_stratum(self, params: Params, stratum: Stratum, image: Image) -> Image:
+        """Returns such an image; every block's qualities are taken in turn."""
+        del params
+        return self._apply(stratum, image)
+
+    def smooth(self) -> "SHIELD":
+        """Returns the same with soft rounding."""
+        return dataclasses.replace(self, rounding="cubic")
+
+    def _apply(self, draw: PRNGKey | Stratum, image: Image) -> Image:
+        check_image(image, type(self).__name__)
         results = [
             transforms.jpeg(image, quality, subsampling=self.subsampling, rounding=self.rounding)
             for quality in self.qualities
         ]
         height, width, _ = image.shape
         blocks = -(-height // 8), -(-width // 8)
-        pick = jax.nn.one_hot(choices(key, blocks, len(results)), len(results))
+        pick = jax.nn.one_hot(choices(draw, blocks, len(results)), len(results))
         wide = jnp.repeat(jnp.repeat(pick, 8, axis=0), 8, axis=1)[:height, :width]
         # Accelerators would round grey levels, unless told not to.
         return jnp.einsum("hwq,qhwc->hwc", wide, jnp.stack(results), precision="highest")

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rainjax._checks import check_image
 from rainjax.defenses._base import Defense
 from rainjax.defenses.wavelet_denoising import WaveletDenoising
-from rainjax.keys import check_key
-from rainjax.typing import Draw, Image, Params, PRNGKey
+from rainjax.typing import Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +55,11 @@ class PixelDeflection(Defense):
         if self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1.")
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the deflected and denoised image.
-
-        Raises:
-            TypeError: the draw is no PRNG key: places cannot be listed, nor spread evenly.
-        """
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
+        """Returns the deflected and denoised image."""
         del params
-        whole = self.denoiser.purify(self.deflect(check_key(key), image))
+        check_image(image, type(self).__name__)
+        whole = self.denoiser.purify(self.deflect(key, image))
         # A NaN that was overwritten unread would pass for mended.
         return jnp.where(jnp.isnan(image).any(), jnp.nan, whole)
 

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rainjax.defenses._base import Defense
-from rainjax.keys import choices, split_draw
-from rainjax.typing import Draw, Image, Params, PRNGKey
+from rainjax._checks import check_image
+from rainjax.defenses._base import Stratified
+from rainjax.defenses.low_pass import LowPass
+from rainjax.keys import choices, split_stratum
+from rainjax.typing import Image, Params, PRNGKey, Stratum
 
 Gradient = Literal["true", "straight_through"]
 
@@ -25,7 +27,7 @@ _GROUP = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Quilting(Defense):
+class Quilting(Stratified):
     """Replaces every patch of the image by one like it, and joins them where it shows least.
 
     1. Patches of `patch_size` lie on a grid and overlap by `overlap`; sides that the grid does
@@ -79,20 +81,26 @@ class Quilting(Defense):
         """False with a single neighbour."""
         return self.num_neighbours > 1
 
-    @property
-    def stratifies(self) -> bool:
-        """True: every patch's neighbours can be taken in turn."""
-        return True
-
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns the image made of the bank's patches.
 
         Raises:
             ValueError: the bank's patches have another shape, are no floats, or are fewer than
                 the neighbours.
         """
+        return self._apply(params, jax.random.split(key, 1)[0], image)
+
+    def apply_stratum(self, params: Params, stratum: Stratum, image: Image) -> Image:
+        """Returns such an image; every patch's neighbours are taken in turn. Raises as `apply`."""
+        return self._apply(params, split_stratum(stratum, 1)[0], image)
+
+    def smooth(self) -> LowPass:
+        """Returns a coarse low-pass: what is kept of an image, for no pixel moves a patch."""
+        return LowPass(4)
+
+    def _apply(self, params: Params, draw: PRNGKey | Stratum, image: Image) -> Image:
+        check_image(image, type(self).__name__)
         bank = self._checked(params, image.shape[-1])
-        (draw,) = split_draw(key, 1)
         own = _patches(jax.lax.stop_gradient(image), self.patch_size, self.overlap)
         rows, cols = own.shape[:2]
         flat = lambda patches: patches.reshape(-1, self.patch_size**2 * image.shape[-1])

@@ -12,15 +12,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rainjax import transforms
-from rainjax.defenses._base import Defense
-from rainjax.keys import choice, split_draw
+from rainjax._checks import check_image
+from rainjax.defenses._base import Enumerable, Stratified
+from rainjax.keys import choice, split_stratum
 from rainjax.nets._network import Network, check_doubles
 from rainjax.nets.edsr import EDSR
-from rainjax.typing import Draw, Image, Images, Params, PRNGKey, Stratum
+from rainjax.typing import Image, Images, Params, PRNGKey, Stratum
 
 
 @dataclasses.dataclass(frozen=True)
-class RAIN(Defense):
+class RAIN(Stratified):
     """Throws away three pixels in four at random, moves the rest, and restores the detail.
 
     1. `random_pixel_downsample` halves the image (`downsample` names the authors' ablations);
@@ -49,10 +50,15 @@ class RAIN(Defense):
         """Returns fresh parameters of the network."""
         return self.network.init(key)
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns the purified image, in [0, 1], of the same even height and width."""
-        pick_key, shift_key = split_draw(key, 2)
+        pick_key, shift_key = jax.random.split(key)
         return self._purify(params, pick_key, shift_key, image)
+
+    def apply_stratum(self, params: Params, stratum: Stratum, image: Image) -> Image:
+        """Returns the purified image; picks and shifts are spread evenly over a set."""
+        pick, shift = split_stratum(stratum, 2)
+        return self._purify(params, pick, shift, image)
 
     @property
     def is_random(self) -> bool:
@@ -62,11 +68,6 @@ class RAIN(Defense):
     def mean_field(self) -> "MeanFieldRAIN":
         """Returns the mean pixel for the random pick, every shift counted."""
         return MeanFieldRAIN(self)
-
-    @property
-    def stratifies(self) -> bool:
-        """True: its picks and its shifts can be spread evenly."""
-        return True
 
     def apply_shared_shift(self, params: Params, key: PRNGKey, images: Images) -> Images:
         """Purifies a batch as the authors' code does: one shift for all, own picks for each.
@@ -93,28 +94,29 @@ class RAIN(Defense):
     def _purify(
         self,
         params: Params,
-        pick_key: PRNGKey | Stratum,
-        shift_key: PRNGKey | Stratum,
+        pick: PRNGKey | Stratum,
+        shift: PRNGKey | Stratum,
         image: Image,
-    ):
+    ) -> Image:
+        check_image(image, type(self).__name__)
         if image.shape[0] % 2 or image.shape[1] % 2:
             raise ValueError(
                 f"RAIN halves and doubles an image, and {image.shape[0]} x {image.shape[1]} is "
                 "odd: crop or pad it to an even height and width."
             )
-        small = self._shrink(pick_key, image)
+        small = self._shrink(pick, image)
         max_shift = self.max_shift(image.shape[0])
-        small = transforms.random_circular_shift(shift_key, small, max_shift=max_shift)
+        small = transforms.random_circular_shift(shift, small, max_shift=max_shift)
         return jnp.clip(self.network.apply(params, small), 0.0, 1.0)
 
-    def _shrink(self, key: PRNGKey | Stratum, image: Image) -> Float[Array, "h//2 w//2 c"]:
+    def _shrink(self, draw: PRNGKey | Stratum, image: Image) -> Float[Array, "h//2 w//2 c"]:
         if self.downsample == "random":
-            return transforms.random_pixel_downsample(key, image)
+            return transforms.random_pixel_downsample(draw, image)
         return self.mean_shrink(image)
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanFieldRAIN(Defense):
+class MeanFieldRAIN(Enumerable, Stratified):
     """The attacker's picture of RAIN: its mean pixel for the random pick, every shift counted.
 
     Averaging 2x2 cells is exactly the mean of the random pick, and the few shifts can be
@@ -129,25 +131,22 @@ class MeanFieldRAIN(Defense):
         """Returns fresh parameters of RAIN's network."""
         return self.rain.init(key)
 
-    @property
-    def stratifies(self) -> bool:
-        """True: its shifts can be spread evenly."""
-        return True
-
     def num_outcomes(self, height: int) -> int:
         """Returns the number of shifts of an image `height` high: 25 at 96, 121 at 224."""
         return (2 * self.rain.max_shift(height) + 1) ** 2
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the image under shift number `key`; a PRNG key draws one at random."""
-        max_shift = self.rain.max_shift(image.shape[0])
-        number = _outcome(key, self.num_outcomes(image.shape[0]))
-        shift = transforms.numbered_shift(number, max_shift)
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
+        """Returns the image under a random shift."""
+        return self.apply_outcome(params, choice(key, self.num_outcomes(image.shape[0])), image)
+
+    def apply_stratum(self, params: Params, stratum: Stratum, image: Image) -> Image:
+        """Returns the image under one of a set of shifts, none of them twice in a round."""
+        number = choice(stratum, self.num_outcomes(image.shape[0]))
+        return self.apply_outcome(params, number, image)
+
+    def apply_outcome(self, params: Params, number: Int[Array, ""], image: Image) -> Image:
+        """Returns the image under shift `number`."""
+        check_image(image, type(self).__name__)
+        shift = transforms.numbered_shift(number, self.rain.max_shift(image.shape[0]))
         small = transforms.circular_shift(self.rain.mean_shrink(image), shift)
         return jnp.clip(self.rain.network.apply(params, small), 0.0, 1.0)
-
-
-def _outcome(draw: Draw, num_outcomes: int) -> Int[Array, ""]:
-    if isinstance(draw, Stratum) or jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
-        return choice(draw, num_outcomes)
-    return draw

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from rainjax import transforms
-from rainjax.defenses._base import Defense
-from rainjax.keys import choice, split_draw
-from rainjax.typing import Draw, Image, Params
+from rainjax._checks import check_image
+from rainjax.defenses._base import Stratified
+from rainjax.keys import choice, split_stratum
+from rainjax.typing import Image, Params, PRNGKey, Stratum
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomCrop(Defense):
+class RandomCrop(Stratified):
     """Shows a part of the image at a random place, enlarged to the image's size.
 
     The part is `share` of each side, rounded to whole pixels: the paper's 90 of 224. Every place
@@ -38,17 +39,19 @@ class RandomCrop(Defense):
         """False for the whole image."""
         return self.share < 1
 
-    @property
-    def stratifies(self) -> bool:
-        """True: rows and columns can be taken in turn."""
-        return True
-
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns the enlarged part."""
-        del params
+        return self._apply(jax.random.split(key), image)
+
+    def apply_stratum(self, params: Params, stratum: Stratum, image: Image) -> Image:
+        """Returns the enlarged part; rows and columns are taken in turn."""
+        return self._apply(split_stratum(stratum, 2), image)
+
+    def _apply(self, draws, image: Image) -> Image:
+        check_image(image, type(self).__name__)
         rows, columns = (
-            _part(k, side, max(round(self.share * side), 1), image.dtype)
-            for k, side in zip(split_draw(key, 2), image.shape[:2], strict=True)
+            _part(draw, side, max(round(self.share * side), 1), image.dtype)
+            for draw, side in zip(draws, image.shape[:2], strict=True)
         )
         part = transforms.separable(image, rows, columns)
         exact = jax.lax.Precision.HIGHEST
@@ -56,7 +59,7 @@ class RandomCrop(Defense):
         return transforms.clip_rounding(whole)
 
 
-def _part(key, size: int, length: int, dtype):
+def _part(draw: PRNGKey | Stratum, size: int, length: int, dtype):
     """Returns the rows of the identity that take `length` of `size` values from a random start."""
-    start = choice(key, size - length + 1)
+    start = choice(draw, size - length + 1)
     return jax.nn.one_hot(start + jnp.arange(length), size, dtype=dtype)

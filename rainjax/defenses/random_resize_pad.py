@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rainjax import transforms
+from rainjax._checks import check_image
 from rainjax.defenses._base import Defense
-from rainjax.keys import split_key
-from rainjax.typing import Draw, Image, Params
+from rainjax.typing import Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,11 @@ class RandomResizePad(Defense):
         if not 0 < self.smallest < 1:
             raise ValueError(f"smallest={self.smallest} must lie in (0, 1), both ends excluded.")
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the smaller copy on mid-grey; `key` is a PRNG key."""
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
+        """Returns the smaller copy on mid-grey."""
         del params
-        side_key, top_key, left_key = split_key(key, 3)
+        check_image(image, type(self).__name__)
+        side_key, top_key, left_key = jax.random.split(key, 3)
         height, width, _ = image.shape
         longer = max(height, width)
         least = min(max(round(self.smallest * longer), 1), max(longer - 1, 1))

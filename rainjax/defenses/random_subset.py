@@ -8,13 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from rainjax.defenses._base import Defense, check_stages
-from rainjax.keys import split_key
-from rainjax.typing import Draw, Image, Params, PRNGKey
+from rainjax._checks import check_image
+from rainjax.defenses._base import (
+    Defense,
+    Stratified,
+    check_stages,
+    smooth_stages,
+)
+from rainjax.typing import Image, Params, PRNGKey, Stratum
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomSubset(Defense):
+class RandomSubset(Stratified):
     """Applies some of `stages`, none of them twice, in an order drawn anew for every key.
 
     Their number is drawn first, uniformly from `num_min..num_max`, and then the stages and their
@@ -59,16 +64,17 @@ class RandomSubset(Defense):
         always_one = len(self.stages) == self.num_min == 1
         return not always_one or self.stages[0].is_random
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
-        """Returns the last applied stage's image; `key` is a PRNG key, where one is needed.
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
+        """Returns the last applied stage's image.
 
         Raises:
             ValueError: `params` are not a tuple with those of each stage.
         """
+        check_image(image, type(self).__name__)
         check_stages(self.stages, params)
         if not self.is_random:
             return self.stages[0].apply(params[0], key, image)
-        order_key, *stage_keys = split_key(key, 1 + len(self.stages))
+        order_key, *stage_keys = jax.random.split(key, 1 + len(self.stages))
         branches: list[Callable[[Image], Image]] = [
             functools.partial(stage.apply, p, k)
             for stage, p, k in zip(self.stages, params, stage_keys, strict=True)
@@ -78,12 +84,25 @@ class RandomSubset(Defense):
             image = jax.lax.switch(number, branches, image)
         return image
 
+    @property
+    def stratifies(self) -> bool:
+        """False: a subset and its order are drawn; of one fixed stage it is that stage's."""
+        return not self.is_random
+
+    def apply_stratum(self, params: Params, stratum: Stratum, image: Image) -> Image:
+        """Returns the image of the one stage that is always applied."""
+        return self.apply(params, stratum.key, image)
+
+    def smooth(self) -> "RandomSubset":
+        """Returns the subset of what each stage names."""
+        return dataclasses.replace(self, stages=smooth_stages(self.stages))
+
     def order(self, key: PRNGKey) -> Int[Array, "places"]:
         """Returns the stages that `apply` applies under `key`, by number, first to last.
 
         `num_max` numbers: those past the end of a smaller subset are `len(stages)`.
         """
-        return self._order(split_key(key, 1 + len(self.stages))[0])
+        return self._order(jax.random.split(key, 1 + len(self.stages))[0])
 
     @property
     def _most(self) -> int:

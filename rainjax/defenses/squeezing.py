@@ -34,6 +34,10 @@ class BitDepth(Deterministic):
         most = 2**self.bits - 1
         return transforms.rounded(image * most, self.rounding) / most
 
+    def smooth(self) -> "BitDepth":
+        """Returns the same with soft rounding."""
+        return dataclasses.replace(self, rounding="cubic")
+
 
 @dataclasses.dataclass(frozen=True)
 class MedianFilter(Deterministic):

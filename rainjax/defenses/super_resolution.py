@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rainjax import transforms
+from rainjax._checks import check_image
 from rainjax.defenses._base import Defense
 from rainjax.defenses.wavelet_denoising import WaveletDenoising
 from rainjax.nets._network import Network, check_doubles
 from rainjax.nets.edsr import EDSR
-from rainjax.typing import Draw, Image, Params, PRNGKey
+from rainjax.typing import Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,10 @@ class SuperResolution(Defense):
         """False, whatever the key."""
         return False
 
-    def apply(self, params: Params, key: Draw, image: Image) -> Image:
+    def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns the denoised and super-resolved image, in the size that came in."""
         del key
+        check_image(image, type(self).__name__)
         height, width, _ = image.shape
         large = self.enlarge(params, image)
         return jnp.clip(transforms.resize_bicubic(large, height, width), 0.0, 1.0)

@@ -265,15 +265,14 @@ def check_outcomes(surrogate: Pipeline, eot: EOT, height: int) -> None:
     Raises:
         ValueError: saying which.
     """
-    defense = surrogate.defense
-    if eot.draws == "stratified" and not defense.stratifies:
+    name = type(getattr(surrogate, "defense", surrogate)).__name__
+    if eot.draws == "stratified" and not surrogate.stratifies:
         raise ValueError(
             f"draws='stratified' needs a defense that can spread its draws evenly, and "
-            f"{type(defense).__name__} cannot: draw independent keys."
+            f"{name} cannot: draw independent keys."
         )
-    there = defense.num_outcomes(height)
+    there = surrogate.num_outcomes(height)
     if eot.draws == "enumerated" and there != eot.num_samples:
-        name = type(defense).__name__
         raise ValueError(
             f"draws='enumerated' takes every outcome once, but num_samples={eot.num_samples} and "
             + (f"{name} has {there}." if there else f"{name} lists none: draw keys instead.")
@@ -298,7 +297,7 @@ def check_attacked(attacked: Images) -> None:
 def view(surrogate: Pipeline, params: Params, secret: Key[Array, ""] | None) -> LogitsFn:
     """Returns what the attacker sees; with a `secret`, outcome `i` is scoring draw `i`."""
     if secret is None:
-        return functools.partial(surrogate.logits, params)
+        return functools.partial(surrogate.logits_of_draw, params)
 
     def logits_fn(draw, image):
         return surrogate.logits(params, jax.random.fold_in(secret, draw), image)

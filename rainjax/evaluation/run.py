@@ -133,7 +133,7 @@ def _check_others(folder: pathlib.Path, study: Study, planned: set[str]) -> None
         subject = subjects.get(content.get("name"))
         if subject is None:
             continue
-        now = {"target": describe(subject.pipeline), "params": _parts(subject)}
+        now = {"target": describe(subject.pipeline), "params": describe_params(subject)}
         changed = [part for part, value in now.items() if content.get(part) != value]
         if changed:
             raise ValueError(
@@ -166,7 +166,7 @@ def record(work: Work, cell: Cell, units: list[Unit]) -> dict[str, Any]:
             "is_random": subject.pipeline.is_random,
             "defended": subject.pipeline.defended,
             "target": describe(subject.pipeline),
-            "params": _parts(subject),
+            "params": describe_params(subject),
         },
         "threat": {
             "name": threat.name,
@@ -222,7 +222,7 @@ def _write_order(folder: pathlib.Path, study: Study) -> None:
     write_json(path, there)
 
 
-def _parts(subject: Subject) -> dict[str, Any]:
+def describe_params(subject: Subject) -> dict[str, Any]:
     """Returns the name and the content of every part of the parameters; None for an empty one."""
     params = subject.params
     parts = params if isinstance(params, dict) else {"params": params}

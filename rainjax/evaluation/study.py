@@ -193,6 +193,23 @@ def cells(study: Study) -> list[Cell]:
     return sorted(found.values(), key=_cost)
 
 
+def chosen(study: Study, names: Sequence[str] | None) -> list[Subject]:
+    """Returns the subjects of these names, all of them for None.
+
+    Raises:
+        ValueError: the study has none of a name, or no name is given.
+    """
+    there = {subject.name: subject for subject in study.subjects}
+    if names is None:
+        return list(study.subjects)
+    if not names:
+        raise ValueError("subjects is empty: name some of the study's, or leave it out for all.")
+    for name in names:
+        if name not in there:
+            raise ValueError(f"subjects={name!r} is none of {', '.join(map(repr, there))}.")
+    return [there[name] for name in dict.fromkeys(names)]
+
+
 def check_classes(study: Study) -> None:
     """Refuses a set whose first images are of few of its classes.
 

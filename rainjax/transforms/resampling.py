@@ -10,7 +10,7 @@ from rainjax.typing import Image, PRNGKey, Stratum
 _Half = Float[Array, "h//2 w//2 c"]
 
 
-def random_pixel_downsample(key: PRNGKey | Stratum, image: Image) -> _Half:
+def random_pixel_downsample(draw: PRNGKey | Stratum, image: Image) -> _Half:
     """Keeps one pixel of every 2x2 cell at random, for each channel separately (RdmDU).
 
     The four pixels of a cell are equally likely, and cells and channels are independent, so
@@ -25,7 +25,7 @@ def random_pixel_downsample(key: PRNGKey | Stratum, image: Image) -> _Half:
     cells = _cells(image)
     # Two random bits a cell, exactly uniform. The sum is a selection whose gradient is a
     # product: a gather's gradient is a scatter, which is slow on CPU.
-    pick = choices(key, cells.shape[:-1], 4)
+    pick = choices(draw, cells.shape[:-1], 4)
     return jnp.sum(cells * jax.nn.one_hot(pick, 4, dtype=image.dtype), axis=-1)
 
 

@@ -1,0 +1,110 @@
+"""The strength of an attack: whether twice the effort leaves less."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from rainjax.attacks import EOT
+from rainjax.evaluation.checks import Check, paired_change, shares_of
+from rainjax.evaluation.measures import Robustness
+from rainjax.evaluation.run import evaluate
+from rainjax.evaluation.shards import Shard
+from rainjax.evaluation.study import Cell, Study, Subject, cells
+from rainjax.evaluation.suspects import applying, with_draws, within
+from rainjax.evaluation.threats import ThreatModel
+
+
+def check_strength(
+    study: Study,
+    subject: Subject,
+    threat: str,
+    folder: pathlib.Path,
+    *,
+    num_examples: int,
+    radius: float | None = None,
+) -> list[Check]:
+    """Returns a check for each way of doubling a threat model's effort; none if it has no say.
+
+    Steps, queries, restarts and, where the surrogate is random, draws are doubled one at a time.
+    A check passes where that leaves no less, image by image, than two standard errors of the
+    difference. Of several threat models of one name it is the one of the table, and of the
+    largest radius; `radius` gives it another. What is measured is kept in `folder`/strength, as
+    a study of its own, so that it is not measured again.
+    """
+    found = [cell for cell in applying(study, subject) if cell.threat.name == threat]
+    found = [cell for cell in found if cell.attack is not None]
+    if not found:
+        return []
+    cell = max(found, key=lambda c: ("table" in c.threat.tags, c.radius or math.inf, c.num_draws))
+    attack: Any = cell.attack
+    if radius is not None and cell.radius is not None:
+        attack = within(attack, radius)
+    attempts = {"": attack, **dict(_doubled(cell, attack))}
+    if len(attempts) == 1:
+        return []
+    threats = [
+        dataclasses.replace(
+            cell.threat, name=threat + words, attack=tried, num_examples=None, tags=("table",)
+        )
+        for words, tried in attempts.items()
+    ]
+    left = _left(study, subject, threats, folder, num_examples)
+    return [
+        _compare(f"{words.removeprefix(', ')} of {threat}", threat, left[0], more)
+        for words, more in zip(list(attempts)[1:], left[1:], strict=True)
+    ]
+
+
+def _doubled(cell: Cell, attack: Any) -> Iterator[tuple[str, Any]]:
+    """Yields the ways of doubling what an attack does, in words and as the attack."""
+    fields = {field.name for field in dataclasses.fields(attack)}
+    # Without a random start another run is the same one.
+    kinds = ("steps", "queries", *(("restarts",) if getattr(attack, "random_start", True) else ()))
+    tried = {
+        name: dataclasses.replace(attack, **{f"num_{name}": 2 * getattr(attack, f"num_{name}")})
+        for name in kinds
+        if f"num_{name}" in fields
+    }
+    eot = attack.eot or EOT(attack.num_draws)
+    assert cell.surrogate is not None
+    if cell.surrogate.is_random and eot.draws != "enumerated":
+        tried["draws"] = dataclasses.replace(attack, eot=with_draws(eot, 2 * eot.num_samples))
+    for name, more in tried.items():
+        if more.num_gradients != attack.num_gradients:  # an ensemble may have no such member
+            yield f", twice the {name}", more
+
+
+def _left(
+    study: Study,
+    subject: Subject,
+    threats: list[ThreatModel],
+    folder: pathlib.Path,
+    num_examples: int,
+) -> list[np.ndarray]:
+    """Returns each image's share of right answers under every threat model."""
+    trial = dataclasses.replace(
+        study, name="strength", subjects=(subject,), threats=tuple(threats),
+        num_examples=num_examples, displays=(), extras=(), measure=Robustness(),
+    )  # fmt: skip
+    names = {cell.threat.name: cell.id for cell in cells(trial)}
+    there = evaluate(trial, folder, shard=Shard(), progress=False)
+    records = {record.id: record for record in there}
+    found = [records[names[threat.name]] for threat in threats]
+    return [record.correct_draws / record.num_score_draws for record in found]
+
+
+def _compare(name: str, threat: str, before: np.ndarray, after: np.ndarray) -> Check:
+    change, error = paired_change(before, after)
+    return Check(
+        name,
+        "leaves no less than the attack as it is: it was strong enough",
+        f"{before.mean():.1%} -> {after.mean():.1%}, a change of {100 * change:+.1f} "
+        f"± {100 * error:.1f} points on the same {len(before)} images.",
+        bool(change >= -2 * error),
+        (threat,),
+        {"change": change, "error": error, **shares_of([before, after])},
+    )
