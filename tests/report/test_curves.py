@@ -6,7 +6,6 @@ import pytest
 
 from rainjax.evaluation import Record
 from rainjax.report import Curve
-from rainjax.report.style import GREY, PALETTE, subject_colour, threat_look
 from tests.report.made_records import full_study, make_record, results_of
 from tests.tiny import unchecked
 
@@ -103,17 +102,19 @@ def test_the_bare_classifier_is_a_reference_in_every_panel():
     assert Curve("radius", "radius").drawings(results_of(bare)) == []
 
 
-def test_looks_follow_places_and_not_names():
-    results = results_of(
-        [make_record(name, key, [5]) for name in ("mine", "undefended", *"abcdef")
-         for key in ("clean", "blind", "eot")]
-    )  # fmt: skip
-    assert subject_colour(results, "Undefended") == GREY
-    colours = [subject_colour(results, name) for name in ("mine", *"abcdef")]
-    assert colours == [*PALETTE, *PALETTE[:2]]
-    assert threat_look(results, "purifier-blind PGD") != threat_look(results, "EOT-PGD")
-
-
 def test_another_axis_is_refused():
     with unchecked(), pytest.raises(ValueError, match="x='time' is no axis; choose one of radius"):
         Curve("time", None)
+
+
+def test_clean_accuracy_at_radius_zero_is_counted_on_the_swept_images():
+    clean = make_record("rain_finetuned", "clean", [5] * 5 + [0] * 3 + [5] * 12)
+    sweep = [
+        make_record("rain_finetuned", "eot", [5] * n + [0] * (8 - n), radius=r, tags=["radius"])
+        for n, r in ((4, 4 / 255), (2, 8 / 255))
+    ]
+    (drawing,) = Curve("radius", "radius").drawings(results_of([clean, *sweep]))
+    # 5 of the first 8 are right, not 17 of 20.
+    assert "EOT-PGD: 62.5 % at radius 0, 25.0 % at radius 8/255." in drawing.alt
+    (drawing,) = Curve("radius", "radius").drawings(results_of(sweep))
+    assert "EOT-PGD: 50.0 % at radius 4/255, 25.0 % at radius 8/255." in drawing.alt
