@@ -8,25 +8,16 @@ prints a table and leaves OUT/quick/report.html. Killed, it goes on where it was
 import dataclasses
 import pathlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from eval import (
-    benchmark,
-    comparison,
-    peers,
-    report,
-    robustness,
-    sanity,
-    speed,
-    super_resolution,
-    training,
-)
-from eval.config import Robustness, Transformations
-from eval.presets import STUDIES, TRANSFORMATIONS
-from eval.studies import smoothing
+from eval import benchmark, peers, report, speed, super_resolution, training
+from eval.studies import rain, sanity, smoothing, transformations
+from eval.studies.rain import RAINStudy
+from eval.studies.transformations import Transformations
 from rainjax.devices import use_all_cores
+from rainjax.evaluation import evaluate
 from rainjax.report import update_readme
 
 
@@ -43,26 +34,35 @@ class Report:
     """NAME in those markers; by default the study's name."""
 
 
-_Study = {
-    name: tyro.conf.subcommand(name, default=config, description=text)
-    for name, (config, text) in (STUDIES | TRANSFORMATIONS).items()
-}
+def _study(name: str) -> Any:
+    options, text = (rain.STUDIES | transformations.STUDIES)[name]
+    return tyro.conf.subcommand(name, default=options, description=text)
+
+
 Command = (
-    Annotated[Robustness, _Study["quick"]]
-    | Annotated[Robustness, _Study["cifar10"]]
-    | Annotated[Robustness, _Study["imagenette96"]]
-    | Annotated[Transformations, _Study["transformations"]]
-    | Annotated[Transformations, _Study["cifar10_transformations"]]
-    | Annotated[Transformations, _Study["nips2017_transformations"]]
+    Annotated[RAINStudy, _study("quick")]
+    | Annotated[RAINStudy, _study("cifar10")]
+    | Annotated[RAINStudy, _study("imagenette96")]
+    | Annotated[Transformations, _study("transformations")]
+    | Annotated[Transformations, _study("cifar10_transformations")]
+    | Annotated[Transformations, _study("nips2017_transformations")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[sanity.Sanity, tyro.conf.subcommand("sanity")]
+    | Annotated[smoothing.Smoothing, tyro.conf.subcommand("smoothing")]
     | Annotated[benchmark.Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[peers.Peers, tyro.conf.subcommand("peers")]
     | Annotated[speed.Speed, tyro.conf.subcommand("speed")]
-    | Annotated[smoothing.Smoothing, tyro.conf.subcommand("smoothing")]
     | Annotated[training.Training, tyro.conf.subcommand("training")]
     | Annotated[super_resolution.SuperResolution, tyro.conf.subcommand("super_resolution")]
 )
+_BENCHMARKS = {
+    benchmark.Benchmark: benchmark.run,
+    peers.Peers: peers.run,
+    speed.Speed: speed.run,
+    training.Training: training.run,
+    super_resolution.SuperResolution: super_resolution.run,
+    smoothing.Smoothing: smoothing.run,
+}
 
 
 def main() -> None:
@@ -73,31 +73,24 @@ def main() -> None:
         words = ["quick", *words]
     command = tyro.cli(Command, args=words, prog="python -m eval", description=__doc__)
     try:
-        if isinstance(command, Robustness):
-            _show(robustness.run(command))
-        elif isinstance(command, Transformations):
-            _show(comparison.run(command))
-        elif isinstance(command, Report):
-            _report(command)
-        elif isinstance(command, sanity.Sanity):
-            _sanity(command)
-        elif isinstance(command, peers.Peers):
-            peers.run(command)
-        elif isinstance(command, speed.Speed):
-            speed.run(command)
-        elif isinstance(command, smoothing.Smoothing):
-            smoothing.run(command)
-        elif isinstance(command, training.Training):
-            training.run(command)
-        elif isinstance(command, super_resolution.SuperResolution):
-            super_resolution.run(command)
-        else:
-            benchmark.run(command)
+        _run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        resumed = isinstance(command, Robustness | Transformations | smoothing.Smoothing)
+        resumed = isinstance(command, RAINStudy | Transformations | smoothing.Smoothing)
         sys.exit(f"Stopped. The same command {'goes on from here' if resumed else 'begins anew'}.")
+
+
+def _run(command: Any) -> None:
+    if isinstance(command, RAINStudy | Transformations):
+        evaluate(command.study(), command.out)
+        _show(command.out / command.name)
+    elif isinstance(command, Report):
+        _report(command)
+    elif isinstance(command, sanity.Sanity):
+        _sanity(command)
+    else:
+        _BENCHMARKS[type(command)](command)
 
 
 def _report(options: Report) -> None:

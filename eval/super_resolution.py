@@ -18,10 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from eval import super_resolution_report as report
-from eval.study import describe, source
 from rainjax import data, transforms, zoo
 from rainjax._files import write_json
 from rainjax.data import ImageSet
+from rainjax.evaluation.describe import describe
 from rainjax.evaluation.provenance import provenance
 from rainjax.nets import Network, num_params
 from rainjax.typing import Image, Params
@@ -273,7 +273,7 @@ def _describe(row: _Row) -> dict[str, Any]:
     return {
         "title": row.title,
         "network": describe(entry.network),
-        "params": source(entry),
+        "params": {"name": entry.name, "sha256": entry.sha256},
         "num_params": num_params(entry.params),
         "trained_on": "/".join(filter(None, trained)) or None,
     }

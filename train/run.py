@@ -57,7 +57,7 @@ class Run:
     ):
         self.folder = folder
         self._writes = jax.process_index() == 0
-        self._here = provenance(program)
+        self._here = provenance()
         self._sessions: list[dict[str, Any]] = []
         self._identity = json.loads(json.dumps(flat(identity)))  # as a checkpoint gives it back
         self._metrics = folder / "metrics.jsonl"
