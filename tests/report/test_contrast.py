@@ -94,7 +94,8 @@ def test_only_what_a_row_has_to_itself_is_what_it_is_made_of(contents):
     made = [dict(content, subject=dict(content["subject"])) for content in contents]
     for content in made:
         if content["subject"]["name"] == "noise":
-            shared = content["subject"]["params"]["classifier"]
+            # The same parameters, from a file of another name.
+            shared = content["subject"]["params"]["classifier"] | {"name": "elsewhere"}
             defense = {"name": "patches", "sha256": "cd"}
             content["subject"]["params"] = {"classifier": shared, "defense": defense}
     table, _ = lines(made)
