@@ -6,6 +6,7 @@ import pytest
 
 from eval import report, training, training_report
 from eval.training import Training
+from rainjax.report import check_readme, update_readme
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -58,8 +59,9 @@ def test_shares_are_of_what_was_measured(path):
 def test_readme_takes_it(path, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results:training -->\n<!-- /results:training -->\n")
-    report.update_readme(readme, {"training": path})
-    assert not report.check_readme(readme, {"training": path})
+    blocks = report.blocks([path])
+    update_readme(readme, blocks)
+    assert not check_readme(readme, blocks)
     assert "of a matrix product" in readme.read_text()
 
 
