@@ -245,6 +245,7 @@ def test_the_command_line_runs_it(folder, monkeypatch, tmp_path, capsys):
     words = ["eval", "super_resolution", "--data", "two/test", "--networks", str(folder / "edsr2")]
     words += [f"--data-dir={folder / 'sets'}", f"--out={tmp_path}"]
     monkeypatch.setattr("sys.argv", words)
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", *words])
     monkeypatch.setattr(program, "use_all_cores", lambda: None)
     program.main()
     assert "Super-resolution × 2" in capsys.readouterr().out

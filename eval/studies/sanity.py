@@ -12,7 +12,7 @@ from rainjax.evaluation.sanity import SanityOptions, check_study
 
 
 @dataclasses.dataclass(frozen=True)
-class Sanity:
+class Sanity(SanityOptions):
     """Checks that the attacks on a study's pipelines were strong enough to be believed.
 
     Looks for what makes a defense only seem robust: randomness that is none, gradients that are
@@ -27,9 +27,6 @@ class Sanity:
     rows: tuple[str, ...] | None = None
     """The pipelines to check: undefended, rain_pretrained, rain_finetuned, by default the first
     and the last; of transformations their names, by default fd and quilting."""
-    options: tyro.conf.OmitArgPrefixes[SanityOptions] = dataclasses.field(
-        default_factory=SanityOptions
-    )
     classifier: str | None = None
     """The classifier instead of the study's: a zoo name, a path, or a file of weights."""
     table: str | None = None
@@ -44,6 +41,7 @@ class Sanity:
     """The checks are written to OUT/STUDY."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.rows == ():
             raise ValueError("rows is empty: name the pipelines to check.")
 
@@ -66,5 +64,5 @@ def run(command: Sanity) -> pathlib.Path:
         data_dir=command.data_dir,
     )
     study, subjects = with_rows(config, command.rows or usual)
-    check_study(study, command.out, subjects=subjects, options=command.options)
+    check_study(study, command.out, subjects=subjects, options=command)
     return command.out / study.name / "sanity.json"
