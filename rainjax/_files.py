@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import shutil
+import uuid
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -18,6 +20,12 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
 def write_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
     """Writes a compressed `.npz`."""
     _write(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def copy_file(source: pathlib.Path, path: pathlib.Path) -> None:
+    """Copies a file."""
+    with source.open("rb") as stream:
+        _write(path, lambda file: shutil.copyfileobj(stream, file))
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -62,9 +70,14 @@ def read_array(path: pathlib.Path, name: str) -> np.ndarray:
 
 def _write(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    # Not the process's number: two machines that share a folder may both have it.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with part.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

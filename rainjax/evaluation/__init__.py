@@ -4,6 +4,7 @@ from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.measures import Measure, Robustness
+from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
 from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.sanity import SanityOptions, check_study
@@ -52,6 +53,7 @@ __all__ = [
     "evaluate",
     "keep_worse",
     "load_records",
+    "merge",
     "parse_shard",
     "round_to_8bit",
     "run_attack",

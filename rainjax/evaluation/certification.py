@@ -15,8 +15,8 @@ from tqdm import tqdm
 from rainjax._files import read_json, write_json
 from rainjax.devices import data_mesh
 from rainjax.evaluation.describe import describe, digest
+from rainjax.evaluation.plan import describe_params
 from rainjax.evaluation.provenance import code_digest, provenance
-from rainjax.evaluation.run import describe_params
 from rainjax.evaluation.smoothing import Smoothed, certify, check_certifiable
 from rainjax.evaluation.study import Study, Subject, cells, check_classes, chosen
 from rainjax.evaluation.threats import CLEAN

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from rainjax._files import write_json
 from rainjax.evaluation.checks import Check, run_checks
 from rainjax.evaluation.describe import describe, describe_attack
+from rainjax.evaluation.plan import describe_params
 from rainjax.evaluation.probes import check_randomness
 from rainjax.evaluation.provenance import provenance
 from rainjax.evaluation.records import SCHEMA
-from rainjax.evaluation.run import describe_params
 from rainjax.evaluation.strength import check_strength
 from rainjax.evaluation.study import Study, Subject, chosen
 from rainjax.evaluation.suspects import (

@@ -1,23 +1,26 @@
 """Shares of a study's units: which process makes which, and what a share says of itself."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from rainjax._files import write_json
-from rainjax.evaluation.describe import digest
+from rainjax.evaluation.plan import Entry, Plan, names, plan_digest, unit_path
 from rainjax.evaluation.provenance import provenance
+from rainjax.evaluation.records import SCHEMA
+from rainjax.evaluation.work import Unit
 
-# What Slurm arrays and Kubernetes' indexed jobs tell their tasks: index, first index, count.
-_ARRAYS = (
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"),
-    ("JOB_COMPLETION_INDEX", None, "JOB_COMPLETIONS"),
-)
+_SLURM, _KUBERNETES = "SLURM_ARRAY_TASK_", "JOB_COMPLETION_INDEX"
+_PATIENCE = 60  # seconds until a machine on a network file system sees what another one wrote
+_WEEK = 7 * 24 * 3600 * 1000  # milliseconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,52 +89,126 @@ def current_shard() -> Shard:
 def shard_of_array(environment: Mapping[str, str] | None = None) -> Shard | None:
     """Returns the share that a Slurm array or a Kubernetes indexed job gives this process.
 
-    None outside of one. Kubernetes tells a task its index alone: set JOB_COMPLETIONS beside it.
+    None outside of one. An array may start at any number, with any step: 0-15, 1-16, 0-30:2.
+    Kubernetes tells a task its index alone: set JOB_COMPLETIONS beside it.
 
     Raises:
-        ValueError: an index came without the number of tasks.
+        ValueError: the number of tasks is not known, or the array has gaps, as has one of tasks
+            that are run again; what is a share of what is then for --shard to say.
     """
     environment = os.environ if environment is None else environment
-    for index, first, count in _ARRAYS:
-        if index not in environment:
-            continue
-        if count not in environment:
-            raise ValueError(
-                f"{index}={environment[index]} says which task of an array this is, and {count} "
-                "is not set: set it to the number of tasks, or give --shard INDEX/COUNT."
-            )
-        start = int(environment.get(first, "0")) if first else 0
-        return Shard(int(environment[index]) - start, int(environment[count]))
+    if f"{_SLURM}ID" in environment:
+        return _slurm_shard(environment)
+    if _KUBERNETES in environment:
+        index = _number(environment, _KUBERNETES)
+        return Shard(index, _number(environment, "JOB_COMPLETIONS", beside=_KUBERNETES))
     return None
 
 
-def wait_for_all(what: str) -> None:
-    """Waits until all of JAX's processes have come here."""
-    from jax.experimental import multihost_utils
+def _slurm_shard(environment: Mapping[str, str]) -> Shard:
+    task = _number(environment, f"{_SLURM}ID")
+    count, first, last = (
+        _number(environment, f"{_SLURM}{name}", beside=f"{_SLURM}ID")
+        for name in ("COUNT", "MIN", "MAX")
+    )
+    step = int(environment.get(f"{_SLURM}STEP", 1))
+    regular = step >= 1 and last == first + step * (count - 1) and (task - first) % step == 0
+    if not regular:
+        raise ValueError(
+            f"Task {task} of a Slurm array of {count}, from {first} to {last} in steps of {step}: "
+            "an array with gaps does not say which share a task is to make; give it --shard "
+            "INDEX/COUNT, such as --shard $SLURM_ARRAY_TASK_ID/16 for some tasks of 0-15."
+        )
+    return Shard((task - first) // step, count)
 
-    multihost_utils.sync_global_devices(f"rainjax {what}")
+
+def _number(environment: Mapping[str, str], name: str, *, beside: str | None = None) -> int:
+    text = environment.get(name)
+    if text is None:
+        raise ValueError(
+            f"{beside}={environment[beside or name]} says which task of an array this is, and "
+            f"{name} is not set, which says of how many: set it, or give --shard INDEX/COUNT."
+        )
+    if not re.fullmatch(r"\d+", text):
+        raise ValueError(f"{name}={text!r} must be a whole number: give --shard INDEX/COUNT.")
+    return int(text)
 
 
-def plan_digest(everything: Sequence[tuple[Any, Sequence[Any]]]) -> str:
-    """Digests a study's plan: which records there will be, and of which units."""
-    return digest([[cell.id, [unit.scored.stem for unit in units]] for cell, units in everything])
+@contextlib.contextmanager
+def together(shard: Shard, what: str) -> Iterator[None]:
+    """Ends when all of JAX's processes have come to its end; at once where this one is alone.
+
+    A process that fails waits as well, or the others would be lost with it, and what they make.
+    """
+    try:
+        yield
+    except Exception as error:
+        if shard.distributed:
+            print(f"Process {shard.index}: {error}", file=sys.stderr, flush=True)
+            _wait_for_all(what)
+        raise
+    if shard.distributed:
+        _wait_for_all(what)
 
 
-def write_manifest(folder: pathlib.Path, shard: Shard, everything: Sequence[Any]) -> pathlib.Path:
+def _wait_for_all(what: str) -> None:
+    # Not multihost_utils.sync_global_devices: that is a computation on all devices, which gives
+    # up when one process comes half a minute after another.
+    from orbax.checkpoint import multihost
+
+    multihost.get_barrier_sync_fn()(key=f"rainjax {what}", timeout_ms=_WEEK)
+
+
+def wait_for_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """Waits until files are seen that another machine wrote; returns those that never were."""
+    deadline = time.monotonic() + _PATIENCE
+    absent = [path for path in paths if not path.exists()]
+    while absent and time.monotonic() < deadline:
+        time.sleep(0.5)
+        absent = [path for path in absent if not path.exists()]
+    return absent
+
+
+def check_units(folder: pathlib.Path, entries: Sequence[Entry]) -> None:
+    """Checks that the units of some records are all there.
+
+    Raises:
+        ValueError: some are not; says how many, and names the first.
+    """
+    owners = {name: entry["record"]["id"] for entry in entries for name in names(entry)}
+    absent = wait_for_files([unit_path(folder, name) for name in owners])
+    if absent:
+        raise ValueError(
+            f"{len(absent)} of {len(owners)} units are not in {absent[0].parent}, the first of "
+            f"them {absent[0].name} of {owners[absent[0].stem]}: if no process failed, they do "
+            "not share this folder; give all of them one on a shared file system, or make shares "
+            "with --shard INDEX/COUNT and put them together with `rainjax merge`."
+        )
+
+
+def write_plan(folder: pathlib.Path, plan: Plan) -> pathlib.Path:
+    """Writes a study's plan, for `merge` to make the records by; returns the file."""
+    path = folder / "shards" / f"plan-{plan_digest(plan)}.json"
+    if not path.exists():
+        write_json(path, plan)
+    return path
+
+
+def write_manifest(
+    folder: pathlib.Path, shard: Shard, plan: Plan, mine: Sequence[Unit]
+) -> pathlib.Path:
     """Writes what a share is and what it made, for `merge` to check; returns the file."""
-    units = [unit for _, units in everything for unit in units]
-    mine = shard.share(units)
-    names = [path.stem for unit in mine for path in (unit.attacked, unit.scored) if path]
+    paths = {path for unit in mine for path in (unit.attacked, unit.scored) if path}
     path = folder / "shards" / f"{shard.index}-of-{shard.count}.json"
     write_json(
         path,
         {
-            "schema": 2,
+            "schema": SCHEMA,
             "kind": "shard",
             "index": shard.index,
             "count": shard.count,
-            "plan": plan_digest(everything),
-            "units": sorted(set(names)),
+            "plan": plan_digest(plan),
+            "units": sorted(path.stem for path in paths if path.exists()),
             "run": provenance(),
         },
     )

@@ -123,6 +123,15 @@ class Work:
         """Returns under how many draws a subject is scored: one where nothing is random."""
         return self.study.num_score_draws if subject.pipeline.is_random else 1
 
+    def images_digest(self, rows: Rows) -> str:
+        """Digests the images of a batch, and their labels."""
+        span = int(rows[0]), len(rows)
+        if span not in self._images:
+            images, labels = self.study.images.get(rows)
+            content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+            self._images[span] = content
+        return self._images[span]
+
     def record_digest(self, cell: Cell, units: list[Unit]) -> str:
         """Digests everything that a cell's record is a function of, or says."""
         threat = dataclasses.replace(
@@ -183,16 +192,11 @@ class Work:
         )
 
     def _common(self, rows: Rows) -> dict[str, Any]:
-        span = int(rows[0]), len(rows)
-        if span not in self._images:
-            images, labels = self.study.images.get(rows)
-            content = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-            self._images[span] = content
         return {
             "seed": self.study.seed,
             "code": code_digest(),
             "backend": jax.default_backend(),
-            "images": [*span, self._images[span]],
+            "images": [int(rows[0]), len(rows), self.images_digest(rows)],
         }
 
     @functools.cached_property
@@ -265,8 +269,8 @@ class Work:
             mesh=self._mesh_for(cell),
             on_gradient=on_gradient,
         )
-        counts = [[getattr(m, name) for name in (*MEMBER, "seconds")] for m in result.members]
-        return {"attacked": np.asarray(result.images), "members": np.array(counts, float)}
+        counts = [[getattr(member, name) for name in MEMBER] for member in result.members]
+        return {"attacked": np.asarray(result.images), "members": np.array(counts, int)}
 
 
 def _select_draws(cell: Cell) -> int:

@@ -1,0 +1,265 @@
+"""A study's plan as plain JSON, and the records that follow from it and from what was kept.
+
+Everything that a record says is decided before anything is measured, but for its `result` and its
+`run`. So whoever has the plan and the files of the units has the records: the process that made
+them all, one of several, or `merge`, on another machine and without the study.
+"""
+
+import datetime
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from rainjax._files import read_arrays, read_json, write_json
+from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
+from rainjax.evaluation.measures import Measure
+from rainjax.evaluation.provenance import code_digest
+from rainjax.evaluation.records import KIND, SCHEMA, pack_indices, unpack_indices
+from rainjax.evaluation.study import Cell, Study, Subject
+from rainjax.evaluation.work import MEMBER, Unit, Work
+
+Plan = dict[str, Any]  # what `make_plan` returns
+Entry = dict[str, Any]  # one cell of it
+
+
+def make_plan(work: Work, everything: Sequence[tuple[Cell, Sequence[Unit]]]) -> Plan:
+    """Returns all that decides the records of a study, and the names of the units they rest on."""
+    study = work.study
+    parts = {subject.name: describe_params(subject) for subject in study.subjects}
+    return {
+        "schema": SCHEMA,
+        "kind": "plan",
+        "study": identity(study),
+        "code": code_digest(),
+        "backend": jax.default_backend(),
+        "measure": describe(study.measure),
+        "extras": [type(extra).__name__ for extra in study.extras],
+        "order": {
+            "subjects": [subject.name for subject in study.subjects],
+            "threats": [threat.name for threat in study.threats],
+            "displays": [describe(display) for display in study.displays],
+        },
+        "labels": ",".join(map(str, study.images.labels(np.arange(study.count)).tolist())),
+        "cells": [
+            {
+                "record": _header(work, cell, list(units), parts[cell.subject.name]),
+                "members": _member_names(cell),
+                "units": [
+                    {
+                        "images": pack_indices(unit.rows),
+                        "content": work.images_digest(unit.rows),
+                        "attacked": unit.attacked.stem if unit.attacked else None,
+                        "scored": unit.scored.stem,
+                    }
+                    for unit in units
+                ],
+            }
+            for cell, units in everything
+        ],
+    }
+
+
+def plan_digest(plan: Plan) -> str:
+    """Returns the digest that a plan is told from others by."""
+    return digest(plan)
+
+
+def identity(study: Study) -> dict[str, Any]:
+    """Returns what makes two studies one, whatever else they measure: images and draws."""
+    return {
+        "name": study.name,
+        "data": f"{study.images.name}, {study.images.split}, {study.images.fingerprint}",
+        "seed": study.seed,
+        "num_score_draws": study.num_score_draws,
+    }
+
+
+def claim(folder: pathlib.Path, found: dict[str, Any]) -> None:
+    """Marks a folder as that of the study that is `found`, or refuses one that holds another.
+
+    Raises:
+        ValueError: saying what differs.
+    """
+    path = folder / "study.json"
+    there = read_json(path) if path.exists() else {}
+    for name, value in found.items():
+        if there.get(name, value) != value:
+            raise ValueError(
+                f"{folder} holds a study with {name}={there[name]!r}, not {value!r}: choose "
+                "another folder or name, or delete this one."
+            )
+    try:
+        write_json(path, {"schema": SCHEMA, "kind": "study", **there, **found})
+    except OSError as error:
+        raise ValueError(
+            f"Nothing can be written to {folder} ({error.strerror}): choose another folder."
+        ) from error
+
+
+def check_others(folder: pathlib.Path, plan: Plan) -> None:
+    """Refuses records that would stay in the folder, of a subject that is another one by now.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    planned = {entry["record"]["id"] for entry in plan["cells"]}
+    subjects = {entry["record"]["subject"]["name"]: entry["record"] for entry in plan["cells"]}
+    for path in sorted((folder / "records").glob("*.json")):
+        if path.stem in planned:
+            continue
+        content = read_json(path).get("subject", {})
+        if content.get("name") not in subjects:
+            continue
+        now = subjects[content["name"]]["subject"]
+        changed = [part for part in ("target", "params") if content.get(part) != now[part]]
+        if changed:
+            raise ValueError(
+                f"{path} is of another {now['name']!r} ({' and '.join(changed)} differ), "
+                "and this study does not make it again: give the subject another name, or delete "
+                "that subject's records."
+            )
+
+
+def describe_params(subject: Subject) -> dict[str, Any]:
+    """Returns the name and the content of every part of the parameters; None for an empty one."""
+    params = subject.params
+    parts = params if isinstance(params, dict) else {"params": params}
+    found: dict[str, Any] = {}
+    for name, part in parts.items():
+        empty = not jax.tree.leaves(part)
+        source = {"name": subject.sources.get(name), "sha256": content_digest(part)}
+        found[name] = None if empty and name not in subject.sources else source
+    return found
+
+
+def names(entry: Entry) -> list[str]:
+    """Returns the names of the files that a record rests on."""
+    found = [name for unit in entry["units"] for name in (unit["attacked"], unit["scored"])]
+    return [name for name in found if name]
+
+
+def unit_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the file that a unit of this name is kept in."""
+    return folder / "work" / f"{name}.npz"
+
+
+def record_path(folder: pathlib.Path, entry: Entry) -> pathlib.Path:
+    """Returns the file of a cell's record."""
+    return folder / "records" / f"{entry['record']['id']}.json"
+
+
+def is_recorded(folder: pathlib.Path, entry: Entry) -> bool:
+    """Tells whether a record is there, and was made of what would make it now."""
+    path = record_path(folder, entry)
+    return path.exists() and read_json(path).get("decides") == entry["record"]["decides"]
+
+
+def write_record(
+    folder: pathlib.Path, plan: Plan, entry: Entry, measure: Measure, run: dict[str, Any]
+) -> None:
+    """Makes a record of what is kept of its units, and writes it.
+
+    `run` says what the record tells of the processes that made it; seconds and date are added.
+
+    Raises:
+        ValueError: a file is damaged; says which.
+    """
+    began = time.perf_counter()
+    kept = [read_arrays(unit_path(folder, unit["scored"])) for unit in entry["units"]]
+    attacked = [unit["attacked"] for unit in entry["units"] if unit["attacked"]]
+    attacks = [read_arrays(unit_path(folder, name)) for name in attacked]
+    seconds = sum(float(part.pop("seconds")) for part in (*kept, *attacks))
+    together = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
+    rows = unpack_indices(entry["record"]["data"]["indices"])
+    result = measure.reduce(together, labels(plan)[rows])
+    if entry["members"] is not None:
+        result["members"] = _members(entry["members"], attacks)
+    content = {
+        **entry["record"],
+        "result": result,
+        "run": {
+            "seconds": round(seconds + time.perf_counter() - began, 2),
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **run,
+        },
+    }
+    write_json(record_path(folder, entry), content)
+
+
+def write_order(folder: pathlib.Path, plan: Plan) -> None:
+    """Says in study.json in which order displays show what; names of earlier runs stay."""
+    path = folder / "study.json"
+    there = read_json(path)
+    for kind in ("subjects", "threats"):
+        there[kind] = list(dict.fromkeys([*plan["order"][kind], *there.get(kind, [])]))
+    there["displays"] = plan["order"]["displays"]
+    write_json(path, there)
+
+
+def labels(plan: Plan) -> Int[np.ndarray, "n"]:
+    """Returns the labels of the study's images."""
+    return np.array([int(label) for label in plan["labels"].split(",")])
+
+
+def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of a cell's record, but for what only its measurement tells."""
+    study, subject, threat = work.study, cell.subject, cell.threat
+    return {
+        "schema": SCHEMA,
+        "kind": KIND,
+        "id": cell.id,
+        "decides": work.record_digest(cell, units),
+        "study": study.name,
+        "subject": {
+            "name": subject.name,
+            "is_random": subject.pipeline.is_random,
+            "defended": subject.pipeline.defended,
+            "target": describe(subject.pipeline),
+            "params": params,
+        },
+        "threat": {
+            "name": threat.name,
+            "description": threat.description,
+            "knowledge": threat.knowledge.name.lower(),
+            "tags": list(threat.tags),
+            "surrogate": None if cell.attack is None else describe(threat.surrogate),
+            "differentiates": describe(cell.surrogate),
+            "attack": describe_attack(cell.attack),
+        },
+        "axes": {
+            "norm": cell.norm,
+            "radius": cell.radius,
+            "num_draws": cell.num_draws,
+            "num_steps": cell.num_steps,
+        },
+        "data": {
+            "name": study.images.name,
+            "split": study.images.split,
+            "fingerprint": study.images.fingerprint,
+            "indices": pack_indices(np.arange(cell.num_examples)),
+        },
+        "seed": study.seed,
+        "num_score_draws": work.num_draws(subject),
+        "batch_size": study.batch_size,
+    }
+
+
+def _member_names(cell: Cell) -> list[str] | None:
+    if not isinstance(cell.attack, AutoAttack):
+        return None
+    return [member.name for member in cell.attack.members]
+
+
+def _members(named: list[str], attacks: list[dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """Adds up what an ensemble's members did over the batches."""
+    counts = np.sum([kept["members"] for kept in attacks], axis=0)
+    return [
+        {"name": name, **dict(zip(MEMBER, map(int, count), strict=True))}
+        for name, count in zip(named, counts.tolist(), strict=True)
+    ]
