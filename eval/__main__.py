@@ -3,30 +3,24 @@
 Without a word, `python -m eval` runs the study `quick`: the built-in data set and the shipped
 networks, attacked blind, white-box, with averaged gradients (EOT) and in the mean field. It
 prints a table and leaves OUT/quick/report.html. Killed, it goes on where it was.
+
+Beside the words below, `python -m eval design` designs a table of Feature Distillation.
 """
 
 import dataclasses
 import pathlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from eval import (
-    benchmark,
-    comparison,
-    peers,
-    report,
-    robustness,
-    sanity,
-    speed,
-    super_resolution,
-    training,
-)
-from eval.config import Robustness, Transformations
-from eval.presets import STUDIES, TRANSFORMATIONS
-from eval.studies import smoothing
+from eval import report
+from eval.benchmarks import attacks, peers, speed, super_resolution
+from eval.studies import design, rain, sanity, smoothing, transformations
+from eval.studies.rain import RAINStudy
+from eval.studies.transformations import Transformations
 from rainjax.devices import use_all_cores
+from rainjax.evaluation import evaluate
 from rainjax.report import update_readme
 
 
@@ -35,34 +29,42 @@ class Report:
     """Writes the report of a folder of records again, and the tables of a README."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The study's folder: the one that holds records/. Or peers.json, smoothing.json, speed.json,
-    super_resolution.json or training.json."""
+    """The study's folder: the one that holds records/. Or peers.json, smoothing.json, speed.json
+    or super_resolution.json."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
     """NAME in those markers; by default the study's name."""
 
 
-_Study = {
-    name: tyro.conf.subcommand(name, default=config, description=text)
-    for name, (config, text) in (STUDIES | TRANSFORMATIONS).items()
-}
+def _study(name: str) -> Any:
+    options, text = (rain.STUDIES | transformations.STUDIES)[name]
+    return tyro.conf.subcommand(name, default=options, description=text)
+
+
 Command = (
-    Annotated[Robustness, _Study["quick"]]
-    | Annotated[Robustness, _Study["cifar10"]]
-    | Annotated[Robustness, _Study["imagenette96"]]
-    | Annotated[Transformations, _Study["transformations"]]
-    | Annotated[Transformations, _Study["cifar10_transformations"]]
-    | Annotated[Transformations, _Study["nips2017_transformations"]]
+    Annotated[RAINStudy, _study("quick")]
+    | Annotated[RAINStudy, _study("cifar10")]
+    | Annotated[RAINStudy, _study("imagenette96")]
+    | Annotated[Transformations, _study("transformations")]
+    | Annotated[Transformations, _study("cifar10_transformations")]
+    | Annotated[Transformations, _study("nips2017_transformations")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[sanity.Sanity, tyro.conf.subcommand("sanity")]
-    | Annotated[benchmark.Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[smoothing.Smoothing, tyro.conf.subcommand("smoothing")]
+    | Annotated[attacks.Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[peers.Peers, tyro.conf.subcommand("peers")]
     | Annotated[speed.Speed, tyro.conf.subcommand("speed")]
-    | Annotated[smoothing.Smoothing, tyro.conf.subcommand("smoothing")]
-    | Annotated[training.Training, tyro.conf.subcommand("training")]
     | Annotated[super_resolution.SuperResolution, tyro.conf.subcommand("super_resolution")]
 )
+_BENCHMARKS = {
+    attacks.Benchmark: attacks.run,
+    peers.Peers: peers.run,
+    speed.Speed: speed.run,
+    super_resolution.SuperResolution: super_resolution.run,
+    smoothing.Smoothing: smoothing.run,
+    design.Design: design.design,
+}
 
 
 def main() -> None:
@@ -71,33 +73,32 @@ def main() -> None:
     words = sys.argv[1:]
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words = ["quick", *words]
-    command = tyro.cli(Command, args=words, prog="python -m eval", description=__doc__)
+    command = _read(words)
     try:
-        if isinstance(command, Robustness):
-            _show(robustness.run(command))
-        elif isinstance(command, Transformations):
-            _show(comparison.run(command))
-        elif isinstance(command, Report):
-            _report(command)
-        elif isinstance(command, sanity.Sanity):
-            _sanity(command)
-        elif isinstance(command, peers.Peers):
-            peers.run(command)
-        elif isinstance(command, speed.Speed):
-            speed.run(command)
-        elif isinstance(command, smoothing.Smoothing):
-            smoothing.run(command)
-        elif isinstance(command, training.Training):
-            training.run(command)
-        elif isinstance(command, super_resolution.SuperResolution):
-            super_resolution.run(command)
-        else:
-            benchmark.run(command)
+        _run(command)
     except (ValueError, FileNotFoundError, MemoryError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        resumed = isinstance(command, Robustness | Transformations | smoothing.Smoothing)
+        resumed = isinstance(command, RAINStudy | Transformations | smoothing.Smoothing)
         sys.exit(f"Stopped. The same command {'goes on from here' if resumed else 'begins anew'}.")
+
+
+def _read(words: list[str]) -> Any:
+    if words[0] == "design":  # its presets are words of their own
+        return design.read(words[1:])
+    return tyro.cli(Command, args=words, prog="python -m eval", description=__doc__)
+
+
+def _run(command: Any) -> None:
+    if isinstance(command, RAINStudy | Transformations):
+        evaluate(command.study(), command.out)
+        _show(command.out / command.name)
+    elif isinstance(command, Report):
+        _report(command)
+    elif isinstance(command, sanity.Sanity):
+        _sanity(command)
+    else:
+        _BENCHMARKS[type(command)](command)
 
 
 def _report(options: Report) -> None:

@@ -1,28 +1,19 @@
 """What this repository shows beyond `rainjax.report`: claims, and records that are one file."""
 
+import importlib
 import pathlib
-from collections.abc import Iterable
+import pkgutil
+from collections.abc import Iterable, Iterator
 
-from eval import (
-    peers_report,
-    smoothing_report,
-    speed_report,
-    super_resolution_report,
-    training_report,
-)
+from eval import benchmarks, studies
+from eval.benchmarks import speed_report
 from eval.studies.claims import claims_table
 from rainjax import report
 from rainjax._files import read_json
 from rainjax.evaluation import load_records
 from rainjax.report import Table
+from rainjax.report.single_file import SingleFileRecord
 
-_LONE = (
-    peers_report.RECORD,
-    smoothing_report.RECORD,
-    speed_report.RECORD,
-    super_resolution_report.RECORD,
-    training_report.RECORD,
-)
 _SPEED = ("speed.json", "speed/speed.json")
 
 
@@ -69,10 +60,18 @@ def record_text(path: pathlib.Path, style: str = "plain") -> str:
         ValueError: it is damaged, or of another kind; says which file.
     """
     kind = read_json(path).get("kind")
-    for lone in _LONE:
-        if lone.kind == kind:
-            return lone.tell(path, style)
-    raise ValueError(
-        f"{path} holds a record of kind {kind!r}; those that stand alone are of kind "
-        f"{', '.join(lone.kind for lone in _LONE)}."
-    )
+    known = {record.kind: record for record in _single_files()}
+    if kind not in known:
+        raise ValueError(
+            f"{path} holds a record of kind {kind!r}; those that stand alone are of kind "
+            f"{', '.join(known)}."
+        )
+    return known[kind].tell(path, style)
+
+
+def _single_files() -> Iterator[SingleFileRecord]:
+    """Yields the kinds of records that the pages and benchmarks here write as one file."""
+    for package in (benchmarks, studies):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if module.name.endswith("_report"):
+                yield importlib.import_module(module.name).RECORD

@@ -54,9 +54,49 @@ class Report:
     """The study's folder: the one that holds records/."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sanity(evaluation.SanityOptions):
+    """Checks that the attacks on a study's subjects were strong enough to be believed.
+
+    Looks for what makes a defense only seem robust: randomness that is none, gradients that are
+    not there, attacks that do not gain from more steps, more draws or a larger radius, black-box
+    attacks that beat white-box ones. Writes OUT/NAME/sanity.json, which the report shows beside
+    the accuracies that a failed check puts in doubt. Of a folder it needs to be told which file
+    the study is from: no file in it decides what code runs.
+    """
+
+    target: Annotated[str, tyro.conf.Positional]
+    """The Python file that holds the study, FILE.py or FILE.py:NAME; or the folder that `rainjax
+    evaluate` wrote, with --study."""
+    study: str | None = None
+    """The Python file that holds the study, where the target is its folder."""
+    subjects: tuple[str, ...] | None = None
+    """The names of the subjects to check; by default all of them."""
+    out: pathlib.Path = pathlib.Path("results")
+    """The checks are written to OUT/NAME, where the target is no folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Merge:
+    """Puts the shares of a study together, and writes its records and its report.
+
+    Refuses shares that are missing, that differ where they overlap, or that are of other code,
+    images or parameters.
+    """
+
+    folders: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
+    """The study's folders that hold the shares; one, where all shares were written to it."""
+    out: pathlib.Path | None = None
+    """The records are written to OUT/NAME; by default to the one folder."""
+    study: str | None = None
+    """The Python file that holds the study, for a measure or extras of its own."""
+
+
 Command = (
     Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Sanity, tyro.conf.subcommand("sanity")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
 )
 _ELSEWHERE = ("data", "zoo")
 
@@ -93,12 +133,16 @@ def _elsewhere(word: Literal["data", "zoo"] | str, arguments: list[str]) -> None
     main(arguments)
 
 
-def _run(command: Evaluate | Report) -> None:
+def _run(command: Evaluate | Report | Sanity | Merge) -> None:
     match command:
         case Evaluate():
             _evaluate(command)
         case Report():
             _show(command.folder)
+        case Sanity():
+            _sanity(command)
+        case Merge():
+            _merge(command)
 
 
 def _evaluate(command: Evaluate) -> None:
@@ -118,6 +162,34 @@ def _evaluate(command: Evaluate) -> None:
         _show(folder)
     else:
         print(f"Made share {shard}. `rainjax merge {folder}` puts the shares together.")
+
+
+def _sanity(command: Sanity) -> None:
+    use_all_cores()
+    folder = pathlib.Path(command.target)
+    if not folder.is_dir():
+        study, out = load_study(command.target), command.out
+    elif command.study is None:
+        raise ValueError(
+            f"{folder} is a folder: name the Python file of its study as well, --study FILE.py, "
+            "for no file in the folder decides what code runs."
+        )
+    else:
+        study, out = resized(load_study(command.study), name=folder.name), folder.parent
+    evaluation.check_study(study, out, subjects=command.subjects, options=command)
+    folder = out / study.name
+    print(f"\nWrote {folder / 'sanity.json'}")
+    if any((folder / "records").glob("*.json")):
+        _show(folder)
+    else:
+        print("`rainjax evaluate` makes the report that will show it.")
+
+
+def _merge(command: Merge) -> None:
+    study = None if command.study is None else load_study(command.study)
+    records = evaluation.merge(command.folders, command.out, study=study)
+    name = records[0].content["study"]
+    _show(command.folders[0] if command.out is None else command.out / name)
 
 
 def _show(folder: pathlib.Path) -> None:

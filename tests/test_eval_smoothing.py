@@ -1,19 +1,17 @@
 """`python -m eval smoothing` from end to end, on tiny networks and a few pictures."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 import eval.__main__ as program
-from eval import report, smoothing_report
-from eval.studies import smoothing
+from eval import report
+from eval.studies import smoothing, smoothing_report
 from eval.studies.smoothing import Smoothing
 from rainjax import data, zoo
 from rainjax.defenses import Identity
 from rainjax.evaluation import certification
-from rainjax.evaluation.certification import CertifyOptions
 from rainjax.evaluation.describe import content_digest
 from rainjax.evaluation.smoothing import ABSTAINED, Smoothed, certify
 from rainjax.keys import Purpose, example_keys
@@ -22,10 +20,10 @@ from tests import saved_networks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-OPTIONS = CertifyOptions(
-    sigmas=(0.01, 0.1), num_examples=12, num_select=10, num_estimate=40,
-    radii=(0.0, 0.005, 0.05), chunk_size=20,
-)  # fmt: skip
+OPTIONS = {
+    "sigmas": (0.01, 0.1), "num_examples": 12, "num_select": 10, "num_estimate": 40,
+    "radii": (0.0, 0.005, 0.05), "batch_size": 4, "chunk_size": 20,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,7 @@ def networks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(networks, tmp_path_factory):
     out = tmp_path_factory.mktemp("smoothing")
-    return Smoothing(**networks, options=OPTIONS, batch_size=4, out=out)
+    return Smoothing(**networks, **OPTIONS, out=out)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +45,7 @@ def path(command, quick_compilation):
 
 
 def _changed(command, **changes):
-    """Returns the command with other values of its own or of its options."""
-    own = {name: value for name, value in changes.items() if hasattr(command, name)}
-    inner = {name: value for name, value in changes.items() if name not in own}
-    options = dataclasses.replace(command.options, **inner)
-    return dataclasses.replace(command, options=options, **own)
+    return Smoothing(**(vars(command) | changes))
 
 
 def test_the_record_holds_what_certify_says_of_every_image(path, command):
@@ -214,12 +208,12 @@ def test_unusable_records_are_refused(path, tmp_path):
 )
 def test_bad_options_are_refused(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        _changed(Smoothing(), **changes)
+        Smoothing(**changes)
 
 
 def test_the_command_line_runs_it(monkeypatch, command, networks, tmp_path, capsys):
     with pytest.raises(ValueError, match="No study is called 'slow'; there are quick, cifar10"):
-        smoothing.run(Smoothing("slow"))
+        smoothing.run(Smoothing(study="slow"))
     words = ["eval", "smoothing", f"--classifier={networks['classifier']}", f"--out={tmp_path}"]
     words += ["--rows", "undefended", "--sigmas", "0.05", "--num-examples=2", "--num-estimate=9"]
     monkeypatch.setattr("sys.argv", words)
@@ -235,10 +229,9 @@ def test_the_command_line_runs_it(monkeypatch, command, networks, tmp_path, caps
 
 
 def test_transformations_can_be_certified_too(networks, tmp_path):
-    few = dataclasses.replace(OPTIONS, sigmas=(0.05,), num_examples=4)
     command = Smoothing(
-        "transformations", rows=("fd",), options=few, classifier=networks["classifier"],
-        batch_size=4, out=tmp_path,
+        study="transformations", rows=("fd",), classifier=networks["classifier"], out=tmp_path,
+        **(OPTIONS | {"sigmas": (0.05,), "num_examples": 4}),
     )  # fmt: skip
     (cell,) = smoothing_report.RECORD.load(smoothing.run(command))["cells"]
     assert cell["row"]["target"]["defense"]["class"] == "FeatureDistillation"

@@ -11,8 +11,9 @@ import pytest
 import skimage.color
 
 import eval.__main__ as program
-from eval import report, super_resolution, super_resolution_report
-from eval.super_resolution import SuperResolution
+from eval import report
+from eval.benchmarks import super_resolution, super_resolution_report
+from eval.benchmarks.super_resolution import SuperResolution
 from rainjax import data, metrics, zoo
 from rainjax.data.importing import import_pictures
 from rainjax.nets import EDSR, IMDN, to_torch
@@ -244,6 +245,7 @@ def test_the_command_line_runs_it(folder, monkeypatch, tmp_path, capsys):
     words = ["eval", "super_resolution", "--data", "two/test", "--networks", str(folder / "edsr2")]
     words += [f"--data-dir={folder / 'sets'}", f"--out={tmp_path}"]
     monkeypatch.setattr("sys.argv", words)
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", *words])
     monkeypatch.setattr(program, "use_all_cores", lambda: None)
     program.main()
     assert "Super-resolution × 2" in capsys.readouterr().out

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval import peers, peers_jax, peers_report
-from eval.peers import Peers
-from eval.peers_worker import ATTACKS, MODULES, Case, measure
+from eval.benchmarks import peers, peers_jax, peers_report
+from eval.benchmarks.peers import Peers
+from eval.benchmarks.peers_worker import ATTACKS, MODULES, Case, measure
 from rainjax import zoo
 from rainjax.nets.convert import to_torch
 from tests.tiny import EDSR_TINY, RESNET_TINY, Linear, edsr_params
@@ -175,7 +175,7 @@ def test_early_stopping_tells_the_share_that_breaks():
 
 def test_torch_runs_the_same_network_and_the_same_bicubic_kernel():
     torch = pytest.importorskip("torch", reason="needs PyTorch, which rainjax does not require")
-    from eval import peers_torch
+    from eval.benchmarks import peers_torch
 
     class OnTorch(peers_torch._OnTorch):
         """Some library's side: the network alone is asked for."""
@@ -202,7 +202,7 @@ def test_torch_runs_the_same_network_and_the_same_bicubic_kernel():
 def test_torch_draws_the_same_picks_and_shifts():
     """Every value comes from one cell, all 9 shifts and all 4 picks occur, evenly, per image."""
     torch = pytest.importorskip("torch", reason="needs PyTorch, which rainjax does not require")
-    from eval import peers_torch
+    from eval.benchmarks import peers_torch
 
     torch.manual_seed(0)
     number = torch.arange(8 * 8.0).reshape(1, 1, 8, 8).expand(4000, 2, 8, 8)

@@ -14,6 +14,7 @@ import rainjax
 from eval.report import blocks
 from rainjax.keys import Purpose, example_keys
 from rainjax.report import check_readme
+from train import benchmark_report
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "rainjax").rglob("*.py"))
@@ -105,9 +106,19 @@ def test_readme_example_runs(capsys):
 def test_readme_shows_what_the_records_say():
     records = ROOT / "eval" / "records"
     places = [path.parent for path in records.glob("*/records")]
-    lone = ("peers", "smoothing", "speed", "super_resolution", "training")
+    lone = ("peers", "smoothing", "speed", "super_resolution")
     places += [records / f"{name}.json" for name in lone]
-    assert check_readme(ROOT / "README.md", blocks(places)) == []
+    training = benchmark_report.RECORD.tell(records / "training.json", "markdown")
+    assert check_readme(ROOT / "README.md", {**blocks(places), "training": training}) == []
+
+
+@pytest.mark.parametrize("program", ["eval", "train"])
+def test_programs_import_the_library_and_never_each_other(program):
+    paths = sorted((ROOT / program).rglob("*.py"))
+    assert len(paths) > 10
+    other = {"eval", "train"} - {program} | {"tests"}
+    for path in paths:
+        assert not other & {module.split(".")[0] for module in _imports(path)}, path
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

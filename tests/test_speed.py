@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval import report, speed, speed_report
-from eval.speed import Speed
+from eval import report
+from eval.benchmarks import speed, speed_report
+from eval.benchmarks.speed import Speed
 from rainjax.defenses import FeatureDistillation
+from rainjax.report import update_readme
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -78,7 +80,7 @@ def test_jpeg_is_near_pillows(path):
 def test_readme_shows_the_table(path, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results:speed -->\n<!-- /results:speed -->\n")
-    report.update_readme(readme, {"speed": path})
+    update_readme(readme, report.blocks([path]))
     assert "| quilting" in readme.read_text()
     text = readme.read_text()
     assert "Feature Distillation (rainjax) is faster than total variation (rainjax): " in text

@@ -9,8 +9,9 @@ import pytest
 
 from rainjax import data
 from rainjax.data import DamagedPicture, ImageSet, importing
+from rainjax.data.splits import Data
 from train.batches import Batches, Held, Patch, Pictures, ahead
-from train.options import Data, readable, training_source
+from train.options import readable, training_source
 
 
 class Painted(ImageSet):

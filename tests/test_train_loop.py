@@ -19,13 +19,13 @@ import PIL.Image
 import pytest
 
 from rainjax.checkpoints import Checkpoints
+from rainjax.data.splits import Data
 from rainjax.devices import data_mesh
 from rainjax.nets import MobileNetV2
 from train import loop
 from train.batches import Batches, Held
 from train.compute import Compute
 from train.optimizers import Optimizer
-from train.options import Data
 from train.run import Run, Stop
 from train.step import init_state, make_step
 
@@ -179,17 +179,19 @@ def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path):
         assert run.resume(tree) is None
 
 
-def test_a_run_goes_on_whatever_its_options_are_made_of(tmp_path):
+def test_a_run_goes_on_whatever_its_options_are_made_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "train.x"])
     # MobileNetV2's stages are tuples in a tuple; JSON knows lists alone.
     identity = {"network": MobileNetV2(class_subset=(1, 2))}
     tree = {"w": jnp.ones(())}
-    with Run(tmp_path, identity, program="train.x") as run:
+    with Run(tmp_path, identity) as run:
         run.save(3, tree, {})
         began = run.made_by
-    with Run(tmp_path, identity, program="train.x") as run:
+    with Run(tmp_path, identity) as run:
         assert run.resume(tree) is not None
         assert run.made_by == began
-    with Run(tmp_path, identity, program="train.y") as run:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "train.y"])
+    with Run(tmp_path, identity) as run:
         run.resume(tree)
         stored = run.made_by  # nothing was added yet, but a file would be written by this one
         assert stored.pop("stored_by")["command"].split()[2] == "train.y"

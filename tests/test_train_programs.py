@@ -17,6 +17,7 @@ from flax import nnx
 
 from rainjax import data, zoo
 from rainjax.data import ImageSet
+from rainjax.data.splits import Data, check_held_out
 from rainjax.defenses import RAIN
 from rainjax.evaluation.provenance import provenance
 from rainjax.keys import Purpose, example_keys
@@ -26,7 +27,7 @@ from tests.tiny import EDSR_TINY, RESNET_TINY, Repeat, edsr_params, resnet_param
 from train import augment, classifier, finetune_rain, run, step, super_resolution
 from train.compute import PLAIN, Compute
 from train.optimizers import Optimizer
-from train.options import Data, Output, batches_per_epoch, check_held_out
+from train.options import Output, batches_per_epoch
 
 
 class Listed(ImageSet):

@@ -14,6 +14,8 @@ from rainjax._values import Value, check_value
 from rainjax.attacks import PGD, Attack
 from rainjax.defenses import RAIN, Defense, Deterministic, Identity
 from rainjax.evaluation import run_attack
+from rainjax.evaluation.measures import Measure
+from rainjax.evaluation.threats import Surrogate
 from rainjax.nets import Network
 from rainjax.pipeline import Defended, Pipeline
 from tests.tiny import Linear, unchecked
@@ -157,7 +159,7 @@ def test_a_value_that_equality_does_not_see_is_refused(make, sentence):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("base", [Defense, Network, Attack, Pipeline])
+@pytest.mark.parametrize("base", [Defense, Network, Attack, Pipeline, Surrogate, Measure])
 def test_every_kind_of_value_is_checked(base):
     assert issubclass(base, Value)
     stubs = dict.fromkeys(base.__abstractmethods__, lambda self: None)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import tyro
 
 from rainjax import zoo
+from rainjax.data.splits import Data
 from rainjax.keys import Purpose, purpose_key
 from rainjax.nets import IMAGENETTE_CLASSES, MobileNetV2, ResNet
 from train import loop
@@ -18,7 +19,6 @@ from train.compute import Compute
 from train.measure import mean_over
 from train.optimizers import Optimizer
 from train.options import (
-    Data,
     Output,
     batches_per_epoch,
     check_counts,
@@ -184,7 +184,7 @@ def train(options: Classifier) -> None:
     optimizer = options.optimizer.build(
         num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
     )
-    with options.run.open(options, program="train.classifier", **facts) as run:
+    with options.run.open(options, **facts) as run:
         outcome = loop.fit(
             task, params, optimizer, run, seed=options.seed, compute=options.compute
         )

@@ -18,6 +18,7 @@ import optax
 import tyro
 
 from rainjax import zoo
+from rainjax.data.splits import Data, check_held_out, check_outputs
 from rainjax.defenses.rain import RAIN
 from rainjax.nets import EDSR
 from rainjax.pipeline import Defended
@@ -28,12 +29,9 @@ from train.compute import PLAIN, Compute
 from train.measure import mean_over
 from train.optimizers import Optimizer
 from train.options import (
-    Data,
     Output,
     batches_per_epoch,
     check_counts,
-    check_held_out,
-    check_outputs,
     program,
     save_entry,
     training_source,
@@ -296,7 +294,7 @@ def train(options: FinetuneRAIN) -> None:
     adapted = dataclasses.replace(
         options.run, name=f"{options.run.name}_classifier", out=options.run.folder
     )
-    with options.run.open(options, program="train.finetune_rain", **facts) as run:
+    with options.run.open(options, **facts) as run:
         if run.fresh and jax.process_index() == 0:
             shutil.rmtree(adapted.folder, ignore_errors=True)  # of a run that was here before
         outcome = loop.fit(

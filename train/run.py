@@ -35,10 +35,9 @@ class Run:
     """One run in `folder`: goes on where it was if the folder holds its checkpoints.
 
     `identity` is everything that decides the outcome (options, sha256 of initial parameters,
-    the data's fingerprint), as JSON. `program` is the module that runs, such as
-    "train.classifier"; `keep` the checkpoints that stay beside the best. Where several processes
-    train, each has a `Run` of the same folder, and the first of them writes. Use as a context
-    manager.
+    the data's fingerprint), as JSON; `keep` the checkpoints that stay beside the best. Where
+    several processes train, each has a `Run` of the same folder, and the first of them writes. Use
+    as a context manager.
 
     Raises:
       Stop: the folder holds a run of another identity, and the sentence names what differs; or
@@ -51,13 +50,12 @@ class Run:
         folder: pathlib.Path,
         identity: dict[str, Any],
         *,
-        program: str = "train",
         fresh: bool = False,
         keep: int = 2,
     ):
         self.folder = folder
         self._writes = jax.process_index() == 0
-        self._here = provenance(program)
+        self._here = provenance()
         self._sessions: list[dict[str, Any]] = []
         self._identity = json.loads(json.dumps(flat(identity)))  # as a checkpoint gives it back
         self._metrics = folder / "metrics.jsonl"

@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 
 from rainjax import transforms, zoo
+from rainjax.data.splits import Data, Split
 from rainjax.keys import Purpose, purpose_key
 from rainjax.metrics import psnr
 from rainjax.nets import EDSR, EDSR_BASELINE, EDSR_SMALL
@@ -19,16 +20,7 @@ from train.batches import Batches, Patch
 from train.compute import PLAIN, Compute
 from train.measure import mean_over
 from train.optimizers import Optimizer
-from train.options import (
-    Data,
-    Output,
-    Split,
-    check_counts,
-    program,
-    readable,
-    save_entry,
-    training_source,
-)
+from train.options import Output, check_counts, program, readable, save_entry, training_source
 from train.panels import super_resolution_panel
 
 
@@ -221,7 +213,7 @@ def train(options: SuperResolution) -> None:
         num_epochs=options.num_epochs, steps_per_epoch=options.steps_per_epoch
     )
     facts = {"init_sha256": sha256, "fingerprint": split.training.fingerprint}
-    with options.run.open(options, program="train.super_resolution", **facts) as run:
+    with options.run.open(options, **facts) as run:
         outcome = loop.fit(
             task, params, optimizer, run, seed=options.seed, compute=options.compute
         )

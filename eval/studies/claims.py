@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from eval import speed_report
+from eval.benchmarks import speed_report
 from eval.studies.defenses import MAKERS
 from eval.studies.two_pass import is_compressed
 from rainjax.evaluation import Record

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import tyro
 
-from eval import smoothing_report
+from eval.studies import smoothing_report
 from eval.studies.named import named, with_rows
 from eval.studies.transformations import Transformations
 from rainjax.evaluation.certification import CertifyOptions, certify_study
 
 
 @dataclasses.dataclass(frozen=True)
-class Smoothing:
+class Smoothing(CertifyOptions):
     """Certifies pipelines by randomized smoothing: the only entry that guarantees anything.
 
     Everything else here tells what some attack could not do. This tells, with a probability of
@@ -30,9 +30,6 @@ class Smoothing:
     rows: tuple[str, ...] | None = None
     """The pipelines to smooth: undefended, rain_pretrained, rain_finetuned, by default the first
     and the last; of transformations their names, by default undefended and fd."""
-    options: tyro.conf.OmitArgPrefixes[CertifyOptions] = dataclasses.field(
-        default_factory=CertifyOptions
-    )
     classifier: str | None = None
     """The classifier instead of the study's: a zoo name, a path, or a file of weights."""
     table: str | None = None
@@ -51,6 +48,7 @@ class Smoothing:
     """The record is written to OUT/STUDY/smoothing.json."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.rows == ():
             raise ValueError(f"rows={self.rows} must name one.")
         if self.batch_size < 1:
@@ -80,10 +78,10 @@ def run(command: Smoothing) -> pathlib.Path:
     study, subjects = with_rows(
         config,
         command.rows or usual,
-        num_examples=command.options.num_examples,
+        num_examples=command.num_examples,
         finetuned=command.finetuned,
     )
-    record = certify_study(study, command.out, subjects=subjects, options=command.options)
+    record = certify_study(study, command.out, subjects=subjects, options=command)
     path = command.out / study.name / "smoothing.json"
     drawing = smoothing_report.figure(record)
     path.with_suffix(".png").write_bytes(drawing.png)

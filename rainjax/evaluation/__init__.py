@@ -1,11 +1,13 @@
 """Attacking, scoring and recording: from one batch to a whole study."""
 
+from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.measures import Measure, Robustness
 from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
 from rainjax.evaluation.run import evaluate
+from rainjax.evaluation.sanity import SanityOptions, check_study
 from rainjax.evaluation.scoring import attack_batch, keep_worse, round_to_8bit, score
 from rainjax.evaluation.shards import Shard, parse_shard, shard_of_array
 from rainjax.evaluation.study import Study, Subject
@@ -25,6 +27,7 @@ from rainjax.evaluation.threats import (
 
 __all__ = [
     "CLEAN",
+    "CertifyOptions",
     "ClassifierAlone",
     "GradientOf",
     "IdentityGradient",
@@ -35,6 +38,7 @@ __all__ = [
     "OwnGradient",
     "Record",
     "Robustness",
+    "SanityOptions",
     "Score",
     "Shard",
     "Study",
@@ -44,6 +48,8 @@ __all__ = [
     "When",
     "adaptive",
     "attack_batch",
+    "certify_study",
+    "check_study",
     "evaluate",
     "keep_worse",
     "load_records",

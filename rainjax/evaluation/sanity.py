@@ -117,7 +117,7 @@ def check_study(
         "kind": KIND,
         "study": study.name,
         "options": {
-            **dataclasses.asdict(options),
+            **{f.name: getattr(options, f.name) for f in dataclasses.fields(SanityOptions)},
             **_settings(suspects),
             "num_score_draws": study.num_score_draws,
             "seed": study.seed,

@@ -35,28 +35,34 @@ def check_strength(
     largest radius; `radius` gives it another. What is measured is kept in `folder`/strength, as
     a study of its own, so that it is not measured again.
     """
+    tried = attempts(study, subject, threat, radius=radius)
+    threats = [
+        dataclasses.replace(model, name=threat + words, num_examples=None, tags=("table",))
+        for words, model in tried.items()
+    ]
+    if len(threats) < 2:
+        return []
+    left = _left(study, subject, threats, folder, num_examples)
+    return [
+        _compare(f"{words.removeprefix(', ')} of {threat}", threat, left[0], more)
+        for words, more in zip(list(tried)[1:], left[1:], strict=True)
+    ]
+
+
+def attempts(
+    study: Study, subject: Subject, threat: str, *, radius: float | None = None
+) -> dict[str, ThreatModel]:
+    """Returns a threat model as it is, and with twice of what it has, by what that is in words."""
     found = [cell for cell in applying(study, subject) if cell.threat.name == threat]
     found = [cell for cell in found if cell.attack is not None]
     if not found:
-        return []
+        return {}
     cell = max(found, key=lambda c: ("table" in c.threat.tags, c.radius or math.inf, c.num_draws))
     attack: Any = cell.attack
     if radius is not None and cell.radius is not None:
         attack = within(attack, radius)
-    attempts = {"": attack, **dict(_doubled(cell, attack))}
-    if len(attempts) == 1:
-        return []
-    threats = [
-        dataclasses.replace(
-            cell.threat, name=threat + words, attack=tried, num_examples=None, tags=("table",)
-        )
-        for words, tried in attempts.items()
-    ]
-    left = _left(study, subject, threats, folder, num_examples)
-    return [
-        _compare(f"{words.removeprefix(', ')} of {threat}", threat, left[0], more)
-        for words, more in zip(list(attempts)[1:], left[1:], strict=True)
-    ]
+    tried = {"": attack, **dict(_doubled(cell, attack))}
+    return {w: dataclasses.replace(cell.threat, attack=attack) for w, attack in tried.items()}
 
 
 def _doubled(cell: Cell, attack: Any) -> Iterator[tuple[str, Any]]:

@@ -68,7 +68,7 @@ class Work:
     def missing_gradients(self, units: list[Unit]) -> int:
         """Returns how many image gradients the units still need, to size a progress bar."""
         needed = {u.attacked: u for u in units if u.attacked and not u.attacked.exists()}
-        return sum(u.cell.num_gradients * self._size(u.cell) for u in needed.values())
+        return sum(u.cell.num_gradients * len(u.rows) for u in needed.values())
 
     def make(self, unit: Unit, on_gradient: Callable[[int], object]) -> None:
         """Attacks and scores a unit's images, and keeps both; what is there is not made again.
@@ -237,7 +237,7 @@ class Work:
             label,
             score_keys=self._keys(Purpose.SCORE, full) if cell.known_key else None,
             mesh=mesh,
-            on_gradient=lambda n: on_gradient(n * len(full)),
+            on_gradient=lambda n: on_gradient(n * len(rows)),
         )
         if not cell.known_key:  # who knows the scoring keys needs no other draws to choose by
             attacked = scoring.keep_worse(

@@ -1,7 +1,6 @@
 """What an evaluation by blind attackers alone would hide: their best beside everybody's best."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -146,16 +145,14 @@ def _doubt_notes(results: Results, shown: list[Record]) -> list[str]:
 def _source_notes(results: Results, shown: list[Record]) -> list[str]:
     """Returns what the rows that need more than their name were made of."""
     parts = {record.subject: record.content["subject"]["params"] for record in shown}
-    shared = functools.reduce(
-        lambda common, own: {k: v for k, v in common.items() if own.get(k, v) == v},
-        parts.values(),
-    )
+    digests = [{(name, s["sha256"]) for name, s in own.items() if s} for own in parts.values()]
+    shared = set.intersection(*digests)
     told = []
     for subject in subjects_of(results, shown):
         names = [
             source["name"]
             for part, source in parts[subject].items()
-            if source and source.get("name") and shared.get(part) != source
+            if source and source.get("name") and (part, source["sha256"]) not in shared
         ]
         told += [f"{subject}: {', '.join(names)}"] if names else []
     return [f"Made of: {'; '.join(told)}."] if told else []

@@ -123,8 +123,9 @@ class Curve(Display):
         """Returns the name of a record's line: its threat model's, without the value of `x`."""
         if self.x == "radius":
             return record.threat
-        # "EOT-PGD-40" is EOT-PGD over the number of steps, and "EOT 8" is EOT over draws.
-        text = re.sub(rf"[-\s,]*(?<![\d.]){self._x(record):g}(?![\d.])", "", record.threat)
+        # "EOT-PGD-40" is EOT-PGD over the number of steps, and "EOT, K = 8" is EOT over draws.
+        value = rf"(?:\bK\s*=\s*)?(?<![\d.]){self._x(record):g}(?![\d.])"
+        text = re.sub(rf"[-\s,]*{value}", "", record.threat)
         return text.strip(" -,") or record.threat
 
     def _sorted(self, line: list[Record]) -> list[Record]:

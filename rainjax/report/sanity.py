@@ -1,7 +1,6 @@
 """Reads the sanity checks of a study: what they found, and which accuracies they put in doubt."""
 
 import pathlib
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +33,7 @@ def load(folder: pathlib.Path | str, records: Sequence[Record] = ()) -> Checked 
             f"{path} is of the study {checked['study']!r}, the records are of "
             f"{records[0].content['study']!r}: keep each study in a folder of its own."
         )
-    if why := stale(checked, records):
+    if records and (why := stale(checked, records)):
         raise ValueError(f"{path} was made of {why}: run `rainjax sanity` again, or delete it.")
     return checked
 
@@ -49,8 +48,8 @@ def stale(checked: Checked, records: Sequence[Record]) -> str | None:
                 return f"other parameters of {row['subject']!r}"
             if record.content["data"]["fingerprint"] != checked["data"]["fingerprint"]:
                 return "other images"
-    radius = checked["options"]["radius"]
-    if radius in {record.radius for record in records}:
+    radius = checked["options"].get("radius")
+    if radius is None or radius in {record.radius for record in records}:
         return None
     return f"radius {radius:.4g}, which no attack of the study has"
 
@@ -91,13 +90,6 @@ def verdict_text(check: dict[str, Any]) -> str:
     return {True: "passed", False: "FAILED", None: "informational"}[check["passed"]]
 
 
-def line(check: dict[str, Any], width: int = 99) -> str:
-    """Returns a check as a terminal shows it: its verdict, its name, and what was found."""
-    mark = {True: "ok  ", False: "FAIL", None: "    "}[check["passed"]]
-    text = f"{mark} {check['name']}: {check['found']}"
-    return textwrap.fill(text, width, subsequent_indent=" " * 5)
-
-
 def _is_whole(checked: Checked) -> bool:
     rows, data, options = (checked.get(name) for name in ("rows", "data", "options"))
     return (
@@ -107,7 +99,7 @@ def _is_whole(checked: Checked) -> bool:
         and isinstance(data, dict)
         and {"num_examples", "fingerprint"} <= set(data)
         and isinstance(options, dict)
-        and isinstance(options.get("radius"), int | float)
+        and isinstance(options.get("radius"), int | float | None)
         and isinstance(rows, list)
         and all(isinstance(row, dict) and set(row) >= _FIELDS for row in rows)
         and all(set(check) >= _CHECK for row in rows for check in row["checks"])

@@ -14,7 +14,7 @@ INK, GREY, FAINT = "#222222", "#767676", "#dddddd"
 BLUE, RUST, GREEN, PINK, OCHRE = "#0072b2", "#c24e00", "#007a5a", "#b0558a", "#96730a"
 PALETTE = (RUST, BLUE, GREEN, PINK, OCHRE)
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",

@@ -32,6 +32,8 @@ class Table:
     judged_by_last: bool = False
 
     def __post_init__(self):
+        if not self.header:
+            raise ValueError(f"The table {self.title!r} has no column: give it a header.")
         for row in self.rows:
             if len(row) != len(self.header):
                 raise ValueError(

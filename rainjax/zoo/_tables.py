@@ -29,7 +29,7 @@ def load_steps(path: str | os.PathLike) -> Steps:
     """Returns the table that `save_steps` wrote, for `FeatureDistillation(steps)`.
 
     A path may also name the folder that holds it as `table.json`, such as a run of
-    `python -m train.feature_distillation`.
+    `python -m eval design`.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -7,7 +7,7 @@ import scipy.stats
 
 from rainjax.evaluation.records import Record, pack_counts, pack_indices
 from rainjax.metrics import wilson_interval
-from rainjax.report import Results
+from rainjax.report import Results, verdict
 
 TITLES = {
     "undefended": "Undefended",
@@ -167,7 +167,7 @@ def full_study():
 def write_study(folder, records):
     (folder / "records").mkdir(parents=True, exist_ok=True)
     for record in records:
-        path = folder / "records" / f"{record['id']}.json"
+        path = folder / "records" / f"{record['id'].replace('/', '-')}.json"
         path.write_text(json.dumps(record), encoding="utf-8")
     return folder
 
@@ -233,3 +233,13 @@ def cells(table):
 def expected_cell(successes, total):
     ends = scipy.stats.binomtest(successes, total).proportion_ci(method="wilson")
     return f"{100 * successes / total:.1f} % [{100 * ends.low:.1f}, {100 * ends.high:.1f}]"
+
+
+def findings(contents):
+    """What the verdict says that is no reason for doubt."""
+    return [finding.text for finding in verdict(results_of(contents)) if not finding.flag]
+
+
+def flags(contents):
+    """What the verdict says that is a reason for doubt."""
+    return [finding.text for finding in verdict(results_of(contents)) if finding.flag]

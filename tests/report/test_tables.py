@@ -6,14 +6,14 @@ import pytest
 
 from rainjax import report
 from rainjax.evaluation import Record
-from rainjax.report import ResultsTable
+from rainjax.report import Cell, Leaderboard, ResultsTable, Table, as_markdown, as_plain
 from tests.report.made_records import (
     cells,
     expected_cell,
+    findings,
     full_study,
     make_record,
     results_of,
-    share,
     small_study,
 )
 
@@ -119,134 +119,56 @@ def test_two_records_for_one_cell_are_refused():
         results_table(small_study(), style="latex")
 
 
-def findings(records):
-    return [finding.text for finding in report.verdict(results_of(records)) if not finding.flag]
-
-
-def flags(records):
-    return [finding.text for finding in report.verdict(results_of(records)) if finding.flag]
-
-
-def test_verdict_states_strongest_attack_and_distance_from_blind():
-    text = findings(small_study())[1]
-    assert text.startswith("**RAIN, fine-tuned**: 90.0 % right on clean images, 30.0 % [")
-    assert (
-        "strongest attack measured, EOT-PGD (L∞ radius 8/255, 40 steps of 2/255, K = 16)" in text
-    )
-    assert "That is 30.0 points below the 60.0 % [" in text
-    assert "Right under every one of 5 draws: 20.0 % [" in text
-
-
-def test_verdict_says_when_no_attack_beats_the_blind_one():
+def test_a_threat_model_is_one_column_whatever_rule_fits_a_row():
     records = [
-        make_record("rain_finetuned", "blind", share(30)),
-        make_record("rain_finetuned", "eot", share(60)),
+        make_record("rain_finetuned", "eot", [5, 0], options={"class": "NoisyAPGD"}),
+        make_record("rain_pretrained", "eot", [5, 5], options={"class": "APGD"}),
     ]
-    assert "No adaptive attack did better than the purifier-blind one." in findings(records)[0]
-    (flag,) = flags(records)
-    assert "the weaker threat model purifier-blind PGD did better than EOT-PGD" in flag
-    assert "30.0 % [" in flag
-    assert "against 60.0 % [" in flag
-    assert "The intervals are apart" in flag
-    assert "gradient masking" in flag
+    table = results_table(records, style="markdown")
+    header, _, *rows = cells(table)
+    assert header == ["", "EOT-PGD", "strongest attack"]
+    assert [row[1] for row in rows] == [expected_cell(1, 2), expected_cell(2, 2)]
+    assert "16 draws; APGD or NoisyAPGD; L∞ radius 8/255, 40 steps of 2/255, K = 16;" in table
 
 
-def test_verdict_calls_a_small_reversal_possible_chance():
+def test_columns_of_one_threat_model_say_what_sets_them_apart():
     records = [
-        make_record("rain_finetuned", "white_box", share(29)),
-        make_record("rain_finetuned", "eot", share(31)),
+        make_record("rain_finetuned", "eot", [5, 0], num_eot=k, num_steps=steps)
+        for k, steps in ((4, 40), (16, 40), (16, 80))
     ]
-    (flag,) = flags(records)
-    assert "The intervals overlap, so chance may explain it." in flag
+    records.append(make_record("rain_finetuned", "eot", [0, 0], options={"class": "APGD"}))
+    records[-1]["id"] = "apgd"
+    header, *_ = cells(results_table(records, style="markdown"))
+    assert header[1:-1] == [
+        "EOT-PGD, PGD, 40 steps, K = 4",
+        "EOT-PGD, PGD, 40 steps, K = 16",
+        "EOT-PGD, APGD",
+        "EOT-PGD, PGD, 80 steps, K = 16",
+    ]
 
 
-def test_verdict_compares_on_the_images_both_attacks_saw():
-    # EOT saw the first half, where the blind attack left 20 %: no reversal there.
-    blind = make_record("rain_finetuned", "blind", [5] * 20 + [0] * 180)
-    eot = make_record("rain_finetuned", "eot", [5] * 15 + [0] * 85)
-    assert flags([blind, eot]) == []
-    eot = make_record("rain_finetuned", "eot", [5] * 25 + [0] * 75)
-    (flag,) = flags([blind, eot])
-    assert "leaving 20.0 % [" in flag
-    assert "on the 100 images that both were run on" in flag
-
-
-@pytest.mark.parametrize(
-    ("records", "words"),
-    [
-        (
-            [
-                make_record("rain_finetuned", "eot", share(20), num_eot=4, tags=["draws"]),
-                make_record("rain_finetuned", "eot", share(50), num_eot=8, tags=["draws"]),
-            ],
-            "K = 4 did better than K = 8",
-        ),
-        (
-            [
-                make_record("rain_finetuned", "eot", share(10), radius=2 / 255, tags=["radius"]),
-                make_record("rain_finetuned", "eot", share(40), radius=9 / 255, tags=["radius"]),
-            ],
-            "EOT-PGD at radius 2/255 did better than EOT-PGD at radius 9/255",
-        ),
-        (
-            [
-                make_record("rain_finetuned", "clean", share(50)),
-                make_record("rain_finetuned", "blind", share(80)),
-            ],
-            "clean images score lower than purifier-blind PGD",
-        ),
-        (
-            [
-                make_record("rain_finetuned", "eot", share(20)),
-                make_record("rain_finetuned", "known_key", share(60)),
-            ],
-            "the weaker threat model EOT-PGD did better than known key",
-        ),
-    ],
-)
-def test_verdict_flags_what_should_not_be(records, words):
-    (flag,) = flags(records)
-    assert words in flag
-    assert "The intervals are apart" in flag
-
-
-def test_verdict_flags_an_attack_that_left_its_ball():
-    record = make_record("rain_finetuned", "eot", share(20))
-    assert flags([record]) == []
-    record["result"]["linf_max"] = 0.04
-    assert "moved a pixel by 0.040000, further than its radius of 0.031373" in flags([record])[0]
-
-
-def test_verdict_of_other_rows_and_balls_is_not_mixed():
+def test_a_ranking_is_by_the_strongest_attack():
     records = [
-        make_record("rain_finetuned", "blind", share(10), radius=16 / 255),
-        make_record("rain_finetuned", "eot", share(40)),
-        make_record("rain_pretrained", "blind", share(20)),
+        make_record("weak", "clean", [5] * 10),
+        make_record("weak", "eot", [5] + [0] * 9),
+        make_record("strong", "clean", [5] * 8 + [0] * 2),
+        make_record("strong", "blind", [5] * 7 + [0] * 3),
+        make_record("strong", "eot", [5] * 4 + [0] * 6),
+        make_record("strong", "known_key", [0] * 10),
+        make_record("unattacked", "clean", [5] * 10),
     ]
-    assert flags(records) == []
-    assert "No flag was raised" in findings(records)[-1]
-
-
-def test_summary_marks_flags_and_fits_the_terminal():
-    records = [
-        make_record("rain_finetuned", "blind", share(61)),
-        make_record("rain_finetuned", "white_box", share(20)),
-        make_record("rain_finetuned", "eot", share(62)),
+    (table,) = Leaderboard().tables(results_of(records))
+    assert [[str(cell) for cell in row] for row in table.rows] == [
+        ["strong", expected_cell(8, 10), "EOT-PGD", "10", expected_cell(4, 10)],
+        ["weak", expected_cell(10, 10), "EOT-PGD", "10", expected_cell(1, 10)],
     ]
-    text = report.summary([Record(record) for record in records], width=80)
-    verdict = text[text.index("- RAIN") :]
-    assert "\n? RAIN, fine-tuned: the weaker threat model purifier-blind PGD did better" in verdict
-    assert "\n! RAIN, fine-tuned: the weaker threat model white-box PGD did better" in verdict
-    assert max(map(len, verdict.splitlines())) <= 80
-    assert "**" not in text
 
 
-def test_distance_from_blind_is_taken_on_the_same_images():
-    # The blind attack left 80 % of all 200 images, but 60 % of the 100 that EOT was run on.
-    records = [
-        make_record("rain_finetuned", "blind", [5] * 60 + [0] * 40 + [5] * 100),
-        make_record("rain_finetuned", "eot", [5] * 10 + [0] * 90),
-    ]
-    text = findings(records)[0]
-    assert "That is 50.0 points below the 60.0 % [" in text
-    assert "leaves on the 100 images that both were run on." in text
+def test_marks_of_markdown_stay_in_markdown():
+    table = Table("**Bold**", (Cell("a"),), ((Cell("b"),),), ("**c** is `d`, 2 * 3 * 4.",))
+    assert as_plain(table) == "Bold\n\na\n-\nb\n\n  c is d, 2 * 3 * 4."
+    assert "- **c** is `d`" in as_markdown(table)
+    with pytest.raises(ValueError, match=r"The row 'b' of the table 'T' has 2 cells, the header"):
+        Table("T", (Cell("a"),), ((Cell("b"), Cell("c")),))
+    with pytest.raises(ValueError, match="The table 'T' has no column"):
+        Table("T", (), ())

@@ -1,0 +1,129 @@
+"""The claims of Feature Distillation's abstracts, held against records whose numbers are known."""
+
+import json
+
+import numpy as np
+
+from eval import report
+from eval.studies.claims import claims_table
+from rainjax.evaluation import Record
+from rainjax.report import check_readme, update_readme
+from tests.report.made_records import cells, expected_cell, make_record, write_study
+
+FD, BARE = "Feature Distillation, 25/30", "no defense"
+
+
+def made(row, column, counts, radius=2 / 255, **changes):
+    content = make_record(row, column, counts, radius=radius, tags=["comparison", "table"],
+                          **changes)  # fmt: skip
+    content["subject"]["defended"] = row != BARE
+    return content
+
+
+def study():
+    return [
+        made(BARE, "clean", [5, 5, 5, 5, 0, 0]),
+        made(BARE, "blind", [0] * 6, name="BIM"),
+        made(FD, "clean", [5, 5, 0, 0, 5, 0]),
+        made(FD, "blind", [5, 5, 0, 0, 0, 0], name="BIM"),
+        made(FD, "white_box", [5, 0, 0, 0, 0, 0], name="BPDA, identity"),
+        made(FD, "white_box", [0] * 6, name="own gradient") | {"id": "own"},
+        made(FD, "blind", [0] * 6, None, norm="l2", name="CW L2"),
+    ]
+
+
+def table(contents, speed=None):
+    return claims_table([Record(content) for content in contents], speed)
+
+
+def test_claims_stand_beside_what_was_measured():
+    found = table(study())
+    assert found is not None
+    benign, adversarial, bpda = ([str(cell) for cell in row] for row in found.rows)
+    error = np.std([0, 0, 1, 1, -1, 0]) * 100 / np.sqrt(6)
+    assert f"falls by 16.7 ± {error:.1f} points, to {expected_cell(3, 6)} (n = 6)" == benign[2]
+    assert adversarial[2] == (
+        f"from {expected_cell(0, 6)} (BIM, n = 6) to {expected_cell(2, 6)} (BIM, n = 6): the "
+        "strongest blind attacks at 2/255"
+    )
+    assert bpda[2] == f"{expected_cell(1, 6)} (BPDA, identity, n = 6) at 2/255"
+    assert bpda[3] == f"{expected_cell(0, 6)} (own gradient, n = 6) at 2/255"
+    assert "in one pass" in found.notes[0]
+
+
+def test_accuracy_may_also_rise():
+    contents = study()
+    contents[0]["result"], contents[2]["result"] = contents[2]["result"], contents[0]["result"]
+    found = table(contents)
+    assert found is not None
+    assert str(found.rows[0][2]).startswith("rises by 16.7 ± ")
+
+
+def test_images_that_were_compressed_before_say_nothing_of_benign_ones():
+    contents = study()
+    for content in contents:
+        content["data"]["name"] = "builtin, compressed"
+    found = table(contents)
+    assert found is not None
+    assert [str(row[0]) for row in found.rows] == [
+        "accuracy on adversarial images", "accuracy under the adaptive attack (BPDA)",
+    ]  # fmt: skip
+    assert "in two passes" in found.notes[0]
+
+
+def test_claims_need_feature_distillation_at_a_small_radius():
+    contents = study()
+    assert table([c for c in contents if c["subject"]["name"] != FD]) is None
+    assert table([c for c in contents if c["subject"]["name"] != BARE]) is None
+    clean = [c for c in contents if c["threat"]["name"] == "clean"]
+    assert table(clean) is None
+    assert table([*clean, made(FD, "blind", [0] * 6, 4 / 255)]) is None
+
+
+def test_claims_of_time_are_held_against_the_benchmark(tmp_path):
+    entries = [
+        {"name": name, "whose": whose, "batch_size": size, "median_ms": ms, "mib_per_image": 1.0}
+        for name, whose, ms in (
+            ("Feature Distillation", "rainjax", 2.0),
+            ("total variation", "rainjax", 3.0),
+            ("total variation", "somebody", 5000.0),
+        )
+        for size in (1, 64)
+    ]
+    speed = {
+        "kind": "speed", "schema": 1, "entries": entries,
+        "options": {"batch_sizes": [1, 64], "num_slow": 1, "min_seconds": 0.1,
+                    "size": 8, "data": "builtin",
+                    "num_repeats": 1, "bank_size": 1, "quality": 75},
+        "jpeg_error": {"true rounding": {"mean": 0.0, "max": 0.0}},
+        "run": {"num_devices": 1, "device": "cpu"},
+    }  # fmt: skip
+    folder = write_study(tmp_path / "study", study())
+    for place in ("speed.json", "speed/speed.json"):
+        path = tmp_path / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(speed))
+        (found,) = report.extra_tables(folder)
+        assert str(found.rows[3][2]) == (
+            "total variation (rainjax): 1.5 × (batch 1), 1.5 × (batch 64); "
+            "total variation (somebody): 2,500 × (batch 1), 2,500 × (batch 64)"
+        )
+        path.unlink()
+
+
+def test_report_and_readme_show_them(tmp_path):
+    folder = write_study(tmp_path / "tiny", study())
+    paths = report.write_report(folder)
+    assert {path.name for path in paths} == {"report.html", "report.md", "comparison.png"}
+    text = (folder / "report.md").read_text()
+    assert "Feature Distillation: what the abstracts claim" in text
+    assert "Attacks that look for the nearest success in L2" in text
+    assert "Feature Distillation: what the abstracts claim" in report.summary(folder)
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results:tiny -->\n<!-- /results:tiny -->\n")
+    blocks = report.blocks([folder])
+    update_readme(readme, blocks)
+    assert not check_readme(readme, blocks)
+    names = [row[0] for row in cells(readme.read_text())]
+    assert FD in names
+    assert "accuracy on benign images" in names

@@ -1,0 +1,235 @@
+"""The command line that is installed: somebody's own study, from a file of his own."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import rainjax.__main__ as program
+from rainjax.evaluation import load_records
+from rainjax.evaluation.loading import load_study, resized
+
+ROOT = pathlib.Path(__file__).parents[1]
+MINE = '''
+import dataclasses
+import jax
+import jax.numpy as jnp
+import numpy as np
+from beside import STEPS
+from rainjax import Defended, Defense, Identity, data, zoo
+from rainjax.attacks import EOT, PGD
+from rainjax.evaluation import CLEAN, IdentityGradient, Knowledge, Study, Subject, ThreatModel
+from tests.tiny import RESNET_TINY, resnet_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise(Defense):
+    """A defense of ten lines."""
+
+    sigma: float = 0.05
+
+    def apply(self, params, key, image):
+        return jnp.clip(image + self.sigma * jax.random.normal(key, image.shape), 0, 1)
+
+
+def study():
+    images = data.load("builtin", "test")
+    first, labels = images.get(np.arange(20))
+    classifier = resnet_params(jnp.asarray(first, jnp.float32) / 255, labels)
+    params = {"defense": (), "classifier": classifier}
+    attack = PGD(num_steps=STEPS, eot=EOT(2))
+    return Study(
+        "mine",
+        images,
+        [
+            Subject("bare", Defended(Identity(), RESNET_TINY), params),
+            Subject("noise", Defended(Noise(), RESNET_TINY), params),
+        ],
+        [CLEAN, ThreatModel("EOT-PGD", attack, num_examples=6, description="white box")],
+        num_examples=8,
+        num_score_draws=2,
+        batch_size=4,
+    )
+
+
+def smaller():
+    return dataclasses.replace(study(), name="smaller", num_examples=6)
+
+
+number = 3
+'''
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch, quick_compilation):
+    monkeypatch.setattr(program, "use_all_cores", lambda: None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine_of_a_test.py"
+    path.write_text(MINE)
+    (tmp_path / "beside.py").write_text("STEPS = 1\n")
+    return path
+
+
+def run(*words):
+    program.main([str(word) for word in words])
+
+
+def said(exit):
+    return str(exit.value)
+
+
+def test_a_file_of_ones_own_is_measured_and_shown(mine, tmp_path, capsys):
+    out = tmp_path / "results"
+    run("evaluate", mine, "--out", out)
+    records = load_records(out / "mine")
+    assert [(r.subject, r.threat, r.num_examples) for r in records] == [
+        ("bare", "clean", 8),
+        ("bare", "EOT-PGD", 6),
+        ("noise", "clean", 8),
+        ("noise", "EOT-PGD", 6),
+    ]
+    target = records[-1].content["subject"]["target"]
+    assert target["defense"]["class"] == "mine_of_a_test.Noise"
+    assert target["defense"]["source"]
+    told = capsys.readouterr()
+    assert "mine: 2 subjects, 4 numbers, 4 of them to be measured; 24 image gradients" in told.err
+    assert f"Writing to {out / 'mine'}" in told.err
+    assert "EOT-PGD" in told.out
+    assert f"Wrote {out / 'mine' / 'report.html'}" in told.out
+
+    before = {path: path.read_bytes() for path in out.glob("mine/records/*.json")}
+    run("evaluate", mine, "--out", out, "--quiet")
+    assert {path: path.read_bytes() for path in out.glob("mine/records/*.json")} == before
+    run("report", out / "mine")
+    assert capsys.readouterr().err == ""
+
+    # Another defense of the same name and the same options is another one: its records are anew.
+    mine.write_text(MINE.replace("self.sigma *", "2 * self.sigma *"))
+    run("evaluate", mine, "--out", out, "--quiet")
+    after = {path: path.read_bytes() for path in out.glob("mine/records/*.json")}
+    changed = {path.stem for path in before if after[path] != before[path]}
+    assert changed == {path.stem for path in before if path.stem.startswith("noise")}
+
+
+def test_numbers_are_changed_on_the_command_line(mine, tmp_path):
+    words = ["--num-examples", 4, "--num-score-draws", 3, "--name", "less", "--seed", 7]
+    run("evaluate", f"{mine}:study", "--out", tmp_path, "--quiet", *words, "--batch-size", 2)
+    records = load_records(tmp_path / "less")
+    assert {record.num_examples for record in records} == {4}  # the threat model's six follow
+    assert records[-1].num_score_draws == 3
+    assert {record.content["seed"] for record in records} == {7}
+    assert {record.content["batch_size"] for record in records} == {2}
+
+
+def test_shares_are_put_together(mine, tmp_path, capsys):
+    run("evaluate", mine, "--out", tmp_path / "whole", "--quiet")
+    for share in ("0/2", "1/2"):
+        run("evaluate", mine, "--out", tmp_path / "shared", "--shard", share, "--quiet")
+    folder = tmp_path / "shared" / "mine"
+    assert not (folder / "records").exists()
+    assert f"`rainjax merge {folder}` puts the shares together" in capsys.readouterr().out
+    run("merge", folder)
+    whole, merged = (
+        {p.name: {**json.loads(p.read_text()), "run": None} for p in f.glob("mine/records/*")}
+        for f in (tmp_path / "whole", tmp_path / "shared")
+    )
+    assert whole == merged
+    assert len(whole) == 4
+
+
+def test_an_arrays_tasks_take_their_shares(mine, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    with pytest.raises(SystemExit) as exit:
+        run("evaluate", mine, "--out", tmp_path, "--quiet")
+    assert "JOB_COMPLETIONS is not set" in said(exit)
+    monkeypatch.setenv("JOB_COMPLETIONS", "2")
+    run("evaluate", mine, "--out", tmp_path, "--quiet")
+    assert "Made share 1/2" in capsys.readouterr().out
+
+
+def test_sanity_is_asked_of_a_file_or_of_its_folder(mine, tmp_path, capsys):
+    run("evaluate", mine, "--out", tmp_path, "--quiet")
+    folder = tmp_path / "mine"
+    with pytest.raises(SystemExit) as exit:
+        run("sanity", folder)
+    assert "name the Python file of its study as well, --study FILE.py" in said(exit)
+    words = ["--num-examples", 4, "--num-queries", 4, "--num-surface", 0, "--subjects", "noise"]
+    run("sanity", folder, "--study", mine, *words)
+    content = json.loads((folder / "sanity.json").read_text())
+    assert [row["subject"] for row in content["rows"]] == ["noise"]
+    assert "study" not in content["options"]
+    told = capsys.readouterr().out
+    assert f"Wrote {folder / 'sanity.json'}" in told
+    assert f"Wrote {folder / 'report.html'}" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["evaluate", "none.py"], "none.py is no file: name the Python file that holds the study"),
+        (["evaluate", "{mine}:other"], "has no 'other': write a function `def study():`"),
+        (["evaluate", "{mine}:number"], "'number' of {mine} is of type int, not a Study"),
+        (["evaluate", "{text}"], "is no Python file: name the one that holds the study"),
+        (["evaluate", "{mine}", "--shard", "2"], "shard='2' must be INDEX/COUNT, such as 0/3"),
+        (["evaluate", "{mine}", "--shard", "3/3"], "index=3 of count=3 is no share"),
+        (["evaluate", "{mine}", "--num-examples", "0"], "num_examples=0 must be at least 1"),
+        (["evaluate", "{mine}", "--out", "{text}"], "Nothing can be written to"),
+        (["report", "none"], "none holds no records/"),
+        (["merge", "none"], "none"),
+        (["sanity", "{mine}", "--subjects", "nobody"], "nobody"),
+    ],
+)
+def test_mistakes_are_one_sentence(mine, tmp_path, monkeypatch, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("text")
+    words = [word.format(mine=mine, text=text) for word in words]
+    with pytest.raises(SystemExit) as exit:
+        run(*words)
+    assert said(exit).startswith("error: ")
+    assert sentence.format(mine=mine) in said(exit)
+    assert "\n" not in said(exit)
+
+
+def test_what_a_users_code_raises_is_shown_whole(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("def study():\n    return 1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        load_study(path)
+
+
+def test_studies_are_values_and_their_sizes_are_changed_by_name(mine):
+    study = load_study(f"{mine}:smaller")
+    assert (study.name, study.count) == ("smaller", 6)
+    assert resized(study) is not study
+    assert [threat.num_examples for threat in resized(study, num_examples=3).threats] == [None, 3]
+    assert [threat.num_examples for threat in resized(study, num_examples=6).threats] == [None, 6]
+
+
+def test_help_lists_the_words(capsys):
+    for words in ([], ["evaluate"], ["report"], ["sanity"], ["merge"], ["data"], ["zoo"]):
+        with pytest.raises(SystemExit) as exit:
+            run(*words, "--help")
+        assert not exit.value.code
+        told = capsys.readouterr().out
+        assert "rainjax" in told
+    with pytest.raises(SystemExit):
+        run("--help")
+    told = capsys.readouterr().out
+    for word in ("evaluate", "report", "sanity", "merge", "rainjax data", "rainjax zoo"):
+        assert word in told
+
+
+def test_a_closed_pipe_ends_quietly():
+    program_text = f"{sys.executable} -m rainjax zoo | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", program_text], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
