@@ -33,6 +33,17 @@ def shared_data() -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> pathlib.Path:
+    """The folder in which one process made the whole of the study of `tests.measured`."""
+    from tests import measured
+
+    out = tmp_path_factory.mktemp("undisturbed")
+    (said,) = measured.finish(measured.start(out))
+    assert len(measured.content(out)) == 5, said
+    return out
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Has XLA compile in a quarter of the time, for modules that run small programs once."""

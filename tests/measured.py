@@ -5,7 +5,11 @@ it joins the other processes that the environment speaks of, and `merge OUT FOLD
 together.
 """
 
+import json
+import os
 import pathlib
+import socket
+import subprocess
 import sys
 
 import jax
@@ -32,8 +36,8 @@ from rainjax.evaluation import (
 )
 from tests.tiny import Linear
 
-NAME, NUM_SHARES, NUM_UNITS = "shared", 3, 24
-SIZE = 6
+ROOT = pathlib.Path(__file__).parents[1]
+NAME, SIZE = "shared", 6
 
 
 class Pictures(ImageSet):
@@ -85,6 +89,53 @@ def study(*, images: int = 0, kernel: int = 0, sigma: float = 0.2, **options) ->
         **options,
     }
     return Study(NAME, Pictures(images), **chosen)
+
+
+def start(*words, **environment) -> subprocess.Popen:
+    """Runs this program in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.measured", *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_together(*folders) -> list[subprocess.Popen]:
+    """Starts a process for each folder; they find each other on the loopback address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        start(
+            folder,
+            "together",
+            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+            JAX_NUM_PROCESSES=str(len(folders)),
+            JAX_PROCESS_ID=str(rank),
+        )
+        for rank, folder in enumerate(folders)
+    ]
+
+
+def finish(*processes) -> list[str]:
+    """Returns what processes said, when all have ended."""
+    try:
+        return [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def content(out) -> dict:
+    """Returns the records of a study as they are, but for the run that made them."""
+    found = {}
+    for path in (pathlib.Path(out) / NAME).glob("records/*.json"):
+        found[path.stem] = json.loads(path.read_text())
+        assert found[path.stem].pop("run")["seconds"] > 0
+    return found
 
 
 def main() -> None:

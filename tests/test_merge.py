@@ -1,4 +1,4 @@
-"""Shares put together: the records of one process, from the shares alone, or a sentence."""
+"""Shares put together: the records of one process, from the shares undisturbed, or a sentence."""
 
 import dataclasses
 import json
@@ -19,8 +19,7 @@ from rainjax.evaluation import (
     scoring,
 )
 from tests import measured
-from tests.measured import NAME, study
-from tests.test_shards import alone, content, finish, start  # noqa: F401 (a fixture)
+from tests.measured import NAME, content, finish, start, study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,19 +54,19 @@ def unit_of(folder, kind="s"):
     return sorted((folder / "work").glob(f"{kind}-*.npz"))[0]
 
 
-def test_three_merged_shares_are_the_records_of_one_process(alone, shares, tmp_path):  # noqa: F811
+def test_three_merged_shares_are_the_records_of_one_process(undisturbed, shares, tmp_path):
     records = merge(shares, tmp_path)
-    assert content(tmp_path) == content(alone)
-    assert [record.id for record in records] == [r.id for r in load_records(alone / NAME)]
+    assert content(tmp_path) == content(undisturbed)
+    assert [record.id for record in records] == [r.id for r in load_records(undisturbed / NAME)]
     order = json.loads((tmp_path / NAME / "study.json").read_text())
-    assert order == json.loads((alone / NAME / "study.json").read_text())
+    assert order == json.loads((undisturbed / NAME / "study.json").read_text())
 
 
-def test_shares_in_one_folder_are_merged_where_they_are(alone, tmp_path):  # noqa: F811
+def test_shares_in_one_folder_are_merged_where_they_are(undisturbed, tmp_path):
     for index in range(2):
         evaluate(study(), tmp_path, shard=Shard(index, 2), progress=False)
     merge(tmp_path / NAME)
-    assert content(tmp_path) == content(alone)
+    assert content(tmp_path) == content(undisturbed)
     kept = {path: path.read_bytes() for path in (tmp_path / NAME / "records").iterdir()}
     merge(tmp_path / NAME)  # nothing is missing
     assert kept == {path: path.read_bytes() for path in (tmp_path / NAME / "records").iterdir()}
@@ -115,11 +114,11 @@ def test_a_record_tells_which_shares_made_it(shares, tmp_path):
         assert spent - 0.01 <= told <= spent + 1
 
 
-def test_other_splits_of_one_study_make_one(alone, shares, tmp_path):  # noqa: F811
+def test_other_splits_of_one_study_make_one(undisturbed, shares, tmp_path):
     """A share of three, and what two shares have beside it: they overlap, and agree."""
     halves = make(tmp_path / "halves", count=2)
     merge([shares[1], *halves], tmp_path / "merged")
-    assert content(tmp_path / "merged") == content(alone)
+    assert content(tmp_path / "merged") == content(undisturbed)
 
 
 def test_a_share_that_is_missing_is_named(shares, tmp_path):
@@ -264,7 +263,7 @@ def test_where_shares_are_put_together(shares, tmp_path):
         merge(shares, tmp_path)
 
 
-def test_the_program_merges(alone, shares, tmp_path):  # noqa: F811
+def test_the_program_merges(undisturbed, shares, tmp_path):
     (said,) = finish(start(tmp_path, "merge", *shares))
-    assert content(tmp_path) == content(alone), said
+    assert content(tmp_path) == content(undisturbed), said
     assert measured.NAME == NAME

@@ -2,11 +2,7 @@
 
 import json
 import os
-import pathlib
 import re
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,71 +12,14 @@ from rainjax.evaluation import Shard, evaluate, load_records, parse_shard, shard
 from rainjax.evaluation.study import cells
 from rainjax.evaluation.work import Work
 from tests import measured
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def start(*words, **environment) -> subprocess.Popen:
-    """Runs `tests.measured` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.measured", *map(str, words)],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+from tests.measured import content, finish, start, start_together
 
 
-def start_together(*folders) -> list[subprocess.Popen]:
-    """Starts a process for each folder; they find each other on the loopback address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return [
-        start(
-            folder,
-            "together",
-            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
-            JAX_NUM_PROCESSES=str(len(folders)),
-            JAX_PROCESS_ID=str(rank),
-        )
-        for rank, folder in enumerate(folders)
-    ]
-
-
-def finish(*processes) -> list[str]:
-    """Returns what processes said, when all have ended."""
-    try:
-        return [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def content(out) -> dict:
-    """Returns the records of a study as they are, but for the run that made them."""
-    found = {}
-    for path in (pathlib.Path(out) / measured.NAME).glob("records/*.json"):
-        found[path.stem] = json.loads(path.read_text())
-        assert found[path.stem].pop("run")["seconds"] > 0
-    return found
-
-
-@pytest.fixture(scope="session")
-def alone(tmp_path_factory):
-    """The folder of one process that made everything."""
-    out = tmp_path_factory.mktemp("alone")
-    (said,) = finish(start(out))
-    assert len(content(out)) == 5, said
-    return out
-
-
-def test_two_processes_of_jax_make_the_records_of_one(alone, tmp_path):
+def test_two_processes_of_jax_make_the_records_of_one(undisturbed, tmp_path):
     processes = start_together(tmp_path, tmp_path)
     said = finish(*processes)
     assert [process.returncode for process in processes] == [0, 0], said
-    assert content(tmp_path) == content(alone)
+    assert content(tmp_path) == content(undisturbed)
     runs = [record.content["run"] for record in load_records(tmp_path / measured.NAME)]
     assert {run["num_processes"] for run in runs} == {2}
 
@@ -193,12 +132,12 @@ def test_a_share_says_what_it_made_and_makes_no_record(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("work/*.npz")}
 
 
-def test_two_processes_that_make_one_unit_leave_one_whole_file(alone, tmp_path):
+def test_two_processes_that_make_one_unit_leave_one_whole_file(undisturbed, tmp_path):
     """All shares twice at once, in one folder."""
     processes = [start(tmp_path, f"{index}/1") for index in (0, 0)]
     said = finish(*processes)
     assert [process.returncode for process in processes] == [0, 0], said
-    assert content(tmp_path) == content(alone)
+    assert content(tmp_path) == content(undisturbed)
     assert {p.suffix for p in (tmp_path / measured.NAME / "work").iterdir()} == {".npz"}
 
 
