@@ -94,9 +94,6 @@ class Odd(Network):
 
     what: str
 
-    def build(self, rngs):
-        raise AssertionError("this network is two functions, not a module")
-
     def init(self, key):
         return ()
 

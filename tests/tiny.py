@@ -86,9 +86,6 @@ class Linear(Network):
     size: int
     num_classes: int
 
-    def build(self, rngs):
-        raise AssertionError("this network is two functions, not a module")
-
     def init(self, key):
         return {"kernel": jax.random.normal(key, (self.size, self.num_classes))}
 

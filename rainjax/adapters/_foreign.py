@@ -40,9 +40,6 @@ class Foreign(Network):
     def host_gradients(self, images: np.ndarray, cotangents: np.ndarray) -> np.ndarray:
         """Returns the gradients `n h w c` that cotangents `n classes` of the logits come to."""
 
-    def build(self, rngs):
-        raise TypeError(f"{type(self).__name__} has no Flax module: use `apply`.")
-
     def init(self, key: PRNGKey) -> Params:
         """Returns `()`."""
         del key

@@ -4,16 +4,19 @@ import os
 import pathlib
 
 from rainjax.data._base import DamagedPicture, ImageSet
+from rainjax.data.arrays import ArraySet, from_arrays
 from rainjax.data.builtin import NAME as _BUILTIN
 from rainjax.data.builtin import BuiltinSet
 from rainjax.data.prepared import PreparedSet, default_data_dir, describe, prepared_sets
 
 __all__ = [
+    "ArraySet",
     "BuiltinSet",
     "DamagedPicture",
     "ImageSet",
     "default_data_dir",
     "describe",
+    "from_arrays",
     "load",
     "prepared_sets",
 ]

@@ -57,7 +57,9 @@ def describe(value: Any) -> Any:
     if isinstance(value, types.FunctionType):
         return _function(value)
     if hasattr(value, "content_digest"):
-        return {"class": _name(type(value)), **_source(type(value)), **_own(value)}
+        kinds = [describe(kind) for kind in getattr(value, "kinds", ())]
+        parts = {"kinds": kinds} if kinds else {}
+        return {"class": _name(type(value)), **_source(type(value)), **parts, **_own(value)}
     text = repr(value)
     if re.search(r"\b0x[0-9a-f]{6,}", text):  # an address, another one in the next process
         raise ValueError(

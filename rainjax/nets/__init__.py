@@ -1,13 +1,14 @@
 """Networks: super-resolution and classification, the only home of Flax."""
 
 from rainjax.nets._layers import num_params
-from rainjax.nets._network import Network
+from rainjax.nets._network import FlaxNetwork, Network
 from rainjax.nets.carn_m import CARNM
 from rainjax.nets.convert import from_torch, to_torch
 from rainjax.nets.edsr import EDSR, EDSR_BASELINE, EDSR_SMALL
 from rainjax.nets.imagenet_resnet import ImageNetResNet
 from rainjax.nets.imdn import IMDN
 from rainjax.nets.mobilenet import IMAGENETTE_CLASSES, MobileNetV2
+from rainjax.nets.own import Model, from_flax, from_function, from_linen
 from rainjax.nets.resnet import ResNet
 from rainjax.nets.resnet4b import ResNet4b
 
@@ -18,11 +19,16 @@ __all__ = [
     "EDSR_SMALL",
     "IMAGENETTE_CLASSES",
     "IMDN",
+    "FlaxNetwork",
     "ImageNetResNet",
     "MobileNetV2",
+    "Model",
     "Network",
     "ResNet",
     "ResNet4b",
+    "from_flax",
+    "from_function",
+    "from_linen",
     "from_torch",
     "num_params",
     "to_torch",

@@ -17,7 +17,47 @@ from rainjax.typing import Params, PRNGKey
 
 @dataclasses.dataclass(frozen=True)
 class Network(Value):
-    """An architecture: its hyperparameters are the fields, its numbers live with the caller."""
+    """Two pure functions: a value whose hyperparameters are fields, its numbers with the caller.
+
+    `nets.from_flax`, `from_linen` and `from_function` make one of what somebody has already.
+    """
+
+    @abc.abstractmethod
+    def init(self, key: PRNGKey) -> Params:
+        """Returns fresh parameters."""
+
+    @abc.abstractmethod
+    def apply(self, params: Params, *inputs: Array) -> Array:
+        """Runs the network on one example: no batch axis goes in, none comes out."""
+
+    def apply_in_training(
+        self, params: Params, *inputs: Array, axis_name: str
+    ) -> tuple[Array, Params]:
+        """Runs it as in training, on one of a batch; see `FlaxNetwork`.
+
+        Raises:
+            ValueError: the network has no batch norm.
+        """
+        del params, inputs, axis_name
+        raise ValueError(_no_batch_norm(self))
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether there are running statistics, so that `apply_in_training` has a meaning."""
+        return False
+
+    def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """Returns `init`'s tree with `jax.ShapeDtypeStruct` leaves, without computing it."""
+        return jax.tree.map(lambda leaf: leaf, _shapes(self))  # a tree of the caller's own
+
+
+@dataclasses.dataclass(frozen=True)
+class FlaxNetwork(Network):
+    """An architecture in Flax NNX; `build` makes the module, in inference mode.
+
+    Raises:
+        ValueError: at the first use, the module normalises by the batch, or drops at random.
+    """
 
     @abc.abstractmethod
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -56,10 +96,7 @@ class Network(Value):
         module = self._module(params, inputs)
         norms = _batch_norms(module)
         if not norms:
-            raise ValueError(
-                f"This {type(self).__name__} has no batch norm whose statistics could follow the "
-                "data: it has group norm, or it was folded into the convolutions."
-            )
+            raise ValueError(_no_batch_norm(self))
         for norm in norms:
             norm.use_running_average, norm.axis_name, norm.momentum = False, axis_name, 0.9
         output = module(*(x[None] for x in inputs))[0]
@@ -84,13 +121,38 @@ class Network(Value):
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graphdef, state)
 
-    def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """Returns `init`'s tree with `jax.ShapeDtypeStruct` leaves, without computing it."""
-        return jax.tree.map(lambda leaf: leaf, _shapes(self))  # a tree of the caller's own
-
 
 def _batch_norms(module: nnx.Module) -> list[nnx.BatchNorm]:
     return [part for _, part in nnx.iter_modules(module) if isinstance(part, nnx.BatchNorm)]
+
+
+def _no_batch_norm(network: Network) -> str:
+    return (
+        f"This {type(network).__name__} has no batch norm whose statistics could follow the data: "
+        "it has group norm, or it was folded into the convolutions."
+    )
+
+
+def check_inference(module: nnx.Module, whose: str) -> None:
+    """Refuses a module that is set up for training, where an image's logits are no function of it.
+
+    Raises:
+        ValueError: naming the first layer that is.
+    """
+    parts = [(".".join(map(str, path)), part) for path, part in nnx.iter_modules(module)]
+    for where, part in parts:
+        if isinstance(part, nnx.BatchNorm) and not part.use_running_average:
+            raise ValueError(
+                f"{where} of {whose} is in training mode, and would normalise each image by "
+                "itself instead of by its running statistics: call module.eval() first, or build "
+                "it with use_running_average=True."
+            )
+    for where, part in parts:
+        if isinstance(part, nnx.Dropout) and part.rate > 0 and not part.deterministic:
+            raise ValueError(
+                f"{where} of {whose} is in training mode, and would drop values at random: call "
+                "module.eval() first, or build it with deterministic=True."
+            )
 
 
 def check_doubles(network: Network, whose: str) -> None:
@@ -112,8 +174,10 @@ def check_doubles(network: Network, whose: str) -> None:
 
 
 @functools.cache
-def _abstract(network: Network):
-    return nnx.split(nnx.eval_shape(lambda: network.build(nnx.Rngs(0))))
+def _abstract(network: FlaxNetwork):
+    module = nnx.eval_shape(lambda: network.build(nnx.Rngs(0)))
+    check_inference(module, type(network).__name__)
+    return nnx.split(module)
 
 
 @functools.cache

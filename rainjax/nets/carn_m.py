@@ -16,14 +16,14 @@ from rainjax.nets._layers import (
     standardize,
     uniform_fan_in,
 )
-from rainjax.nets._network import Network
+from rainjax.nets._network import FlaxNetwork
 from rainjax.nets.edsr import STAGES
 
 _STEPS = 3  # of a cascade, outside and within each block
 
 
 @dataclasses.dataclass(frozen=True)
-class CARNM(Network):
+class CARNM(FlaxNetwork):
     """Enlarges an image `scale` times: `h w c` in [0, 1] to `scale*h scale*w c`, not clipped.
 
     The mobile variant of CARN (arXiv 1803.08664): cascades, in which every step sees the outputs

@@ -8,14 +8,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rainjax.nets._layers import conv3x3, pixel_shuffle, relu, standardize, uniform_fan_in
-from rainjax.nets._network import Network
+from rainjax.nets._network import FlaxNetwork
 
 # The pixel-shuffle stages of each scale: 4 is reached by doubling twice.
 STAGES = {2: (2,), 3: (3,), 4: (2, 2)}
 
 
 @dataclasses.dataclass(frozen=True)
-class EDSR(Network):
+class EDSR(FlaxNetwork):
     """Enlarges an image `scale` times: `h w c` in [0, 1] to `scale*h scale*w c`, not clipped.
 
     Inside, pixels run over `value_range` as in the authors' code, so their learning rates and

@@ -16,11 +16,11 @@ from rainjax.nets._layers import (
     standardize,
     uniform_fan_in,
 )
-from rainjax.nets._network import Network
+from rainjax.nets._network import FlaxNetwork
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageNetResNet(Network):
+class ImageNetResNet(FlaxNetwork):
     """Classifies an image: `h w c` in [0, 1] to `num_classes` logits, at any size.
 
     A 7x7 convolution and a max pool, each with stride 2, then groups of `blocks` residual blocks

@@ -16,7 +16,7 @@ from rainjax.nets._layers import (
     relu,
     uniform_fan_in,
 )
-from rainjax.nets._network import Network
+from rainjax.nets._network import FlaxNetwork
 
 _CHANNELS = 3
 # How many times fewer features are set aside, and decide the attention.
@@ -24,7 +24,7 @@ _DISTILLED, _REDUCTION = 4, 16
 
 
 @dataclasses.dataclass(frozen=True)
-class IMDN(Network):
+class IMDN(FlaxNetwork):
     """Enlarges an image `scale` times: `h w 3` in [0, 1] to `scale*h scale*w 3`, not clipped.
 
     Every block keeps a quarter of the features from each of three convolutions and hands the rest

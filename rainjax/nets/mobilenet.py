@@ -17,7 +17,7 @@ from rainjax.nets._layers import (
     standardize,
     uniform_fan_in,
 )
-from rainjax.nets._network import Network
+from rainjax.nets._network import FlaxNetwork
 
 # Expansion, features, blocks, stride of the first: table 2 of the paper.
 STAGES = (
@@ -33,7 +33,7 @@ _STEM, _LAST = 32, 1280
 
 
 @dataclasses.dataclass(frozen=True)
-class MobileNetV2(Network):
+class MobileNetV2(FlaxNetwork):
     """Classifies an image: `h w 3` in [0, 1] to `num_classes` logits, at any size from 32 up.
 
     With `class_subset`, only the logits of those classes come back, in that order: the ten of

@@ -15,11 +15,11 @@ from rainjax.nets._layers import (
     standardize,
     uniform_fan_in,
 )
-from rainjax.nets._network import Network
+from rainjax.nets._network import FlaxNetwork
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNet(Network):
+class ResNet(FlaxNetwork):
     """Classifies a small image: `h w c` in [0, 1] to `num_classes` logits.
 
     Three groups of `(depth - 2) / 6` blocks, `width`, `2 width` and `4 width` features; the

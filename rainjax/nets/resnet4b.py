@@ -8,11 +8,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rainjax.nets._layers import check_standardization, conv3x3, relu, standardize, uniform_fan_in
-from rainjax.nets._network import Network
+from rainjax.nets._network import FlaxNetwork
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNet4b(Network):
+class ResNet4b(FlaxNetwork):
     """Classifies a small square image: `size size c` in [0, 1] to `num_classes` logits.
 
     A convolution with stride 2 and `width` features, four blocks with `2 width`, of which the

@@ -1,0 +1,141 @@
+"""Pictures and labels that are in memory, as a set to measure on."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from rainjax.data._base import ImageSet
+
+
+class ArraySet(ImageSet):
+    """Pictures of one size and their labels; made by `from_arrays`."""
+
+    def __init__(
+        self,
+        images: UInt8[np.ndarray, "n h w c"],
+        labels: Int[np.ndarray, "n"],
+        *,
+        name: str,
+        split: str,
+        class_names: tuple[str, ...],
+    ):
+        self.name, self.split, self.class_names = name, split, class_names
+        self._images, self._labels = images, labels
+        content = f"{images.shape}".encode() + images.tobytes() + labels.tobytes()
+        self.fingerprint = f"sha256:{hashlib.sha256(content).hexdigest()[:32]}"
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def get(
+        self, indices: Int[np.ndarray, "n"]
+    ) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, "n"]]:
+        self.check_indices(indices)
+        return self._images[indices], self._labels[indices]
+
+    def image(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        self.check_indices(np.array([index]))
+        return self._images[index]
+
+    def labels(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        self.check_indices(indices)
+        return self._labels[indices]
+
+    def source_index(self, indices: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Returns the positions themselves: these arrays are the source."""
+        self.check_indices(indices)
+        return indices
+
+
+def from_arrays(
+    images: Any,
+    labels: Any,
+    *,
+    name: str,
+    split: str = "test",
+    class_names: Sequence[str] | None = None,
+) -> ArraySet:
+    """Returns pictures `n h w c` and their labels `n` as a data set, for studies and training.
+
+    Pictures are uint8 in 0..255, or floats in [0, 1] that are multiples of 1/255, as those of a
+    file are. The arrays are copied. Without `class_names` there are as many classes as the highest
+    label says, called by their numbers.
+
+    >>> import numpy as np
+    >>> from rainjax import data
+    >>> images = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> data.from_arrays(images, [0, 1], name="mine", class_names=["cat", "dog"])
+    <mine/test: 2 pictures, 2 classes>
+
+    Raises:
+        ValueError: the arrays are of another shape, kind or range, or do not belong together; says
+            which, and how to mend it.
+    """
+    if not name or os.sep in name:
+        raise ValueError(f"name={name!r} must be a plain name: records and reports show it.")
+    pictures = _pictures(np.asarray(images))
+    numbers = np.asarray(labels)
+    if numbers.ndim == 2 and np.issubdtype(numbers.dtype, np.number):
+        raise ValueError(
+            f"labels are of shape {numbers.shape}: give one class number for each picture, "
+            "labels.argmax(1) of one-hot ones."
+        )
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(
+            f"labels must be one whole number for each picture, not {numbers.dtype} of shape "
+            f"{numbers.shape}."
+        )
+    if len(numbers) != len(pictures):
+        raise ValueError(f"{len(pictures)} pictures came with {len(numbers)} labels.")
+    most = int(numbers.max())
+    if class_names is None:
+        names = tuple(map(str, range(most + 1)))
+    else:
+        names = tuple(map(str, class_names))
+    if numbers.min() < 0 or most >= len(names):
+        raise ValueError(
+            f"labels lie in {numbers.min()}..{most}, and there are {len(names)} classes: number "
+            f"them from 0 to {len(names) - 1}."
+        )
+    if len(names) < 2:
+        raise ValueError("All labels are 0: give class_names, for there must be two classes.")
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise ValueError(f"Two classes are called {twice!r}: give each its own name.")
+    return ArraySet(pictures, numbers.astype(np.int32), name=name, split=split, class_names=names)
+
+
+def _pictures(images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
+    if images.ndim != 4 or not images.size:
+        raise ValueError(
+            f"images must be a batch `n h w c`, and hold one, not of shape {images.shape}."
+        )
+    if images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
+        raise ValueError(
+            f"images of shape {images.shape} have their channels first: give "
+            "np.moveaxis(images, 1, -1)."
+        )
+    if images.dtype == np.uint8:
+        return images.copy()
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(
+            f"images must be uint8 in 0..255, or floats in [0, 1], not {images.dtype}: use "
+            ".astype(np.uint8)."
+        )
+    low, high = images.min(), images.max()
+    if not (low >= 0 and high <= 1):  # NaN compares false
+        raise ValueError(
+            f"images of floats must lie in [0, 1], these in [{low:.6g}, {high:.6g}]: divide them "
+            "by 255."
+        )
+    levels = np.round(images.astype(np.float64) * 255)
+    if np.abs(levels - images.astype(np.float64) * 255).max() > 1e-3:
+        raise ValueError(
+            "images of floats must be multiples of 1/255, as files hold them: round them, "
+            "np.round(255 * images).astype(np.uint8), where that is what you want to measure."
+        )
+    return levels.astype(np.uint8)

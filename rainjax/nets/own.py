@@ -1,0 +1,331 @@
+"""Classifiers that somebody has already, as networks: Flax NNX, Flax Linen, plain functions."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+from jaxtyping import Array, PyTree
+
+from rainjax._checks import check_image
+from rainjax.nets._named import check_shapes, flatten
+from rainjax.nets._network import Network, check_inference
+from rainjax.typing import Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A network with its parameters: the two go into `Defended` and into its parameters."""
+
+    network: Network
+    params: Params
+
+
+def from_flax(module: nnx.Module) -> Model:
+    """Returns a Flax NNX module, images `n h w c` in [0, 1] to logits, as network and parameters.
+
+    The module is in inference mode (`module.eval()`), and is copied: what happens to it later
+    changes nothing here. All its variables become parameters, running statistics too. Dropout that
+    is switched off is left out. Networks of modules that were built apart may be unequal, and
+    then compile apart.
+
+    >>> from flax import nnx
+    >>> import jax
+    >>> from rainjax import Defended, Identity, nets
+    >>> class Linear(nnx.Module):
+    ...     def __init__(self, rngs):
+    ...         self.layer = nnx.Linear(48, 10, rngs=rngs)
+    ...     def __call__(self, images):
+    ...         return self.layer(images.reshape(len(images), -1))
+    >>> model = nets.from_flax(Linear(nnx.Rngs(0)))
+    >>> pipeline = Defended(Identity(), model.network)
+    >>> params = {"defense": (), "classifier": model.params}
+    >>> pipeline.logits(params, jax.random.key(0), jax.numpy.ones((4, 4, 3))).shape
+    (10,)
+
+    Raises:
+        TypeError: it is no NNX module.
+        ValueError: a layer is in training mode, or a part keeps random state; says which.
+    """
+    if isinstance(module, type) or not isinstance(module, nnx.Module):
+        raise TypeError(
+            f"from_flax takes an NNX module, not {_kind(module)}: for a Linen one there is "
+            "from_linen(module, variables), for a function from_function(fn, params)."
+        )
+    name = type(module).__name__
+    check_inference(module, name)
+    module = nnx.clone(module)
+    for _, part in nnx.iter_modules(module):
+        if isinstance(part, nnx.Dropout):
+            part.rngs = None  # switched off: its random state is never read
+    random = nnx.to_flat_state(nnx.state(module, nnx.RngState))
+    if random:
+        where = ".".join(map(str, random[0][0]))
+        raise ValueError(
+            f"{name} keeps random state at {where}, and a classifier is a function of its image: "
+            "build it without rngs for inference."
+        )
+    graphdef, state = nnx.split(module)
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    sources = tuple({type(part) for _, part in nnx.iter_modules(module)})
+    graph = _Graph(graphdef, abstract, tuple(sorted(sources, key=lambda kind: kind.__qualname__)))
+    return Model(FlaxModule(graph), nnx.to_pure_dict(state))
+
+
+def from_linen(module: Any, variables: Any) -> Model:
+    """Returns a Flax Linen module, `n h w c` in [0, 1] to logits, as network and parameters.
+
+    `variables` is what `module.init` returned, or what was restored: `{"params": ...}` and, with
+    batch norm, `"batch_stats"`. The module must be made for inference: an argument such as `train`
+    has a default of False, or `functools.partial` of the module's class fixes it.
+
+    >>> import flax.linen as nn, jax, jax.numpy as jnp
+    >>> from rainjax import nets
+    >>> class Linear(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, images):
+    ...         return nn.Dense(10)(images.reshape(len(images), -1))
+    >>> module = Linear()
+    >>> variables = module.init(jax.random.key(0), jnp.ones((1, 4, 4, 3)))
+    >>> model = nets.from_linen(module, variables)
+    >>> model.network.apply(model.params, jnp.ones((4, 4, 3))).shape
+    (10,)
+
+    Raises:
+        TypeError: it is no Linen module.
+        ValueError: the variables are none; and, at the first call, the module is in training mode.
+    """
+    if isinstance(module, type) or not isinstance(module, linen.Module):
+        raise TypeError(
+            f"from_linen takes a Linen module, not {_kind(module)}: for an NNX one there is "
+            "from_flax(module), for a function from_function(fn, params)."
+        )
+    if not hasattr(variables, "keys") or "params" not in variables:
+        raise ValueError(
+            "variables must be what module.init returned, a dict with 'params', got "
+            f"{_kind(variables)}"
+            + (f" with {sorted(variables)}." if hasattr(variables, "keys") else ".")
+        )
+    return Model(LinenModule(_Linen(module)), jax.tree.map(jnp.asarray, dict(variables)))
+
+
+def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool = False) -> Model:
+    """Returns a function as network and parameters: `fn(params, image)`, one image to its logits.
+
+    With `batched` the function takes `n h w c` and returns `n classes`. It must be pure, and
+    differentiable where an attacker is to follow it. Functions are equal to themselves alone.
+
+    >>> import jax.numpy as jnp
+    >>> from rainjax import nets
+    >>> kernel = jnp.ones((48, 10))
+    >>> model = nets.from_function(lambda kernel, image: image.reshape(-1) @ kernel, kernel)
+    >>> model.network.apply(model.params, jnp.ones((4, 4, 3))).shape
+    (10,)
+
+    Raises:
+        TypeError: it is no function.
+    """
+    if isinstance(fn, nnx.Module | linen.Module) or not callable(fn):
+        raise TypeError(
+            f"from_function takes a function of parameters and an image, not {_kind(fn)}: for a "
+            "module of Flax there are from_flax(module) and from_linen(module, variables)."
+        )
+    return Model(Function(fn, batched), jax.tree.map(jnp.asarray, params))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made(Network):
+    """A network that came with its parameters, and knows no others."""
+
+    def init(self, key: PRNGKey) -> NoReturn:
+        """Raises ValueError."""
+        del key
+        raise ValueError(
+            f"A {type(self).__name__} has no fresh parameters: it came with its own, in the Model."
+        )
+
+    def logits(self, outputs: Any, name: str) -> Array:
+        """Returns the logits of the one image of a batch, or refuses what is none."""
+        shape = getattr(outputs, "shape", None)
+        if shape is None:
+            raise ValueError(
+                f"{name} returned {_kind(outputs)}: a classifier returns an array of logits."
+            )
+        if len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
+            raise ValueError(
+                f"{name} returned an array of shape {tuple(shape)} for one image: a classifier "
+                "returns (1, classes), with two classes or more; of a single output p make the "
+                "two logits 0 and p."
+            )
+        return outputs[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class FlaxModule(_Made):
+    """A Flax NNX module, made by `from_flax`."""
+
+    graph: "_Graph"
+
+    def apply(self, params: Params, *inputs: Array) -> Array:
+        """Returns the logits of one image.
+
+        Raises:
+            ValueError: the input is not one image of floats, or `params` are not this module's.
+        """
+        for image in inputs:
+            check_image(image, "The network")
+        state = self.graph.state()  # a copy, for the next lines mutate it
+        want, given = (
+            {name: leaf.shape for name, leaf in flatten(tree).items()}
+            for tree in (nnx.to_pure_dict(state), params)
+        )
+        check_shapes(given, want, source="The tree of parameters")
+        nnx.replace_by_pure_dict(state, params)
+        module = self.graph.merged(state)
+        return self.logits(module(*(x[None] for x in inputs)), type(module).__name__)
+
+    def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """Returns the tree of parameters with `jax.ShapeDtypeStruct` leaves."""
+        return nnx.to_pure_dict(self.graph.state())
+
+
+class _Graph:
+    """A module without its numbers: equal where structure, fields and shapes are."""
+
+    def __init__(self, graphdef: Any, abstract: Any, kinds: tuple[type, ...]):
+        self._graphdef, self._abstract, self._kinds = graphdef, abstract, kinds
+        leaves = flatten(nnx.to_pure_dict(abstract)).items()
+        self._shapes = tuple((name, leaf.shape, str(leaf.dtype)) for name, leaf in leaves)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Graph):
+            return NotImplemented
+        return self._graphdef == other._graphdef and self._shapes == other._shapes
+
+    def __hash__(self) -> int:
+        return hash((self._graphdef, self._shapes))
+
+    def __repr__(self) -> str:
+        return f"<{' '.join(kind.__name__ for kind in self.kinds)}>"
+
+    @property
+    def kinds(self) -> tuple[type, ...]:
+        """The classes of the module and of its parts, whose sources decide a record."""
+        return self._kinds
+
+    def state(self) -> Any:
+        """Returns the variables' shapes, as a tree of the caller's own."""
+        return jax.tree.map(lambda leaf: leaf, self._abstract)
+
+    def merged(self, state: Any) -> Any:
+        """Returns a module of its own with these variables."""
+        return nnx.merge(self._graphdef, state)
+
+    def content_digest(self) -> str:
+        """Returns what tells modules apart in any process: fields and shapes."""
+        return _digest(self._graphdef, self._shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenModule(_Made):
+    """A Flax Linen module, made by `from_linen`."""
+
+    held: "_Linen"
+
+    def apply(self, params: Params, *inputs: Array) -> Array:
+        """Returns the logits of one image.
+
+        Raises:
+            ValueError: the input is not one image of floats, or the module is in training mode.
+        """
+        for image in inputs:
+            check_image(image, "The network")
+        module = self.held.module
+        name = type(module).__name__
+        try:
+            outputs = module.apply(params, *(x[None] for x in inputs))
+        except flax.errors.ModifyScopeVariableError as error:
+            raise ValueError(
+                f"{name} is in training mode, and would normalise each image by itself instead of "
+                "by its running statistics: build it with use_running_average=True."
+            ) from error
+        except flax.errors.InvalidRngError as error:
+            raise ValueError(
+                f"{name} draws random numbers, as dropout does in training: build it with "
+                "deterministic=True."
+            ) from error
+        return self.logits(outputs, name)
+
+
+class _Linen:
+    """A Linen module as a value: equal where Linen says so, or the same object."""
+
+    def __init__(self, module: Any):
+        self._module = module
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Linen):
+            return NotImplemented
+        return self._module is other._module or self._module == other._module
+
+    def __hash__(self) -> int:
+        try:
+            return hash(self._module)
+        except TypeError:  # a field that has no hash
+            return hash(type(self._module))
+
+    def __repr__(self) -> str:
+        return f"<{type(self._module).__name__}>"
+
+    @property
+    def module(self) -> Any:
+        """The module itself."""
+        return self._module
+
+    @property
+    def kinds(self) -> tuple[type, ...]:
+        """The module's class, whose source decides a record."""
+        return (type(self._module),)
+
+    def content_digest(self) -> str:
+        """Returns what tells modules apart in any process: their fields."""
+        return _digest(self._module)
+
+
+@dataclasses.dataclass(frozen=True)
+class Function(_Made):
+    """A function as a network, made by `from_function`."""
+
+    fn: Callable[..., Any]
+    batched: bool = False
+
+    def apply(self, params: Params, *inputs: Array) -> Array:
+        """Returns the logits of one image.
+
+        Raises:
+            ValueError: the input is not one image of floats, or what comes out is no logits.
+        """
+        for image in inputs:
+            check_image(image, "The network")
+        name = getattr(self.fn, "__name__", type(self.fn).__name__)
+        if self.batched:
+            return self.logits(self.fn(params, *(x[None] for x in inputs)), name)
+        outputs = self.fn(params, *inputs)
+        if hasattr(outputs, "shape"):
+            outputs = jnp.asarray(outputs)[None]
+        return self.logits(outputs, name)
+
+
+def _kind(thing: Any) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+
+
+def _digest(*things: Any) -> str:
+    """Returns a digest of objects' reprs as every process writes them, without addresses."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(things))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
