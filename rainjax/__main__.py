@@ -10,12 +10,34 @@ import pathlib
 import sys
 from typing import Annotated, Literal
 
+import jax
 import tyro
 
 from rainjax import evaluation
-from rainjax.devices import use_all_cores
+from rainjax.devices import join_processes, use_all_cores
+from rainjax.evaluation.cluster import submit
 from rainjax.evaluation.loading import load_study, resized
 from rainjax.evaluation.shards import parse_shard, shard_of_array
+
+
+@dataclasses.dataclass(frozen=True)
+class Jobs:
+    """What each of the shares that are submitted may take."""
+
+    minutes: int = 240
+    """After so long a share is queued again; it goes on where it was."""
+    gpus: int | None = None
+    """GPUs of a share."""
+    cpus: int | None = None
+    """Cores of a share."""
+    mem_gb: int | None = None
+    """Memory of a share."""
+    num_at_once: int | None = None
+    """Shares that may run at the same time; by default all of them."""
+    partition: str | None = None
+    """Slurm's partition."""
+    slurm: tuple[str, ...] = ()
+    """Other options of sbatch, such as account=mine constraint=a100."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +45,7 @@ class Evaluate:
     """Measures a study, or what is missing of it, and writes its report.
 
     Under Slurm arrays and Kubernetes indexed jobs each task makes its share, which `rainjax merge`
-    puts together.
+    puts together. docs/distributed.md has it all.
     """
 
     study: Annotated[str, tyro.conf.Positional]
@@ -42,8 +64,17 @@ class Evaluate:
     """The root of every random number, instead of the study's own."""
     shard: str | None = None
     """INDEX/COUNT: make this share alone, and no record; 0/3, 1/3 and 2/3 are three shares."""
+    distributed: bool = False
+    """Join other processes of JAX: each makes its share, and the first one writes the records."""
     quiet: bool = False
     """Say nothing of the work on the way."""
+    submit: Literal["slurm", "local"] | None = None
+    """Submit shares as jobs of a Slurm array, or run them on this machine at once, and merge them
+    afterwards."""
+    array: int = 8
+    """Shares to submit."""
+    jobs: Jobs = dataclasses.field(default_factory=Jobs)
+    """What each of the submitted shares may take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +177,12 @@ def _run(command: Evaluate | Report | Sanity | Merge) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
+    if command.submit is not None:
+        _submit(command)
+        return
     use_all_cores()
+    if command.distributed:
+        join_processes()
     study = resized(
         load_study(command.study),
         num_examples=command.num_examples,
@@ -155,13 +191,49 @@ def _evaluate(command: Evaluate) -> None:
         seed=command.seed,
         name=command.name,
     )
-    shard = parse_shard(command.shard) if command.shard else shard_of_array()
+    shard = None
+    if not command.distributed:
+        shard = parse_shard(command.shard) if command.shard else shard_of_array()
+    elif command.shard:
+        raise ValueError(
+            f"shard={command.shard!r} and distributed: JAX's processes take shares of their own; "
+            "give one of the two."
+        )
     folder = command.out / study.name
     evaluation.evaluate(study, command.out, shard=shard, progress=not command.quiet)
-    if shard is None or shard.is_whole:
-        _show(folder)
-    else:
+    if shard is not None and not shard.is_whole:
         print(f"Made share {shard}. `rainjax merge {folder}` puts the shares together.")
+    elif jax.process_index() == 0:
+        _show(folder)
+
+
+def _submit(command: Evaluate) -> None:
+    given = ("num_examples", "num_score_draws", "batch_size", "seed")
+    values = {name: getattr(command, name) for name in given}
+    options = [
+        word
+        for name, value in values.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    wrong = [text for text in command.jobs.slurm if "=" not in text.strip("=")]
+    if wrong or command.shard or command.distributed:
+        what = f"jobs.slurm={wrong[0]!r}" if wrong else "--submit with --shard or --distributed"
+        raise ValueError(
+            f"{what}: sbatch's options are NAME=VALUE, and shares are those of --array."
+        )
+    jobs = {**vars(command.jobs), "slurm": dict(t.split("=", 1) for t in command.jobs.slurm)}
+    names = submit(
+        command.study,
+        command.out,
+        executor=command.submit or "slurm",
+        num_shards=command.array,
+        name=command.name,
+        options=[*options, *(["--quiet"] if command.quiet else [])],
+        **jobs,
+    )
+    done = "Made and merged" if command.submit == "local" else "Submitted"
+    print(f"{done} {command.array} shares: jobs {names[0]} to {names[-1]}, which merges them.")
 
 
 def _sanity(command: Sanity) -> None:

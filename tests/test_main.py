@@ -143,6 +143,19 @@ def test_shares_are_put_together(mine, tmp_path, capsys):
     assert len(whole) == 4
 
 
+def test_shares_are_submitted_and_merged(mine, tmp_path, capsys):
+    run("evaluate", mine, "--out", tmp_path / "whole", "--quiet", "--num-examples", 4)
+    words = ["--num-examples", 4, "--submit", "local", "--array", 2, "--jobs.minutes", 10]
+    run("evaluate", mine, "--out", tmp_path / "submitted", "--quiet", *words)
+    assert "Made and merged 2 shares" in capsys.readouterr().out
+    whole, merged = (load_records(tmp_path / name / "mine") for name in ("whole", "submitted"))
+    assert [record.id for record in whole] == [record.id for record in merged]
+    for one, other in zip(whole, merged, strict=True):
+        assert one.score() == other.score()
+        assert {share["share"] for share in other.content["run"]["shares"]} <= {"0/2", "1/2"}
+    assert (tmp_path / "submitted" / "mine" / "report.html").exists()
+
+
 def test_an_arrays_tasks_take_their_shares(mine, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
     with pytest.raises(SystemExit) as exit:
@@ -180,6 +193,15 @@ def test_sanity_is_asked_of_a_file_or_of_its_folder(mine, tmp_path, capsys):
         (["evaluate", "{mine}", "--shard", "3/3"], "index=3 of count=3 is no share"),
         (["evaluate", "{mine}", "--num-examples", "0"], "num_examples=0 must be at least 1"),
         (["evaluate", "{mine}", "--out", "{text}"], "Nothing can be written to"),
+        (
+            ["evaluate", "{mine}", "--shard", "0/2", "--submit", "local"],
+            "--submit with --shard or --distributed: sbatch's options",
+        ),
+        (
+            ["evaluate", "{mine}", "--submit", "local", "--jobs.slurm", "account"],
+            "jobs.slurm='account': sbatch's options are NAME=VALUE",
+        ),
+        (["evaluate", "{mine}", "--submit", "slurm"], "slurm takes no jobs here:"),
         (["report", "none"], "none holds no records/"),
         (["merge", "none"], "none"),
         (["sanity", "{mine}", "--subjects", "nobody"], "nobody"),

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 
 from rainjax._files import read_arrays, write_arrays
+from rainjax.attacks import EOT
 from rainjax.evaluation import (
     CLEAN,
     Robustness,
     Shard,
+    ThreatModel,
     driver,
     evaluate,
     load_records,
     merge,
     scoring,
 )
+from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.extras import Gallery
 from tests import measured
 from tests.measured import NAME, content, finish, start, study
 
@@ -253,6 +257,36 @@ def test_a_measure_of_ones_own_comes_with_the_study(tmp_path):
     found = content(tmp_path / "merged")
     assert found == content(tmp_path / "alone")
     assert all("largest" in record["result"] for record in found.values())
+
+
+def test_a_study_is_taken_at_the_size_that_its_shares_had(tmp_path):
+    """The command line made another study of the file's; extras are written."""
+    sized = {"num_examples": 5, "seed": 2, "batch_size": 2, "num_score_draws": 3}
+    few = (CLEAN, study().threats[1])
+    folders = make(tmp_path, threats=few, extras=[Gallery()], **sized)
+    merge(folders, tmp_path / "merged", study=study(threats=few, extras=[Gallery()]))
+    evaluate(study(threats=few, **sized), tmp_path / "alone", progress=False)
+    assert content(tmp_path / "merged") == content(tmp_path / "alone")
+    assert (tmp_path / "merged" / NAME / "gallery.npz").exists()
+
+
+def test_the_members_of_an_ensemble_are_added_up(tmp_path):
+    """Two shares may have attacked one batch; seconds aside they have the same to say of it."""
+    attack = AutoAttack(version="rand", radius=0.05, num_steps=4, eot=EOT(2), num_select_draws=1)
+    options = {
+        "threats": [ThreatModel("AutoAttack", attack)],
+        "subjects": study().subjects[:1],
+        "num_examples": 6,
+        "batch_size": 3,
+    }
+    folders = [*make(tmp_path, count=2, **options), *make(tmp_path / "again", 1, **options)]
+    records = merge(folders, tmp_path / "merged")
+    evaluate(study(**options), tmp_path / "alone", progress=False)
+    assert content(tmp_path / "merged") == content(tmp_path / "alone")
+    members = records[0].result["members"]
+    assert [member["name"] for member in members] == [member.name for member in attack.members]
+    assert members[0]["num_attacked"] <= 6
+    assert sum(member["num_best"] for member in members) <= 6
 
 
 def test_where_shares_are_put_together(shares, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 
 from rainjax._files import copy_file, read_arrays, read_json
 from rainjax.evaluation.describe import describe
+from rainjax.evaluation.loading import resized
 from rainjax.evaluation.measures import Measure, Robustness
 from rainjax.evaluation.plan import (
     Entry,
@@ -16,6 +17,7 @@ from rainjax.evaluation.plan import (
     check_others,
     claim,
     is_recorded,
+    labels,
     make_plan,
     names,
     plan_digest,
@@ -63,8 +65,9 @@ def merge(
         folders: The study's folders, `OUT/NAME`, that hold the shares; one, where all shares were
             written to it.
         out: The folder that gets `out`/`NAME`; None leaves the records in the one folder.
-        study: The study, which brings its own measure and extras; by default records of the
-            library's own measure are made, and no extras.
+        study: The study, which brings its own measure and extras; name, seed and sizes are taken
+            from the shares, for their command line may have changed them. By default records of
+            the library's own measure are made, and no extras.
 
     Raises:
         ValueError: a share or a unit is missing or damaged; two shares have the same unit with
@@ -75,6 +78,7 @@ def merge(
     sources = list(dict.fromkeys(pathlib.Path(folder) for folder in given))
     shares = [share for folder in sources for share in _shares(folder)]
     plan = _common_plan(shares)
+    study = None if study is None else _as_planned(study, plan)
     measure = _measure(plan, study)
     target = _target(sources, plan, out)
     claim(target, plan["study"])
@@ -149,6 +153,18 @@ def _plan(share: _Made) -> Plan:
     if plan_digest(plan) != share.content["plan"]:
         raise ValueError(f"{path} is damaged: delete it, and make a share again.")
     return plan
+
+
+def _as_planned(study: Study, plan: Plan) -> Study:
+    """Returns the study with what the command line of its shares may have changed."""
+    return resized(
+        study,
+        name=plan["study"]["name"],
+        seed=plan["study"]["seed"],
+        num_score_draws=plan["study"]["num_score_draws"],
+        batch_size=plan["cells"][0]["record"]["batch_size"],
+        num_examples=len(labels(plan)),
+    )
 
 
 def _measure(plan: Plan, study: Study | None) -> Measure:
