@@ -243,5 +243,4 @@ def test_from_torch_module_is_told_what_is_wrong(torch):
         network.apply((), jnp.asarray(IMAGES[:2]))
     with pytest.raises(ValueError, match=r"its params are \(\)"):
         network.apply({"kernel": image}, image)
-    with pytest.raises(TypeError, match="has no Flax module"):
-        network.build(None)
+    assert not hasattr(network, "build")  # it has no Flax module
