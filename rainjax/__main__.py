@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from rainjax import evaluation
+from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import use_all_cores
 from rainjax.evaluation.loading import load_study, resized
 from rainjax.evaluation.shards import parse_shard, shard_of_array
@@ -147,6 +148,7 @@ def _run(command: Evaluate | Report | Sanity | Merge) -> None:
 
 def _evaluate(command: Evaluate) -> None:
     use_all_cores()
+    use_compilation_cache()
     study = resized(
         load_study(command.study),
         num_examples=command.num_examples,
@@ -166,6 +168,7 @@ def _evaluate(command: Evaluate) -> None:
 
 def _sanity(command: Sanity) -> None:
     use_all_cores()
+    use_compilation_cache()
     folder = pathlib.Path(command.target)
     if not folder.is_dir():
         study, out = load_study(command.target), command.out
