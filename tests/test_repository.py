@@ -28,6 +28,7 @@ ORDER = [
     "_values",
     "keys",
     "devices",
+    "compilation_cache",
     "transforms",
     "distillation",
     "metrics",
