@@ -79,7 +79,7 @@ def main() -> None:
     command = _read(words)
     try:
         _run(command)
-    except (ValueError, FileNotFoundError, MemoryError) as error:
+    except (ValueError, FileNotFoundError, MemoryError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         resumed = isinstance(command, RAINStudy | Transformations | smoothing.Smoothing)
