@@ -525,6 +525,6 @@ def test_psnr_of_equal_images_is_finite():
 
 def test_a_card_names_files_without_their_folders(monkeypatch):
     words = ["x", "--data-dir=/mnt/me/sets", "--init", "/tmp/a.npz", "--out", "../me/b", "runs/c"]
-    monkeypatch.setattr("sys.argv", words)
-    command = provenance("train.x")["command"]
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "train.x", *words[1:]])
+    command = provenance()["command"]
     assert command == "python -m train.x --data-dir=sets --init a.npz --out b runs/c"
