@@ -11,7 +11,8 @@ import rainjax
 from rainjax import check_attack, check_defense
 from rainjax.attacks import PGD
 from rainjax.defenses import RAIN, Chain, Defense, Deterministic, GaussianNoise
-from tests.tiny import EDSR_TINY, Mask, edsr_params, unchecked
+from rainjax.pipeline import Defended
+from tests.tiny import EDSR_TINY, Linear, Mask, edsr_params, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -27,8 +28,6 @@ class Broken(Defense):
         return self.how in ("says random", "second call")
 
     def apply(self, params, key, image):
-        if self.how == "grey levels":
-            return jnp.asarray(image, jnp.float32) * (image.max() <= 1) / 2
         if self.how == "condition":
             return image / 2 if image.mean() > 0.5 else image
         halved = image / 2
@@ -99,14 +98,13 @@ def test_a_defense_that_breaks_a_promise_is_told_which(defense, sentence):
         check_defense(defense, image_shape=(8, 8, 3), tolerance=tolerance)
 
 
-def test_grey_levels_that_pass_for_an_image_are_told(monkeypatch):
-    """Of a defense that looks at its input by itself, past what a base class may check."""
-    plain = Broken.apply
-    while hasattr(plain, "__wrapped__"):
-        plain = plain.__wrapped__
-    monkeypatch.setattr(Broken, "apply", plain)
-    with unchecked(), pytest.raises(AssertionError, match="takes grey levels of type uint8"):
-        check_defense(Broken("grey levels"))
+def test_grey_levels_do_not_pass_for_an_image_whatever_a_defense_makes_of_them():
+    """A defense of one's own need not look at its input: its pipeline does."""
+    target = Defended(Broken(), Linear(192, 4))
+    params = target.init(jax.random.key(0))
+    grey = jnp.full((8, 8, 3), 200, jnp.uint8)
+    with unchecked(), pytest.raises(ValueError, match=r"takes one image .* got uint8 of shape"):
+        target.logits(params, jax.random.key(0), grey)
 
 
 def test_a_gradient_may_be_left_out():
