@@ -15,7 +15,7 @@ TORCH ?= torch==2.13.0
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help eval test test-peers lint notebooks clean
+.PHONY: help eval test test-fast test-peers lint notebooks clean
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ eval: $(RUN) ## Attacks the shipped models and writes a report; ARGS="--help" li
 
 test: $(TEST) ## Runs the whole test suite; ARGS="-k rain" runs a part.
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+test-fast: $(TEST) ## Runs the tests that are quick, in under 90 s on two cores: not those of tests/slow.txt.
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-peers: $(PEERS) ## Runs the tests that need PyTorch, torchattacks, Foolbox or ART.
 	@$(BIN)/python -m pytest tests/adapters tests/test_peers.py $(ARGS)

@@ -113,6 +113,15 @@ def test_readme_shows_what_the_records_say():
     assert check_readme(ROOT / "README.md", {**blocks(places), "training": training}) == []
 
 
+def test_slow_tests_are_tests():
+    """A renamed test does not stay on the list under its old name."""
+    lines = (ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines()
+    lines = [line for line in lines if not line.startswith("#")]
+    assert lines == sorted(set(lines))
+    for path, name in (line.split("::") for line in lines):
+        assert f"\ndef {name}(" in (ROOT / path).read_text(encoding="utf-8"), (path, name)
+
+
 @pytest.mark.parametrize("program", ["eval", "train"])
 def test_programs_import_the_library_and_never_each_other(program):
     paths = sorted((ROOT / program).rglob("*.py"))

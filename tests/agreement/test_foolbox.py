@@ -7,6 +7,8 @@ from rainjax.attacks import CarliniWagner, DeepFool, ElasticNet
 from tests.agreement.published import GOLDEN, attack_cifar10
 from tests.golden.minimum_norm_foolbox import BETA, CANDIDATES, SEARCH
 
+pytestmark = pytest.mark.optimized
+
 ADV, PLAIN = "resnet4b_adv2", "resnet20"
 
 

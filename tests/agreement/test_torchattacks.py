@@ -7,6 +7,8 @@ import pytest
 from rainjax.attacks import APGD, FAB, PGD, Square, losses
 from tests.agreement.published import GOLDEN, attack_cifar10
 
+pytestmark = pytest.mark.optimized
+
 ADV, PLAIN = "resnet4b_adv2", "resnet20"
 
 
