@@ -92,11 +92,11 @@ def study(*, images: int = 0, kernel: int = 0, sigma: float = 0.2, **options) ->
 
 
 def start(*words, **environment) -> subprocess.Popen:
-    """Runs this program in a process of its own."""
+    """Runs this program in a process of its own, compiled alike whoever starts it."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.measured", *map(str, words)],
         cwd=ROOT,
-        env=os.environ | environment,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
