@@ -52,7 +52,7 @@ $(BIN)/python:
 	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; \
 	  exit 1; }
 
-$(RUN): EXTRAS := [report]
+$(RUN): EXTRAS := [data,report]
 $(TEST): EXTRAS := [test]
 $(DEV): EXTRAS := [dev]
 $(RUN) $(TEST) $(DEV): pyproject.toml | $(BIN)/python

@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Iterable, Iterator
 
 from eval import benchmarks, studies
-from eval.benchmarks import speed_report
+from eval.benchmarks import speed as benchmark
 from eval.studies.claims import claims_table
 from rainjax import report
 from rainjax._files import read_json
@@ -25,9 +25,7 @@ def extra_tables(folder: pathlib.Path | str) -> list[Table]:
     """
     folder = pathlib.Path(folder)
     speed = [path for name in _SPEED if (path := folder.parent / name).exists()]
-    table = claims_table(
-        load_records(folder), speed_report.RECORD.load(speed[0]) if speed else None
-    )
+    table = claims_table(load_records(folder), benchmark.RECORD.load(speed[0]) if speed else None)
     return [] if table is None else [table]
 
 
@@ -73,5 +71,8 @@ def _single_files() -> Iterator[SingleFileRecord]:
     """Yields the kinds of records that the pages and benchmarks here write as one file."""
     for package in (benchmarks, studies):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            if module.name.endswith("_report"):
-                yield importlib.import_module(module.name).RECORD
+            if module.name.rpartition(".")[2].startswith("_"):
+                continue  # a part of another one, such as what needs PyTorch
+            record = getattr(importlib.import_module(module.name), "RECORD", None)
+            if record is not None:
+                yield record

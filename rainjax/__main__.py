@@ -14,6 +14,7 @@ import jax
 import tyro
 
 from rainjax import evaluation
+from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import join_processes, use_all_cores
 from rainjax.evaluation.cluster import submit
 from rainjax.evaluation.loading import load_study, resized
@@ -181,6 +182,7 @@ def _evaluate(command: Evaluate) -> None:
         _submit(command)
         return
     use_all_cores()
+    use_compilation_cache()
     if command.distributed:
         join_processes()
     study = resized(
@@ -238,6 +240,7 @@ def _submit(command: Evaluate) -> None:
 
 def _sanity(command: Sanity) -> None:
     use_all_cores()
+    use_compilation_cache()
     folder = pathlib.Path(command.target)
     if not folder.is_dir():
         study, out = load_study(command.target), command.out

@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 from jaxtyping import PyTree
-from orbax.checkpoint import v1 as ocp
 
+from rainjax._extras import require
 from rainjax.typing import Params
 
 Note = dict[str, Any]
+
+ocp = require("orbax.checkpoint", name="Orbax", extra="train").v1
 
 
 class Checkpoints:
@@ -30,10 +32,8 @@ class Checkpoints:
         self._keep = keep
         self._values: dict[int, float] = {}
         self._unreadable: set[int] = set()
-        # Any: Orbax annotates its own policies and the parameter that takes them differently.
-        policy: Any = self
         self._checkpointer = ocp.training.Checkpointer(
-            str(self._folder), preservation_policy=policy, cleanup_tmp_directories=True
+            str(self._folder), preservation_policy=self, cleanup_tmp_directories=True
         )
         for step in self.steps():
             with contextlib.suppress(_Damaged):  # said when somebody wants it

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax._checks import check_option
+from rainjax._checks import check_image, check_option
 from rainjax.defenses._base import (
     Defense,
     Enumerable,
@@ -144,15 +144,19 @@ class BPDA(Enumerable, Stratified):
 
     def apply(self, params: Params, key: PRNGKey, image: Image) -> Image:
         """Returns `forward`'s image, with `backward`'s gradient."""
-        return _bpda(self.forward, self.backward, params, key, image)
+        return self._apply(params, key, image)
 
     def apply_stratum(self, params: Params, stratum: Stratum, image: Image) -> Image:
         """Returns `forward`'s image under one of a set of draws, with `backward`'s gradient."""
-        return _bpda(self.forward, self.backward, params, stratum, image)
+        return self._apply(params, stratum, image)
 
     def apply_outcome(self, params: Params, number: Int[Array, ""], image: Image) -> Image:
         """Returns `forward`'s image under outcome `number`, with `backward`'s gradient."""
-        return _bpda(self.forward, self.backward, params, number, image)
+        return self._apply(params, number, image)
+
+    def _apply(self, params: Params, draw: Draw, image: Image) -> Image:
+        check_image(image, type(self).__name__)
+        return _bpda(self.forward, self.backward, params, draw, image)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

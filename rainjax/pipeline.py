@@ -35,9 +35,13 @@ class Pipeline(Value):
     def logits_of_draw(self, params: Params, draw: Draw, image: Image) -> Logits:
         """Returns the logits under a key, or under another draw that an attacker may ask for.
 
+        Where nothing is random, every draw of an even set is the same one.
+
         Raises:
-            TypeError: the pipeline knows keys alone.
+            TypeError: the pipeline is random and the draw is no key, or it is an outcome's number.
         """
+        if isinstance(draw, Stratum) and not self.is_random:
+            draw = draw.key
         if isinstance(draw, Stratum) or not jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
             raise TypeError(f"{type(self).__name__} knows no draws but keys, not {draw}.")
         return self.logits(params, draw, image)
@@ -78,8 +82,8 @@ class Pipeline(Value):
 
     @property
     def stratifies(self) -> bool:
-        """Whether stratified draws are spread evenly over what the pipeline can do."""
-        return False
+        """Whether stratified draws are spread evenly; by default if nothing is random."""
+        return not self.is_random
 
     def check_params(self, params: Params) -> None:
         """Raises ValueError where `params` cannot be this pipeline's; by default never."""

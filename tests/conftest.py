@@ -16,11 +16,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Shapes and dtypes in signatures are checked at every call, in tests only.
 install_import_hook("rainjax", "beartype.beartype")
 
+from rainjax.compilation_cache import use_compilation_cache  # noqa: E402  # after the hook
+
+# Workers share what they compile; the controller says where it is.
+_CACHE = use_compilation_cache(quiet=True)
+
 # The same examples in every run, and none is too slow: its first one compiles.
 hypothesis.settings.register_profile(
     "rainjax", deadline=None, derandomize=True, max_examples=25, database=None
 )
 hypothesis.settings.load_profile("rainjax")
+
+
+def pytest_report_header() -> str:
+    """Says where compiled programs are kept."""
+    return f"compiled programs: {_CACHE or 'not kept'}"
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 import eval.__main__ as program
 from eval import report
-from eval.studies import smoothing, smoothing_report
+from eval.studies import smoothing
 from eval.studies.smoothing import Smoothing
 from rainjax import data, zoo
 from rainjax.defenses import Identity
@@ -50,7 +50,7 @@ def _changed(command, **changes):
 
 def test_the_record_holds_what_certify_says_of_every_image(path, command):
     record = json.loads(path.read_text())
-    assert record == smoothing_report.RECORD.load(path)
+    assert record == smoothing.RECORD.load(path)
     places = [(cell["row"]["title"], cell["sigma"]) for cell in record["cells"]]
     assert places == [
         ("no defense", 0.01), ("no defense", 0.1),
@@ -78,8 +78,8 @@ def test_the_record_holds_what_certify_says_of_every_image(path, command):
 
 
 def test_the_table_is_a_count_of_the_record(path, capsys):
-    record = smoothing_report.RECORD.load(path)
-    table = smoothing_report.RECORD.text(record, "markdown").splitlines()
+    record = smoothing.RECORD.load(path)
+    table = smoothing.RECORD.text(record, "markdown").splitlines()
     lines = [line for line in table if line.startswith("| ") and "%" in line]
     labels, found_right = record["data"]["labels"], 0
     for line, cell in zip(lines, record["cells"], strict=True):
@@ -106,17 +106,17 @@ def test_the_table_is_a_count_of_the_record(path, capsys):
     assert max(max(cell["radii"]) / cell["sigma"] for cell in record["cells"]) <= 1.0 + 5e-3
     program._report(program.Report(path))
     assert "rain" in capsys.readouterr().out.lower()
-    assert report.record_text(path, "markdown") == smoothing_report.RECORD.text(record, "markdown")
+    assert report.record_text(path, "markdown") == smoothing.RECORD.text(record, "markdown")
 
 
 def test_the_figure_tells_every_curve(path):
-    record = smoothing_report.RECORD.load(path)
-    drawing = smoothing_report.figure(record)
+    record = smoothing.RECORD.load(path)
+    drawing = smoothing.figure(record)
     assert drawing.png == path.with_suffix(".png").read_bytes()
     for cell in record["cells"]:
         assert f"{cell['row']['title']}, σ = {cell['sigma']:g}: " in drawing.alt
     nothing = [cell | {"counts": [0] * 12} for cell in record["cells"]]
-    assert smoothing_report.figure(record | {"cells": nothing}).png  # no certificate at all
+    assert smoothing.figure(record | {"cells": nothing}).png  # no certificate at all
 
 
 def test_a_killed_run_goes_on_cell_by_cell(path, command, monkeypatch, tmp_path, capsys):
@@ -136,19 +136,19 @@ def test_a_killed_run_goes_on_cell_by_cell(path, command, monkeypatch, tmp_path,
     monkeypatch.setattr(certification, "_certified", stop_at(2))
     with pytest.raises(KeyboardInterrupt):
         smoothing.run(again)
-    there = smoothing_report.RECORD.load(tmp_path / "quick" / "smoothing.json")
+    there = smoothing.RECORD.load(tmp_path / "quick" / "smoothing.json")
     assert [cell["sigma"] for cell in there["cells"]] == [0.01, 0.1]
     monkeypatch.setattr(certification, "_certified", stop_at(4))
     smoothing.run(again)
     assert made == ["no defense", "no defense", "RAIN, fine-tuned", "RAIN, fine-tuned"]
     plain = lambda record: [cell | {"run": None} for cell in record["cells"]]
-    whole = smoothing_report.RECORD.load(tmp_path / "quick" / "smoothing.json")
-    assert plain(whole) == plain(smoothing_report.RECORD.load(path))
+    whole = smoothing.RECORD.load(tmp_path / "quick" / "smoothing.json")
+    assert plain(whole) == plain(smoothing.RECORD.load(path))
     assert whole["cells"][:2] == there["cells"]
 
     # What is there stays, whatever a later command asks for; other code makes it again.
     smoothing.run(_changed(again, sigmas=(0.1,), rows=("undefended",), radii=(0.02,)))
-    later = smoothing_report.RECORD.load(tmp_path / "quick" / "smoothing.json")
+    later = smoothing.RECORD.load(tmp_path / "quick" / "smoothing.json")
     assert later == whole | {"radii": [0.02]}
     monkeypatch.setattr(certification, "code_digest", lambda: "other")
     with pytest.raises(KeyboardInterrupt):
@@ -190,7 +190,7 @@ def test_unusable_records_are_refused(path, tmp_path):
             report.record_text(other)
     (tmp_path / "other.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="is damaged"):
-        smoothing_report.RECORD.load(tmp_path / "other.json")
+        smoothing.RECORD.load(tmp_path / "other.json")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_the_command_line_runs_it(monkeypatch, command, networks, tmp_path, caps
     monkeypatch.setattr("sys.argv", [*words[:-1], "--num-estimate=12"])
     program.main()
     assert "Certified accuracy" in capsys.readouterr().out
-    record = smoothing_report.RECORD.load(tmp_path / "quick" / "smoothing.json")
+    record = smoothing.RECORD.load(tmp_path / "quick" / "smoothing.json")
     assert record["options"]["num_estimate"] == 12
 
 
@@ -233,13 +233,13 @@ def test_transformations_can_be_certified_too(networks, tmp_path):
         study="transformations", rows=("fd",), classifier=networks["classifier"], out=tmp_path,
         **(OPTIONS | {"sigmas": (0.05,), "num_examples": 4}),
     )  # fmt: skip
-    (cell,) = smoothing_report.RECORD.load(smoothing.run(command))["cells"]
+    (cell,) = smoothing.RECORD.load(smoothing.run(command))["cells"]
     assert cell["row"]["target"]["defense"]["class"] == "FeatureDistillation"
     with pytest.raises(ValueError, match="rows='rain_finetuned' is none of undefended, fd,"):
         smoothing.run(_changed(command, rows=("rain_finetuned",)))
     # What another command certified stays, though it does not load it.
     later = smoothing.run(_changed(command, rows=("bit_depth",)))
-    cells = smoothing_report.RECORD.load(later)["cells"]
+    cells = smoothing.RECORD.load(later)["cells"]
     assert [c["row"]["title"] for c in cells] == ["bit depth, 3 bits", cell["row"]["title"]]
     assert cells[1] == cell
     moved = tmp_path / "quick" / "smoothing.json"

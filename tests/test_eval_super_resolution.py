@@ -12,7 +12,7 @@ import skimage.color
 
 import eval.__main__ as program
 from eval import report
-from eval.benchmarks import super_resolution, super_resolution_report
+from eval.benchmarks import _super_resolution_figures, super_resolution
 from eval.benchmarks.super_resolution import SuperResolution
 from rainjax import data, metrics, zoo
 from rainjax.data.importing import import_pictures
@@ -84,7 +84,7 @@ def test_the_luma_is_that_of_the_formula():
 
 def test_the_record_holds_what_is_computed_by_hand(command, folder):
     path = super_resolution.run(command())
-    record = super_resolution_report.RECORD.load(path)
+    record = super_resolution.RECORD.load(path)
     assert record == json.loads(path.read_text())
     assert str(folder) not in path.read_text()
     assert [row["title"] for row in record["rows"]] == ["bicubic", "edsr1", "imdn"]
@@ -117,7 +117,7 @@ def test_equal_images_have_a_finite_score():
 
 def test_table_and_figures_say_what_the_record_says(command, capsys):
     path = super_resolution.run(command())
-    record = super_resolution_report.RECORD.load(path)
+    record = super_resolution.RECORD.load(path)
     lines = report.record_text(path, "markdown").splitlines()
     _, _, _, first, *_ = (line.split("|") for line in lines if line.startswith("| "))
     means = [np.mean(r["psnr"]["each"]) for r in record["rows"][1]["results"]]
@@ -130,7 +130,7 @@ def test_table_and_figures_say_what_the_record_says(command, capsys):
         assert cell.strip().startswith(f"{mean:.2f} dB ")
         assert f", {mean - interpolated:+.2f} ± " in cell
     assert "37.99" not in "\n".join(lines)  # a claim about Set5 alone
-    drawing = super_resolution_report.figure(record)
+    drawing = _super_resolution_figures.figure(record)
     assert drawing.png == path.with_suffix(".png").read_bytes()
     assert f"edsr1 on one: {means[0] - plain[0]:+.2f} dB" in drawing.alt
     panel = path.with_name("super_resolution_panel.png")
@@ -140,22 +140,22 @@ def test_table_and_figures_say_what_the_record_says(command, capsys):
 
 
 def test_the_claim_is_for_all_of_set5(command):
-    record = super_resolution_report.RECORD.load(super_resolution.run(command(data=("two/test",))))
+    record = super_resolution.RECORD.load(super_resolution.run(command(data=("two/test",))))
     result = {"mean": 37.5, "spread": 0.0, "each": [37.5] * 5}
     record["sets"][0] |= {"name": "set5", "sizes": [[24, 20]] * 5}
     for row in record["rows"]:
         row["results"] = [{"psnr": result, "ssim": result}]
-    assert super_resolution_report._problem(record) == ""
-    table = super_resolution_report.RECORD.text(record, "markdown")
+    assert super_resolution._problem(record) == ""
+    table = super_resolution.RECORD.text(record, "markdown")
     assert "| -0.49 dB |" in table.replace("  ", "")
 
 
 def test_the_panel_shows_the_square_with_most_detail():
     image = np.zeros((40, 50, 3), np.uint8)
     image[13:20:2, 22:30] = 255
-    top, left = super_resolution_report._detail(image, 8)
+    top, left = _super_resolution_figures._detail(image, 8)
     assert (top, left) == (12, 22)
-    assert super_resolution_report._detail(image[:8, :8], 8) == (0, 0)
+    assert _super_resolution_figures._detail(image[:8, :8], 8) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_unusable_records_are_refused(command, change, sentence, tmp_path, monke
     change(record)
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=sentence):
-        super_resolution_report.RECORD.load(path)
+        super_resolution.RECORD.load(path)
 
 
 class _Constant:
@@ -249,7 +249,7 @@ def test_the_command_line_runs_it(folder, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(program, "use_all_cores", lambda: None)
     program.main()
     assert "Super-resolution × 2" in capsys.readouterr().out
-    record = super_resolution_report.RECORD.load(tmp_path / "super_resolution.json")
+    record = super_resolution.RECORD.load(tmp_path / "super_resolution.json")
     assert record["run"]["command"].endswith(
         "--networks edsr2 --data-dir=sets --out=" + tmp_path.name
     )
@@ -269,7 +269,7 @@ def test_networks_reach_the_scores_that_others_measured(shared_data, tmp_path):
     path = super_resolution.run(
         SuperResolution(("set5/test",), files, data_dir=tmp_path, out=tmp_path)
     )
-    rows = super_resolution_report.RECORD.load(path)["rows"]
+    rows = super_resolution.RECORD.load(path)["rows"]
     found = [row["results"][0]["psnr"]["mean"] for row in rows]
     # Of low-resolution images that MATLAB made; 38.00 dB is also what IMDN's authors publish.
     np.testing.assert_allclose(found[:3], [33.67, 37.68, 38.00], atol=0.025)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.benchmarks import peers, peers_jax, peers_report
+from eval.benchmarks import _peers_jax as peers_jax
+from eval.benchmarks import peers
+from eval.benchmarks._peers_worker import ATTACKS, MODULES, Case, measure
 from eval.benchmarks.peers import Peers
-from eval.benchmarks.peers_worker import ATTACKS, MODULES, Case, measure
 from rainjax import zoo
 from rainjax.nets.convert import to_torch
 from tests.tiny import EDSR_TINY, RESNET_TINY, Linear, edsr_params
@@ -98,16 +99,16 @@ def test_the_record_holds_rainjax_alone_where_nothing_else_is_installed(
     record["early_stopping"] = [
         {"radius": 0.5 / 255, "broken": 0.5, "time_over_whole": 0.25, "cpu_over_whole": 0.5}
     ]
-    printed = peers_report.RECORD.tell(_written(tmp_path / "early.json", record))
+    printed = peers.RECORD.tell(_written(tmp_path / "early.json", record))
     assert ["0.5/255", "50", "%", "0.25", "0.50"] in [
         line.split() for line in printed.splitlines()
     ]
     with pytest.raises(ValueError, match="is no usable record of `python -m eval peers`"):
-        peers_report.RECORD.load(_written(tmp_path / "other.json", record | {"kind": "study"}))
+        peers.RECORD.load(_written(tmp_path / "other.json", record | {"kind": "study"}))
     for part in ("options", "libraries", "early_stopping"):
         less = {name: value for name, value in record.items() if name != part}
         with pytest.raises(ValueError, match=rf"json is no usable record .*KeyError: '{part}'"):
-            peers_report.RECORD.load(_written(tmp_path / "less.json", less))
+            peers.RECORD.load(_written(tmp_path / "less.json", less))
 
 
 def _written(path, record):
@@ -175,7 +176,7 @@ def test_early_stopping_tells_the_share_that_breaks():
 
 def test_torch_runs_the_same_network_and_the_same_bicubic_kernel():
     torch = pytest.importorskip("torch", reason="needs PyTorch, which rainjax does not require")
-    from eval.benchmarks import peers_torch
+    from eval.benchmarks import _peers_torch as peers_torch
 
     class OnTorch(peers_torch._OnTorch):
         """Some library's side: the network alone is asked for."""
@@ -202,7 +203,7 @@ def test_torch_runs_the_same_network_and_the_same_bicubic_kernel():
 def test_torch_draws_the_same_picks_and_shifts():
     """Every value comes from one cell, all 9 shifts and all 4 picks occur, evenly, per image."""
     torch = pytest.importorskip("torch", reason="needs PyTorch, which rainjax does not require")
-    from eval.benchmarks import peers_torch
+    from eval.benchmarks import _peers_torch as peers_torch
 
     torch.manual_seed(0)
     number = torch.arange(8 * 8.0).reshape(1, 1, 8, 8).expand(4000, 2, 8, 8)

@@ -14,7 +14,7 @@ import rainjax
 from eval.report import blocks
 from rainjax.keys import Purpose, example_keys
 from rainjax.report import check_readme
-from train import benchmark_report
+from train import benchmark
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "rainjax").rglob("*.py"))
@@ -28,6 +28,7 @@ ORDER = [
     "_values",
     "keys",
     "devices",
+    "compilation_cache",
     "transforms",
     "distillation",
     "metrics",
@@ -108,7 +109,7 @@ def test_readme_shows_what_the_records_say():
     places = [path.parent for path in records.glob("*/records")]
     lone = ("peers", "smoothing", "speed", "super_resolution")
     places += [records / f"{name}.json" for name in lone]
-    training = benchmark_report.RECORD.tell(records / "training.json", "markdown")
+    training = benchmark.RECORD.tell(records / "training.json", "markdown")
     assert check_readme(ROOT / "README.md", {**blocks(places), "training": training}) == []
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval import report
-from eval.benchmarks import speed, speed_report
+from eval.benchmarks import speed
 from eval.benchmarks.speed import Speed
 from rainjax.defenses import FeatureDistillation
 from rainjax.report import update_readme
@@ -26,7 +26,7 @@ def path(tmp_path_factory, quick_compilation):
 
 
 def test_both_sides_of_every_ratio_are_there(path):
-    record = speed_report.RECORD.load(path)
+    record = speed.RECORD.load(path)
     times = {(e["name"], e["whose"], e["batch_size"]): e for e in record["entries"]}
     for entry in times.values():
         assert len(entry["ms_per_image"]) == 3
@@ -37,7 +37,7 @@ def test_both_sides_of_every_ratio_are_there(path):
             times[name, "rainjax", size]["median_ms"]
             for name in ("Feature Distillation", "quilting")
         )
-        ratios = speed_report.ratios(record)
+        ratios = speed.ratios(record)
         assert ratios[f"quilting (rainjax), batch {size}"] == pytest.approx(slow / fd)
         whose = {w for name, w, _ in times if name == "total variation"}
         assert {f"total variation ({w}), batch {size}" for w in whose} <= ratios.keys()
@@ -93,7 +93,7 @@ def test_damaged_records_are_named(path, tmp_path):
     for damage in ({"kind": "other"}, {"entries": []}, {"jpeg_error": None}):
         copy.write_text(json.dumps(record | damage))
         with pytest.raises(ValueError, match=r"speed\.json is no usable record"):
-            speed_report.RECORD.load(copy)
+            speed.RECORD.load(copy)
 
 
 @pytest.mark.parametrize(

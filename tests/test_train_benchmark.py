@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rainjax.report import check_readme
-from train import benchmark, benchmark_report
+from train import benchmark
 from train.benchmark import Training
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -22,7 +22,7 @@ def path(tmp_path_factory, quick_compilation):
 
 
 def test_every_epoch_has_a_turn_of_the_bare_step_beside_it(path):
-    record = benchmark_report.RECORD.load(path)
+    record = benchmark.RECORD.load(path)
     for name in ("full_seconds", "bare_seconds", "input_wait"):
         assert len(record[name]) == 3
     assert min(record["full_seconds"] + record["bare_seconds"]) > 0
@@ -30,7 +30,7 @@ def test_every_epoch_has_a_turn_of_the_bare_step_beside_it(path):
 
 
 def test_operations_are_those_of_the_convolutions(path):
-    record = benchmark_report.RECORD.load(path)
+    record = benchmark.RECORD.load(path)
     # Multiplications and additions of the convolutions at 8 x 8 and, the last, at 16 x 16.
     low = 9 * (3 * 4 + 3 * 4 * 4 + 4 * 16) * 8 * 8
     high = 9 * 4 * 3 * 16 * 16
@@ -41,18 +41,18 @@ def test_operations_are_those_of_the_convolutions(path):
 
 
 def test_shares_are_of_what_was_measured(path):
-    record = benchmark_report.RECORD.load(path) | {
+    record = benchmark.RECORD.load(path) | {
         "full_seconds": [2.0, 4.0, 2.5], "bare_seconds": [1.0, 1.0, 2.0],
         "input_wait": [0, 1, 0.5], "tflop_per_step": 0.5, "matmul_tflops": 3.0,
     }  # fmt: skip
-    found = benchmark_report.shares(record)
+    found = benchmark.shares(record)
     assert found["full_images_per_second"] == pytest.approx(12 / 2.5)
     assert found["bare_images_per_second"] == pytest.approx(12 / 1.0)
     assert found["kept"] == pytest.approx(0.5)
     assert found["input_wait"] == 0.5
     assert found["of_matmul"] == pytest.approx(0.5)
     assert found["of_peak"] == pytest.approx(0.75)
-    table = benchmark_report.RECORD.text(record)
+    table = benchmark.RECORD.text(record)
     for shown in ("12.0 images/s", "4.8 images/s", "50 %", "1.5 TFLOP/s", "75 %"):
         assert shown.replace(" %", "%") in table
 
@@ -63,10 +63,10 @@ def test_readme_takes_it(path, tmp_path, monkeypatch, capsys):
     words = ["train.benchmark", "--show", str(path), "--readme", str(readme)]
     monkeypatch.setattr(sys, "argv", words)
     benchmark._program()
-    table = benchmark_report.RECORD.tell(path, "markdown")
+    table = benchmark.RECORD.tell(path, "markdown")
     assert not check_readme(readme, {"training": table})
     assert "of a matrix product" in readme.read_text()
-    assert benchmark_report.RECORD.tell(path) in capsys.readouterr().out
+    assert benchmark.RECORD.tell(path) in capsys.readouterr().out
 
 
 def test_a_damaged_record_is_named(path, tmp_path):
@@ -75,7 +75,7 @@ def test_a_damaged_record_is_named(path, tmp_path):
     broken = tmp_path / "training.json"
     broken.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"no usable record of `python -m train\.benchmark`"):
-        benchmark_report.RECORD.load(broken)
+        benchmark.RECORD.load(broken)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 from flax import nnx
 
-from rainjax import data, zoo
+from rainjax import data, nets, zoo
 from rainjax.data import ImageSet
 from rainjax.data.splits import Data, check_held_out
 from rainjax.defenses import RAIN
@@ -214,6 +214,105 @@ def test_finetuning_lowers_the_loss_and_leaves_the_classifier_alone(tmp_path, en
     predict = jax.jit(jax.vmap(pipeline.predict, (None, 0, 0)))
     predicted = predict(params, keys, jnp.asarray(images, jnp.float32) / 255)
     assert kept["validation"]["value"] == pytest.approx((predicted == labels).mean())
+
+
+MINE = """
+import dataclasses
+import jax.numpy as jnp
+from rainjax import nets, zoo
+
+@dataclasses.dataclass(frozen=True)
+class Mine(nets.ResNet):
+    offset: float = {offset}
+    def apply(self, params, *inputs):
+        return super().apply(params, *inputs) + self.offset
+
+def classifier():
+    mine = Mine(depth=8, width=8, norm="group", num_groups=4)
+    return zoo.load({path!r}, network=mine)
+
+def model():
+    entry = classifier()
+    return nets.Model(entry.network, entry.params)
+
+def function():
+    return nets.from_function(lambda params, image: jnp.zeros(10) + image.mean())
+
+nothing = 3
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(nets.ResNet):
+    """A network that no registry knows; the file's class of this name adds to its logits."""
+
+
+@pytest.fixture
+def own(tmp_path, entries) -> finetune_rain.FinetuneRAIN:
+    """Options that tune EDSR for a classifier whose code and numbers are in files."""
+    card = {"data": {}, "command": "-", "seed": 0, "metrics": {}}
+    network = Mine(depth=8, width=8, norm="group", num_groups=4)
+    path = zoo.save(tmp_path, "mine", network, zoo.load(entries / "resnet").params, card)
+    (tmp_path / "mine.py").write_text(MINE.format(offset=0.0, path=str(path)))
+    return finetune_rain.FinetuneRAIN(
+        run=Output("own", out=tmp_path),
+        data=Data(num_training=40, num_validation=20),
+        optimizer=Optimizer(learning_rate=1e-2, schedule="constant"),
+        classifier=None,
+        classifier_code=str(tmp_path / "mine.py"),
+        init=str(entries / "edsr"),
+        num_epochs=2,
+        batch_size=20,
+    )
+
+
+def test_finetuning_for_a_network_of_ones_own_is_that_for_the_same_in_the_zoo(
+    own, tmp_path, entries
+):
+    finetune_rain.train(own)
+    usual = dataclasses.replace(
+        own,
+        run=Output("usual", out=tmp_path),
+        classifier=str(entries / "resnet"),
+        classifier_code=None,
+    )
+    finetune_rain.train(usual)
+    lines = {
+        name: [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("own", "usual")
+    }
+    found, expected = (
+        [x["loss"] for x in lines[name] if "loss" in x] for name in ("own", "usual")
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert len(set(found)) == len(found) >= 2  # it learns: no loss stays as it was
+    tuned, usual = zoo.load(tmp_path / "own"), zoo.load(tmp_path / "usual")
+    assert tuned.card["classifier_sha256"] == zoo.load(entries / "resnet").sha256
+    chex.assert_trees_all_close(tuned.params, usual.params, rtol=1e-6, atol=1e-7)
+
+    code = tmp_path / "mine.py"
+    code.write_text(MINE.format(offset=1.0, path=str(tmp_path / "mine.safetensors")))
+    with pytest.raises(run.Stop, match="holds a run with classifier_network = "):
+        finetune_rain.train(own)
+
+
+@pytest.mark.parametrize(
+    ("code", "changes", "message"),
+    [
+        (None, {}, "There is no classifier: name one by --classifier, or code of your own"),
+        ("none.py", {}, "none.py is no file: name the Python file that holds the classifier"),
+        ("mine.py:other", {}, r"mine.py has no 'other': write a function `def classifier\(\):`"),
+        ("mine.py:nothing", {}, "'nothing' of .*mine.py is of type int, not a Model or an Entry"),
+        ("mine.py:function", {"bn_mode": "adapt"}, "mine.py:function' holds Function"),
+        ("mine.py:model", {"bn_mode": "adapt"}, "mine.py:model' holds Mine"),
+    ],
+)
+def test_a_classifier_of_ones_own_that_cannot_serve_is_refused(
+    own, tmp_path, code, changes, message
+):
+    code = code if code is None else str(tmp_path / code)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        finetune_rain.train(dataclasses.replace(own, classifier_code=code, **changes))
 
 
 BATCH_NORMED = dataclasses.replace(RESNET_TINY, norm="batch")
@@ -426,6 +525,6 @@ def test_psnr_of_equal_images_is_finite():
 
 def test_a_card_names_files_without_their_folders(monkeypatch):
     words = ["x", "--data-dir=/mnt/me/sets", "--init", "/tmp/a.npz", "--out", "../me/b", "runs/c"]
-    monkeypatch.setattr("sys.argv", words)
-    command = provenance("train.x")["command"]
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "train.x", *words[1:]])
+    command = provenance()["command"]
     assert command == "python -m train.x --data-dir=sets --init a.npz --out b runs/c"

@@ -20,7 +20,9 @@ import tyro
 from rainjax import zoo
 from rainjax.data.splits import Data, check_held_out, check_outputs
 from rainjax.defenses.rain import RAIN
-from rainjax.nets import EDSR
+from rainjax.evaluation.describe import content_digest, describe, digest
+from rainjax.evaluation.loading import value_in_file
+from rainjax.nets import EDSR, Model
 from rainjax.pipeline import Defended
 from train import loop
 from train.augment import flip_and_shift
@@ -48,12 +50,16 @@ class FinetuneRAIN:
     run: Annotated[Output, tyro.conf.arg(name="")]
     data: Annotated[Data, tyro.conf.arg(name="")]
     optimizer: Optimizer
-    classifier: str
+    classifier: str | None
     """The classifier: the name or path of a zoo entry, or of published weights (.npz)."""
     init: str
     """The EDSR to start from: the name or path of a zoo entry."""
     classifier_arch: str | None = None
     """The architecture of published weights, such as `resnet20`; a zoo entry says so itself."""
+    classifier_code: str | None = None
+    """A classifier of your own in the place of `classifier`: `mine.py`, a Python file with a
+    function `classifier()` that returns a model of `nets.from_flax` and its likes, or what
+    `zoo.load(path, network=MyNet(...))` returns; `mine.py:NAME` for another function."""
     compute: Compute = Compute()
     bn_mode: Literal["frozen", "adapt"] = "frozen"
     """What becomes of the classifier's batch norm. `frozen`: nothing, as the paper says. `adapt`:
@@ -97,7 +103,7 @@ PRESETS = {
                 method="sgd", learning_rate=1e-4, schedule="steps", boundaries=(150, 175, 225),
                 factor=0.2, momentum=0.9, weight_decay=5e-4,
             ),
-            classifier=tyro.MISSING,
+            classifier=None,
             init=tyro.MISSING,
             num_epochs=250,
             padding=12,
@@ -127,7 +133,7 @@ PRESETS = {
             data=Data("cifar10"),
             # At 1e-3 every output ends up clipped within five epochs, and nothing moves again.
             optimizer=Optimizer(learning_rate=4e-4, clip_norm=1.0),
-            classifier=tyro.MISSING,
+            classifier=None,
             classifier_arch="resnet20",
             init="cifar10_edsr",
             shift_fraction=0.0625,
@@ -228,28 +234,50 @@ def score(params, key, example, *, pipeline: Defended):
     return {**metrics, "loss": value}
 
 
+def _classifier(options: FinetuneRAIN) -> tuple[zoo.Entry, dict[str, str]]:
+    """Returns the classifier and, where its code is somebody's own, a digest of that.
+
+    Raises:
+        ValueError: no classifier is named.
+    """
+    if options.classifier_code is None:
+        if options.classifier is None:
+            raise ValueError(
+                "There is no classifier: name one by --classifier, or code of your own by "
+                "--classifier-code FILE.py:NAME."
+            )
+        return zoo.load_any(options.classifier, options.classifier_arch), {}
+    found = value_in_file(options.classifier_code, "classifier", Model, zoo.Entry)
+    code = {"classifier_network": digest(describe(found.network))}
+    if isinstance(found, Model):
+        params, name = found.params, options.classifier_code
+        found = zoo.Entry(name, found.network, params, {}, content_digest(params))
+    return found, code
+
+
 def train(options: FinetuneRAIN) -> None:
     """Runs the training that `options` describe, or goes on with it."""
-    classifier = zoo.load_any(options.classifier, options.classifier_arch)
+    classifier, code = _classifier(options)
     start = zoo.load(options.init)
     edsr, frozen = start.network, classifier.params
     if not isinstance(edsr, EDSR):
         raise ValueError(f"init={options.init!r} holds a {type(edsr).__name__}, not an EDSR.")
     if options.bn_mode == "adapt" and not classifier.network.has_batch_norm:
         raise ValueError(
-            f"bn_mode='adapt' needs a classifier with batch norm, and classifier="
-            f"{options.classifier!r} holds {classifier.network}: set bn_mode to frozen."
+            f"bn_mode='adapt' needs a classifier with batch norm, and {classifier.name!r} "
+            f"holds {classifier.network}: set bn_mode to frozen."
         )
     pipeline = Defended(RAIN(edsr, shift_fraction=options.shift_fraction), classifier.network)
 
     split = options.data.load()
     training, validation = training_source(split), validation_examples(split)
-    check_outputs(classifier.network, split.training, validation["image"])
+    check_outputs(classifier, split.training, validation["image"])
     check_held_out(classifier, split)
     facts = {
         "init_sha256": start.sha256,
         "classifier_sha256": classifier.sha256,
         "fingerprint": split.training.fingerprint,
+        **code,
     }
     measure = mean_over(
         functools.partial(score, pipeline=pipeline),

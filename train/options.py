@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from rainjax import data, zoo
+from rainjax.compilation_cache import use_compilation_cache
 from rainjax.data import ImageSet
 from rainjax.data.splits import Split, labelled
 from rainjax.devices import join_processes, use_all_cores
@@ -130,6 +131,7 @@ def program(
 
     def read_and_train() -> None:
         options = tyro.extras.overridable_config_cli(presets, description=description)
+        use_compilation_cache()
         if options.compute.distributed:
             join_processes()
         train(options)

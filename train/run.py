@@ -282,7 +282,7 @@ def main(
         program()
     except KeyboardInterrupt:
         sys.exit(f"Interrupted. {interrupted}")
-    except (Stop, ValueError, OSError) as error:
+    except (Stop, ValueError, OSError, ImportError) as error:
         if os.environ.get("RAINJAX_TRACEBACK"):
             raise
         if isinstance(error, Paused):

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from eval.benchmarks.memory import resident_mib
+from eval.benchmarks._memory import resident_mib
 from rainjax import data, evaluation, zoo
 from rainjax._files import write_json
 from rainjax.attacks import EOT, PGD

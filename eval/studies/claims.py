@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from eval.benchmarks import speed_report
+from eval.benchmarks import speed as benchmark
 from eval.studies.defenses import MAKERS
 from eval.studies.two_pass import is_compressed
 from rainjax.evaluation import Record
@@ -61,7 +61,7 @@ def claims_table(records: Sequence[Record], speed: dict[str, Any] | None = None)
         ),
     ]
     if speed is not None:
-        ratios = speed_report.ratio_texts(speed)
+        ratios = benchmark.ratio_texts(speed)
         rows.append(
             (
                 "time",

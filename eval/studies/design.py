@@ -196,7 +196,7 @@ def design(options: Design) -> None:
     classifier = zoo.load_any(options.classifier, options.classifier_arch)
     split = options.data.load()
     tuning = labelled(split.validation, split.validation_indices)
-    check_outputs(classifier.network, split.validation, tuning["image"])
+    check_outputs(classifier, split.validation, tuning["image"])
     check_held_out(classifier, split)
     _claim(options.run)
     bench = Bench(

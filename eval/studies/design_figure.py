@@ -3,20 +3,16 @@
 import pathlib
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rainjax.report.style import BLUE, GREY, INK, OCHRE, RUST, STYLE, png_bytes
+from rainjax._extras import require
+from rainjax.report.style import BLUE, GREY, INK, OCHRE, RUST, new_figure, png_bytes, styled
 
 
 def draw(path: pathlib.Path, record: dict[str, Any]) -> None:
     """Writes four panels: the band, the spectra, the changed share, and what it costs."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11.5, 9.6))
+    with styled():
+        figure = new_figure(11.5, 9.6)
         (spread, spectrum), (share, accuracy) = figure.subplots(2, 2)
         _spread(spread, record)
         _spectrum(spectrum, record)
@@ -34,10 +30,10 @@ def _inside(record: dict[str, Any]) -> np.ndarray:
     return np.isin(np.arange(64), record["band"]["positions"]).reshape(8, 8)
 
 
-def _spread(axes: Axes, record: dict[str, Any]) -> None:
+def _spread(axes: Any, record: dict[str, Any]) -> None:
     spread, inside = np.array(record["band"]["spread"]), _inside(record)
     shown = np.maximum(spread, 1e-3)
-    axes.imshow(shown, norm=LogNorm(), cmap="Blues", interpolation="nearest")
+    axes.imshow(shown, norm="log", cmap="Blues", interpolation="nearest")
     bright = np.log(shown) > np.log(shown).min() + 0.6 * np.ptp(np.log(shown))
     for (row, column), value in np.ndenumerate(spread):
         axes.text(
@@ -62,7 +58,7 @@ def _spread(axes: Axes, record: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def _spectrum(axes: Axes, record: dict[str, Any]) -> None:
+def _spectrum(axes: Any, record: dict[str, Any]) -> None:
     inside = _inside(record).ravel()
     found = record["defensive"]
     benign, moved = (
@@ -83,7 +79,7 @@ def _spectrum(axes: Axes, record: dict[str, Any]) -> None:
     axes.legend(frameon=False)
 
 
-def _share(axes: Axes, record: dict[str, Any]) -> None:
+def _share(axes: Any, record: dict[str, Any]) -> None:
     found = record["defensive"]
     steps = [point["step"] for point in found["curve"]]
     closed = [point["closed_form"]["defense"] for point in found["curve"]]
@@ -110,11 +106,11 @@ def _share(axes: Axes, record: dict[str, Any]) -> None:
         title="Coefficients moved to another multiple", xlabel="step, grey levels",
         ylabel="share moved", xlim=(0, max(steps)), ylim=(0, 1),
     )  # fmt: skip
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(_ticker().PercentFormatter(1, decimals=0))
     axes.legend(frameon=False, loc="upper right")
 
 
-def _accuracy(axes: Axes, record: dict[str, Any]) -> None:
+def _accuracy(axes: Any, record: dict[str, Any]) -> None:
     found = record["refinement"]
     steps = [one["step"] for one in found["candidates"]]
     scores = [one["accuracy"] for one in found["candidates"]]
@@ -137,5 +133,9 @@ def _accuracy(axes: Axes, record: dict[str, Any]) -> None:
         ylabel=f"accuracy on {found['num_examples']} images that choose",
         xlim=(0, None), ylim=(low - 0.45 * (high - low), high + 0.1 * (high - low)),
     )  # fmt: skip
-    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_locator(_ticker().MaxNLocator(steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(_ticker().PercentFormatter(1))
+
+
+def _ticker() -> Any:
+    return require("matplotlib.ticker", name="matplotlib", extra="report")

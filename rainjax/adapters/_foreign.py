@@ -22,15 +22,27 @@ class Foreign(Network):
     Its parameters are `()`: the numbers live in `model`, and are looked up at every call. It
     works under `jit`, `grad` and `vmap`, where a batch is one call of the model; the gradient
     runs the model forward once more. There is no second derivative. A batch spread over devices
-    is gathered first. Equal is what holds the same object.
+    is gathered first. Equal is what holds the same object; `content_digest` tells contents apart.
     """
 
-    model: Any
+    held: "Held"
     num_classes: int
 
     def __post_init__(self):
         if self.num_classes < 2:
             raise ValueError(f"num_classes={self.num_classes} must be at least 2.")
+
+    @property
+    def model(self) -> Any:
+        """The classifier as its framework knows it."""
+        return self.held.model
+
+    @abc.abstractmethod
+    def content_digest(self) -> str:
+        """Returns what names the model in a record: a digest of its code, options and numbers.
+
+        It is the same in any process, and another one as soon as a number of the model changes.
+        """
 
     @abc.abstractmethod
     def host_logits(self, images: np.ndarray) -> np.ndarray:
@@ -68,6 +80,27 @@ class Foreign(Network):
                 f"The model's logits of {count} images have shape {tuple(shape)}, not "
                 f"({count}, {self.num_classes}): say how many classes there are in num_classes."
             )
+
+
+class Held:
+    """A model of another framework: equal where it is the same object, printed by its class."""
+
+    def __init__(self, model: Any):
+        self._model = model
+
+    @property
+    def model(self) -> Any:
+        """The model itself."""
+        return self._model
+
+    def __eq__(self, other: object) -> bool:
+        return self._model is other._model if isinstance(other, Held) else NotImplemented
+
+    def __hash__(self) -> int:
+        return id(self._model)
+
+    def __repr__(self) -> str:
+        return f"<{type(self._model).__name__}>"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from rainjax._extras import require
-from rainjax.adapters._foreign import Foreign
+from rainjax.adapters._foreign import Foreign, Held
+from rainjax.evaluation.describe import content_digest, describe, digest
 
 _require = functools.partial(require, "tensorflow", name="TensorFlow", extra="tensorflow")
 
@@ -27,12 +28,20 @@ def from_tensorflow(model: Any, num_classes: int) -> Foreign:
     _require()
     if not callable(model):
         raise TypeError(f"from_tensorflow takes a model to call, not {type(model).__name__}.")
-    return TensorFlowClassifier(model, num_classes)
+    return TensorFlowClassifier(Held(model), num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorFlowClassifier(Foreign):
     """A TensorFlow classifier as a network; made by `from_tensorflow`."""
+
+    def content_digest(self) -> str:
+        if not hasattr(self.model, "variables"):  # a function
+            return digest(describe(self.model))
+        # By place, not by name: TensorFlow numbers the names of what it builds in one process.
+        numbers = [content_digest(variable.numpy()) for variable in self.model.variables]
+        parts = [_described(part) for part in _parts(self.model)]
+        return digest({"parts": parts, "numbers": numbers})
 
     def host_logits(self, images: np.ndarray) -> np.ndarray:
         return self._logits(self._tensor(images)).numpy()
@@ -54,3 +63,29 @@ class TensorFlowClassifier(Foreign):
         logits = self.model(inputs, **({"training": False} if is_keras else {}))
         self.check_logits(tuple(logits.shape), len(inputs))
         return logits
+
+
+def _parts(model: Any) -> list[Any]:
+    """Returns a Keras model with its layers, or a module of TensorFlow with those in it."""
+    layers = [part for layer in getattr(model, "layers", ()) for part in _parts(layer)]
+    return [model, *layers, *getattr(model, "submodules", ())]
+
+
+def _described(part: Any) -> dict[str, Any]:
+    """Returns the class of a module and its options, as plain JSON."""
+    own = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+    numbers = {name: value for name, value in own.items() if type(value) in (int, float)}
+    try:
+        config = _nameless(part.get_config())
+    except (AttributeError, NotImplementedError):  # a class that TensorFlow cannot write down
+        config = None
+    return {**describe(type(part)), "holds": numbers, "config": config}
+
+
+def _nameless(config: Any) -> Any:
+    """Returns a configuration without the names that TensorFlow numbers."""
+    if isinstance(config, dict):
+        return {str(key): _nameless(item) for key, item in config.items() if key != "name"}
+    if isinstance(config, list | tuple):
+        return [_nameless(item) for item in config]
+    return describe(config)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import types
 from typing import Any
 
 import jax
@@ -10,7 +12,8 @@ from jaxtyping import Array
 
 from rainjax._extras import require
 from rainjax.adapters._batched import Batched
-from rainjax.adapters._foreign import Foreign
+from rainjax.adapters._foreign import Foreign, Held
+from rainjax.evaluation.describe import describe, digest
 from rainjax.pipeline import Defended
 from rainjax.typing import Params
 
@@ -41,13 +44,13 @@ def as_torch_module(
     return _module_class(_require())(batched)
 
 
-def from_torch(module: Any, num_classes: int) -> Foreign:
+def from_torch_module(module: Any, num_classes: int) -> Foreign:
     """Returns a PyTorch classifier as the `classifier` of `Defended`, with parameters `()`.
 
     `module` maps images `n c h w` in [0, 1] to logits and is in eval mode: a normalisation
-    belongs into it, a softmax does not. It is taken for a function, without randomness.
-    (`rainjax.nets.from_torch` is another thing: it converts arrays to a network of rainjax,
-    which is faster.)
+    belongs into it, a softmax does not. It is taken for a function, without randomness. Where
+    rainjax has the architecture, `rainjax.nets.from_torch` turns the module's arrays into
+    parameters of its own network, which is faster.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -56,14 +59,23 @@ def from_torch(module: Any, num_classes: int) -> Foreign:
     """
     torch = _require()
     if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"from_torch takes a torch.nn.Module, not {type(module).__name__}.")
+        raise TypeError(f"from_torch_module takes a torch.nn.Module, not {type(module).__name__}.")
     _check_eval(module)
-    return TorchClassifier(module, num_classes)
+    return TorchClassifier(Held(module), num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchClassifier(Foreign):
-    """A PyTorch classifier as a network; made by `from_torch`."""
+    """A PyTorch classifier as a network; made by `from_torch_module`."""
+
+    def content_digest(self) -> str:
+        numbers = [*self.model.named_parameters(), *self.model.named_buffers()]
+        return digest(
+            {
+                "modules": {name: _described(part) for name, part in self.model.named_modules()},
+                "numbers": {name: _tensor_digest(tensor) for name, tensor in numbers},
+            }
+        )
 
     def host_logits(self, images: np.ndarray) -> np.ndarray:
         with _require().no_grad():
@@ -98,6 +110,40 @@ def _check_eval(module: Any) -> None:
             f"{training[0]} is in training mode, where an image's logits are no function of it: "
             "call module.eval() first."
         )
+
+
+def _described(part: Any) -> dict[str, Any]:
+    """Returns the class of a module and what it holds beside numbers and parts, as plain JSON."""
+    own = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+    own.pop("training", None)  # checked at every call
+    torch = _require()
+    if isinstance(part, torch.jit.ScriptModule):  # whose class does not have its code
+        own = {}
+        if hasattr(part, "forward"):
+            code, constants = part.code_with_constants
+            own = {"code": code, "constants": constants.const_mapping}
+    elif isinstance(part, torch.fx.GraphModule):
+        own["code"] = part.code
+    return {**describe(type(part)), "holds": _plain(own)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _require().Tensor):
+        return _tensor_digest(value)
+    if isinstance(value, types.BuiltinFunctionType):  # torch.relu, whose repr has an address
+        return value.__qualname__
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if type(value) in (list, tuple):
+        return [_plain(item) for item in value]
+    return describe(value)
+
+
+def _tensor_digest(tensor: Any) -> str:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    content = flat.view(_require().uint8).numpy().tobytes()  # NumPy has no bfloat16
+    kind = f"{tensor.dtype} {tuple(tensor.shape)} "
+    return hashlib.sha256(kind.encode() + content).hexdigest()
 
 
 @functools.cache

@@ -33,6 +33,7 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike | None = None) ->
 
     Raises:
         ValueError: no such set or split, or it is damaged or holds no pictures.
+        ImportError: the set is there, and TFDS, which reads it, is not installed.
     """
     if name == _BUILTIN:
         return BuiltinSet(split)

@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
                 _import(command)
             case Show():
                 _show(command)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -13,6 +13,7 @@ import PIL.Image
 import tqdm
 
 from rainjax.data.builtin import NAME as BUILTIN
+from rainjax.data.prepared import require_tfds
 from rainjax.data.sources import MODES, Source, read_source, to_png
 
 VERSION = "1.0.0"
@@ -52,9 +53,11 @@ def import_pictures(
     Raises:
         ValueError: a name, file, label or option is wrong; the message says which.
         FileExistsError: there is such a set, and `overwrite` is false.
+        ImportError: TFDS, which writes the set, is not installed.
     """
     final = data_dir / name / VERSION
     _check_request(sources, name, size, final, overwrite)
+    tfds = require_tfds()
     splits = {split: read_source(pathlib.Path(path)) for split, path in sources.items()}
     splits, class_names = _agree_on_classes(splits, class_names, keep_labels)
     if shuffle:
@@ -64,7 +67,7 @@ def import_pictures(
     with tempfile.TemporaryDirectory(prefix=f".importing-{name}-", dir=data_dir) as staging:
         built = pathlib.Path(staging) / name / VERSION
         built.mkdir(parents=True)
-        _write(built, name, splits, class_names, size, progress)
+        _write(tfds, built, name, splits, class_names, size, progress)
         final.parent.mkdir(exist_ok=True)
         if final.exists():
             final.rename(pathlib.Path(staging) / "replaced")
@@ -235,9 +238,7 @@ def _sweep(data_dir, name):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(folder, name, splits, class_names, size, progress):
-    import tensorflow_datasets as tfds
-
+def _write(tfds, folder, name, splits, class_names, size, progress):
     features = {
         "image": tfds.features.Image(shape=(size, size, 3)),
         "index": tfds.features.Scalar(np.int64, doc="position in the set it was taken from"),

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Int, UInt8
 
+from rainjax._extras import require
 from rainjax.data._base import DamagedPicture, ImageSet
 from rainjax.data.builtin import NAME as BUILTIN
 from rainjax.data.sources import MODES
@@ -43,6 +44,15 @@ def prepared_sets(data_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     return {name: max(versions)[1] for name, versions in sorted(found.items())}
 
 
+def require_tfds() -> Any:
+    """Returns TFDS, half a second that the built-in set can do without.
+
+    Raises:
+        ImportError: it is not installed; says how to.
+    """
+    return require("tensorflow_datasets", name="tensorflow-datasets", extra="data")
+
+
 def describe(name: str, data_dir: pathlib.Path) -> tuple[int, dict[str, int]]:
     """Returns the number of classes of a prepared set (0: unlabelled), and its splits' lengths."""
     builder, features = _open(name, data_dir)
@@ -58,9 +68,8 @@ class PreparedSet(ImageSet):
     """
 
     def __init__(self, name: str, split: str, data_dir: pathlib.Path):
-        import tensorflow_datasets as tfds  # half a second that the built-in set can do without
-
         builder, self._features = _open(name, data_dir)
+        tfds = require_tfds()
         splits = builder.info.splits
         if split not in splits:
             raise ValueError(f"{name!r} has no split {split!r}; it has {', '.join(splits)}.")
@@ -152,8 +161,7 @@ class PreparedSet(ImageSet):
         return np.array([self._record(i)["index"] for i in indices.tolist()], np.int64)
 
     def _read(self, builder, info):
-        import tensorflow_datasets as tfds
-
+        tfds = require_tfds()
         place = f"{self.name!r}, split {self.split!r}, in {builder.data_dir}"
         stored = builder.info.file_format
         if stored not in tfds.core.FileFormat.with_random_access():
@@ -223,9 +231,8 @@ def decode(encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
 
 
 def _open(name, data_dir):
-    import tensorflow_datasets as tfds
-
     folder = _find(name, data_dir)
+    tfds = require_tfds()
     try:
         builder = tfds.builder_from_directory(folder)
         features: Any = builder.info.features

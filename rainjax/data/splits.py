@@ -10,7 +10,6 @@ import numpy as np
 
 from rainjax import data, zoo
 from rainjax.data import ImageSet
-from rainjax.nets import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,15 +103,14 @@ def labelled(image_set: ImageSet, indices: np.ndarray) -> dict[str, np.ndarray]:
     return {"image": images, "label": labels, "index": indices.astype(np.int32)}
 
 
-def check_outputs(classifier: Network, image_set: ImageSet, images: np.ndarray) -> None:
+def check_outputs(classifier: zoo.Entry, image_set: ImageSet, images: np.ndarray) -> None:
     """Refuses a classifier whose outputs are not the classes of these images.
 
     Raises:
       ValueError: saying how many there are of both.
     """
-    outputs = jax.eval_shape(
-        classifier.apply, classifier.shapes(), jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
-    )
+    image = jax.ShapeDtypeStruct(images.shape[1:], jnp.float32)
+    outputs = jax.eval_shape(classifier.network.apply, classifier.params, image)
     if outputs.shape != (image_set.num_classes,):
         raise ValueError(
             f"The classifier has {outputs.shape[0]} outputs, {image_set.name!r} has "

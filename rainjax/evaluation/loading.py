@@ -1,9 +1,10 @@
-"""Studies that somebody wrote in a file of his own, which the command line names."""
+"""Values that somebody wrote in a file of his own, which the command line names: studies."""
 
 import dataclasses
 import importlib.util
 import pathlib
 import sys
+from typing import Any
 
 from rainjax.evaluation.study import Study
 
@@ -18,15 +19,27 @@ def load_study(target: str | pathlib.Path) -> Study:
         FileNotFoundError: there is no such file.
         ValueError: the file has no such study. What the file itself raises passes.
     """
+    return value_in_file(target, "study", Study)
+
+
+def value_in_file(target: str | pathlib.Path, what: str, *kinds: type) -> Any:
+    """Runs a Python file and returns a value of one of `kinds`, or what a function returns.
+
+    It is called `what`, as in `mine.py`, unless `mine.py:NAME` names another one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file has no such value. What the file itself raises passes.
+    """
     text = str(target)
     path_text, colon, name = text.rpartition(":")
     if not colon or "/" in name or "\\" in name:
-        path_text, name = text, "study"
+        path_text, name = text, what
     path = pathlib.Path(path_text)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: name the Python file that holds the study.")
+        raise FileNotFoundError(f"{path} is no file: name the Python file that holds the {what}.")
     if path.suffix != ".py":
-        raise ValueError(f"{path} is no Python file: name the one that holds the study.")
+        raise ValueError(f"{path} is no Python file: name the one that holds the {what}.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -35,15 +48,18 @@ def load_study(target: str | pathlib.Path) -> Study:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     found = getattr(module, name, None)
+    wanted = " or ".join(
+        f"{'an' if k.__name__[0] in 'AEIOU' else 'a'} {k.__name__}" for k in kinds
+    )
     if found is None:
         raise ValueError(
-            f"{path} has no {name!r}: write a function `def study():` that returns a Study, or "
+            f"{path} has no {name!r}: write a function `def {what}():` that returns {wanted}, or "
             f"name another one as {path}:NAME."
         )
-    study = found() if callable(found) else found
-    if not isinstance(study, Study):
-        raise ValueError(f"{name!r} of {path} is of type {type(study).__name__}, not a Study.")
-    return study
+    value = found() if callable(found) else found
+    if not isinstance(value, kinds):
+        raise ValueError(f"{name!r} of {path} is of type {type(value).__name__}, not {wanted}.")
+    return value
 
 
 def resized(

@@ -31,12 +31,12 @@ def separable(
     return jnp.einsum("jw,iwc->ijc", columns, image, precision=exact)
 
 
-def random_circular_shift(key: PRNGKey | Stratum, image: Image, *, max_shift: int) -> Image:
+def random_circular_shift(draw: PRNGKey | Stratum, image: Image, *, max_shift: int) -> Image:
     """Rolls an image by up to `max_shift` pixels along each axis, wrapping around (RdmSCS).
 
     Both components are drawn uniformly from `-max_shift..max_shift`, both ends and zero
     included (Du et al., 2020); stratified draws repeat no shift before all were taken. Linear
-    in `image` once `key` is fixed: its gradient is exact.
+    in `image` once `draw` is fixed: its gradient is exact.
 
     Raises:
         ValueError: `max_shift` is negative, or not smaller than the image.
@@ -45,11 +45,11 @@ def random_circular_shift(key: PRNGKey | Stratum, image: Image, *, max_shift: in
         raise ValueError(
             f"{max_shift=} must be at least 0 and below the image's size, {image.shape[:2]}."
         )
-    if isinstance(key, Stratum):
+    if isinstance(draw, Stratum):
         return circular_shift(
-            image, numbered_shift(choice(key, (2 * max_shift + 1) ** 2), max_shift)
+            image, numbered_shift(choice(draw, (2 * max_shift + 1) ** 2), max_shift)
         )
-    return circular_shift(image, jax.random.randint(key, (2,), -max_shift, max_shift + 1))
+    return circular_shift(image, jax.random.randint(draw, (2,), -max_shift, max_shift + 1))
 
 
 def numbered_shift(number: Int[Array, ""], max_shift: int) -> Int[Array, "2"]:

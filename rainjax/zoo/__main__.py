@@ -61,7 +61,7 @@ def table(folder: pathlib.Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         try:
             card = _card.read_card(path.with_suffix(".json"))
-            network = _card.build(card, where=f"The card of {path}")
+            count = _num_params(path, card)
         except (OSError, ValueError) as error:
             unreadable.append(f"{path.stem}: unreadable: {error}")
             continue
@@ -74,7 +74,7 @@ def table(folder: pathlib.Path) -> str:
             (
                 card["name"],
                 card["architecture"]["class"],
-                f"{num_params(network.shapes()):,}",
+                f"{count:,}",
                 f"{path.stat().st_size / 1e6:.1f} MB",
                 str(data),
                 ", ".join(metrics),
@@ -92,6 +92,13 @@ def table(folder: pathlib.Path) -> str:
         )
         lines.append("  ".join(cells).rstrip())
     return "\n".join([*lines, *unreadable])
+
+
+def _num_params(path: pathlib.Path, card: dict) -> int:
+    """Returns how many numbers the network has; for one of somebody's own, how many the file."""
+    if _card.is_known(card["architecture"].get("class")):
+        return num_params(_card.build(card, where=f"The card of {path}").shapes())
+    return num_params(_store.read_safetensors(path, path.read_bytes()))
 
 
 def describe(card: dict, path: pathlib.Path) -> str:

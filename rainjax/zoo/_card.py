@@ -1,5 +1,6 @@
 """The card beside a file of parameters: what it must say, and the network it describes."""
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -7,7 +8,8 @@ import pathlib
 
 from rainjax.nets import EDSR, ImageNetResNet, MobileNetV2, Network, ResNet, ResNet4b
 
-# The architectures a card can name.
+# The architectures that a card can name and `load` then builds. Any other is given to `load`: what
+# a file says never decides which code is imported.
 NETWORKS: dict[str, type[Network]] = {
     cls.__name__: cls for cls in (EDSR, ImageNetResNet, MobileNetV2, ResNet, ResNet4b)
 }
@@ -47,19 +49,61 @@ def read_card(path: pathlib.Path) -> dict:
 
 
 def describe(network: Network) -> dict:
-    """Returns the class and fields of `network` as plain JSON."""
-    cls = type(network).__name__
-    if NETWORKS.get(cls) is not type(network):
-        raise ValueError(f"A card can describe {_list(NETWORKS)}, got a {cls}.")
-    return {"class": cls, "fields": dataclasses.asdict(network)}
+    """Returns the class and fields of `network` as plain JSON.
+
+    A class that is not in `NETWORKS` is named with its module, and of its fields those are left
+    out that are no plain JSON.
+    """
+    kind = type(network)
+    if is_known(kind.__name__) and NETWORKS[kind.__name__] is kind:
+        return {"class": kind.__name__, "fields": dataclasses.asdict(network)}
+    fields = {}
+    for field in dataclasses.fields(network):
+        with contextlib.suppress(TypeError, ValueError):
+            fields[field.name] = json.loads(json.dumps(getattr(network, field.name)))
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "fields": fields}
+
+
+def is_known(cls: object) -> bool:
+    """Returns whether `build` makes networks of the class that a card names so."""
+    return isinstance(cls, str) and cls in NETWORKS
+
+
+def check_given(card: dict, network: Network, *, where: str) -> None:
+    """Refuses a network that is not the one that `card` describes, as far as it does.
+
+    The class counts by its name alone: a program may have moved it to another module.
+
+    Raises:
+        ValueError: naming the first thing that differs.
+    """
+    said, given = card["architecture"], describe(network)
+    wanted = str(said.get("class"))
+    if wanted.split(".")[-1] != given["class"].split(".")[-1]:
+        raise ValueError(
+            f"{where} names the network class {wanted!r}, and network= is a {given['class']!r}: "
+            "give the network that these parameters were saved with."
+        )
+    fields = said.get("fields")
+    for name, value in fields.items() if isinstance(fields, dict) else ():
+        if name in given["fields"] and _tuples(given["fields"][name]) != _tuples(value):
+            raise ValueError(
+                f"{where} says {name}={_tuples(value)!r}, and network= has "
+                f"{name}={_tuples(given['fields'][name])!r}: give the network that these "
+                "parameters were saved with."
+            )
 
 
 def build(card: dict, *, where: str) -> Network:
     """Returns the network that `card` describes."""
     architecture = card["architecture"]
     cls, fields = architecture.get("class"), architecture.get("fields")
-    if not isinstance(cls, str) or cls not in NETWORKS:
-        raise ValueError(f"{where} names the network class {cls!r}; known are {_list(NETWORKS)}.")
+    if not is_known(cls):
+        mine = str(cls).split(".")[-1]
+        raise ValueError(
+            f"{where} names the network class {cls!r}; known are {_list(NETWORKS)}, and any other "
+            f"is given as a value: zoo.load(path, network={mine}(...))."
+        )
     known = [field.name for field in dataclasses.fields(NETWORKS[cls])]
     if not isinstance(fields, dict):
         raise ValueError(f"{where} has no object of fields for its {cls}.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from rainjax._extras import require
 from rainjax.zoo._published import load_any, published
 from rainjax.zoo._store import ENDINGS, Entry
 
@@ -36,22 +37,21 @@ def download(
 
 
 def _fetch(repo: str, filename: str, revision: str | None, architecture: str) -> str:
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ModuleNotFoundError as error:
-        if error.name != "huggingface_hub":
-            raise  # it is there, and misses something itself
-        raise ImportError(
-            'huggingface_hub is not installed: pip install "rainjax[hub]", or load a file that is '
-            f"here with zoo.load_any(path, {architecture!r})."
-        ) from error
+    hub, errors = (
+        require(
+            module,
+            name="huggingface_hub",
+            extra="hub",
+            otherwise=f", or load a file that is here with zoo.load_any(path, {architecture!r})",
+        )
+        for module in ("huggingface_hub", "huggingface_hub.errors")
+    )
     elsewhere = (
         "fetch the file where there is a network, and load it with "
         f"zoo.load_any(path, {architecture!r})"
     )
     try:
-        return huggingface_hub.hf_hub_download(repo, filename, revision=revision)
+        return hub.hf_hub_download(repo, filename, revision=revision)
     except errors.HFValidationError:
         raise ValueError(
             f"{repo!r} cannot be a repository, whose name is like 'timm/resnet50.a1_in1k'; "

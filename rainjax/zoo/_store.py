@@ -9,13 +9,17 @@ import re
 import zipfile
 import zlib
 
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
+from jaxtyping import PyTree
 
-from rainjax.nets import Network
+from rainjax._checks import check_kind
+from rainjax.nets import Model, Network
 from rainjax.nets._named import flatten, unflatten
 from rainjax.nets.convert import from_torch
+from rainjax.nets.own import Function, LinenModule
 from rainjax.typing import Params
 from rainjax.zoo import _card
 
@@ -39,22 +43,55 @@ def names() -> list[str]:
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
-def load(name_or_path: str | os.PathLike) -> Entry:
+def load(name_or_path: str | os.PathLike, network: Network | Model | None = None) -> Entry:
     """Returns a shipped entry by name, or any other by the path of its `.safetensors` file.
 
     A path may also name the folder that holds exactly one, or leave the ending out.
-    Parameters are float32, whatever precision they are stored in. Raises FileNotFoundError or
-    ValueError, in one sentence, for an unknown name, a missing or damaged file, a file that is
-    not the one its card describes, and parameters that do not fit the card's network.
+    Parameters are float32, whatever precision they are stored in.
+
+    `network` is the network that they belong to, needed where its class is not one of
+    `zoo.NETWORKS`: a card names the class, but never decides what code is imported. A model of
+    `nets.from_flax`, `from_linen` or `from_function` may stand for its network; its parameters
+    give the shapes.
+
+    >>> import dataclasses, tempfile, jax, jax.numpy as jnp
+    >>> from rainjax import nets, zoo
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Linear(nets.Network):
+    ...     num_classes: int
+    ...     def init(self, key):
+    ...         return {"kernel": jax.random.normal(key, (48, self.num_classes))}
+    ...     def apply(self, params, *inputs):
+    ...         return inputs[0].reshape(48) @ params["kernel"]
+    >>> network, card = Linear(10), {"data": {}, "command": "none", "seed": 0, "metrics": {}}
+    >>> params = network.init(jax.random.key(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = zoo.save(folder, "mine", network, params, card)
+    ...     entry = zoo.load(path, network=Linear(10))
+    >>> entry.network
+    Linear(num_classes=10)
+
+    Raises:
+        FileNotFoundError: there is no such file, or no card beside it.
+        ValueError: in one sentence, for an unknown name, a damaged file, a file that is not the
+            one its card describes, a class of networks that is not known, and parameters that do
+            not fit the network: the first that differs.
     """
     path = find(name_or_path)
     card = _card.read_card(path.with_suffix(".json"))
     content = path.read_bytes()
     check_sha256(path, content, card)
-    network = _card.build(card, where=f"The card {path.with_suffix('.json')}")
+    where = f"The card {path.with_suffix('.json')}"
+    if isinstance(network, Model):
+        network, shapes = network.network, _shapes_of(network.params)
+    else:
+        network = _card.build(card, where=where) if network is None else network
+        check_kind(network, Network, "zoo.load(network=...)")
+        shapes = network.shapes()
     arrays = read_safetensors(path, content)
     check_dtype(path, arrays, card)
-    params = unflatten(arrays, network.shapes(), source=str(path))
+    params = unflatten(arrays, shapes, source=str(path))
+    _card.check_given(card, network, where=where)
     return Entry(card["name"], network, params, card, card["sha256"])
 
 
@@ -65,11 +102,23 @@ def save(
 
     `card_extra` must have "data", "command", "seed" and "metrics", all of them plain JSON; it
     may have "licence", "dtype" ("float32", or "float16" for half the size) and keys of its own.
+    The card names the network's class and fields; `load` wants the network itself where its
+    class is not one of `zoo.NETWORKS`.
+
+    Raises:
+        ValueError: in one sentence, for a name that is none, a card that lacks something, and
+            parameters that are not the network's, too large for the dtype, or none at all.
     """
     check_name(name)
+    check_kind(network, Network, "zoo.save(network=...)")
     card = _card.make_card(name, network, card_extra)
     named = {key: np.asarray(leaf) for key, leaf in flatten(params).items()}
-    unflatten(named, network.shapes(), source=f"The tree of parameters given for {name!r}")
+    if not named:
+        raise ValueError(f"There is nothing to save as {name!r}: its network has no parameters.")
+    # A Linen module and a function know no shapes but those of the parameters they came with.
+    came_with_them = isinstance(network, LinenModule | Function)
+    shapes = _shapes_of(params) if came_with_them else network.shapes()
+    unflatten(named, shapes, source=f"The tree of parameters given for {name!r}")
     with np.errstate(over="ignore"):
         stored = {key: np.ascontiguousarray(leaf, card["dtype"]) for key, leaf in named.items()}
     for key, leaf in stored.items():
@@ -178,3 +227,7 @@ def write(path: pathlib.Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     temporary.write_bytes(content)
     temporary.replace(path)
+
+
+def _shapes_of(params: Params) -> PyTree[jax.ShapeDtypeStruct]:
+    return jax.eval_shape(lambda: params)

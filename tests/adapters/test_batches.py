@@ -41,7 +41,7 @@ def test_bad_seeds_are_refused():
     ("framework", "extra", "make"),
     [
         ("torch", "torch", lambda: adapters.as_torch_module(*linear())),
-        ("torch", "torch", lambda: adapters.from_torch(None, 10)),
+        ("torch", "torch", lambda: adapters.from_torch_module(None, 10)),
         ("tensorflow", "tensorflow", lambda: adapters.from_tensorflow(None, 10)),
         ("foolbox", "foolbox", lambda: adapters.as_foolbox_model(*linear())),
         (

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from rainjax import adapters
+from rainjax.adapters._foreign import Held
 from rainjax.attacks import EOT, PGD
 from rainjax.defenses import Identity
 from rainjax.evaluation import run_attack
+from rainjax.evaluation.describe import describe
 from rainjax.pipeline import Defended
 from tests.adapters.common import CONV, IMAGES, LABELS, MARKS, RNG, Conv, peer
 from tests.tiny import Mask, unchecked
@@ -52,8 +54,8 @@ def foreign(request):
     """The classifier `Conv` in another framework, and a list of the batches it was asked for."""
     framework = peer(request.param)
     made = {"torch": _torch_conv, "tensorflow": _tensorflow_conv}[request.param](framework)
-    make = {"torch": adapters.from_torch, "tensorflow": adapters.from_tensorflow}[request.param]
-    return make(made, 10)
+    make = {"torch": adapters.from_torch_module, "tensorflow": adapters.from_tensorflow}
+    return make[request.param](made, 10)
 
 
 def test_foreign_logits_and_gradients_are_those_of_jax(foreign):
@@ -97,11 +99,108 @@ def test_a_batch_is_one_call_of_the_foreign_classifier(torch):
     sizes = []
     model = _torch_conv(torch)
     model.register_forward_hook(lambda module, inputs, out: sizes.append(len(inputs[0])))
-    network = adapters.from_torch(model, 10)
+    network = adapters.from_torch_module(model, 10)
     loss = lambda image: network.apply((), image).sum()
     every = jax.jit(jax.vmap(jax.vmap(jax.grad(loss))))
     every(jnp.asarray(IMAGES).reshape(3, 4, 8, 8, 3)).block_until_ready()
     assert sizes == [12]  # the loss itself was not asked for
+
+
+def test_a_record_names_a_foreign_classifier_by_its_content(foreign, monkeypatch):
+    again = {"torch": _torch_conv, "tensorflow": _tensorflow_conv}
+    kind = "torch" if hasattr(foreign.model, "state_dict") else "tensorflow"
+    twin = dataclasses.replace(foreign, held=Held(again[kind](peer(kind))))
+    assert twin != foreign  # another object, which may change by itself
+    assert describe(twin) == describe(foreign)
+    assert twin.content_digest() == foreign.content_digest()
+    other = {name: values.copy() for name, values in CONV.items()}
+    other["bias"][-1] += 1e-6
+    monkeypatch.setattr(sys.modules[__name__], "CONV", other)
+    moved = dataclasses.replace(foreign, held=Held(again[kind](peer(kind))))
+    assert moved.content_digest() != foreign.content_digest()
+    assert describe(moved) != describe(foreign)
+
+
+def test_every_part_of_a_torch_module_decides_its_digest(torch):
+    class Scaled(torch.nn.Module):
+        """Holds a number, a tensor and a function that PyTorch does not list."""
+
+        def __init__(self, scale=2.0, shift=0.0, act=torch.relu):
+            super().__init__()
+            self.scale, self.shift, self.act = scale, torch.full((1,), shift), act
+            self.register_buffer("mean", torch.zeros((), dtype=torch.bfloat16), persistent=False)
+
+        def forward(self, images):
+            return self.act(images.mean((2, 3)) * self.scale + self.shift - self.mean)
+
+    def other_mean():
+        module = Scaled()
+        module.mean += 1
+        return module
+
+    pooled = lambda *parts: torch.nn.Sequential(torch.nn.AvgPool2d(2), *parts)
+    modules = [
+        Scaled(), Scaled(scale=3.0), Scaled(shift=1.0), Scaled(act=torch.tanh), other_mean(),
+        pooled(torch.nn.ReLU()), pooled(torch.nn.Tanh()), pooled(torch.nn.LeakyReLU(0.1)),
+        pooled(torch.nn.LeakyReLU(0.2)), torch.nn.Sequential(torch.nn.MaxPool2d(2)),
+        torch.jit.trace(Scaled().eval(), torch.ones(1, 3, 4, 4)),
+        torch.jit.trace(Scaled(scale=3.0).eval(), torch.ones(1, 3, 4, 4)),
+        torch.jit.script(pooled(torch.nn.ReLU())), torch.jit.script(pooled(torch.nn.Tanh())),
+        torch.fx.symbolic_trace(Scaled()), torch.fx.symbolic_trace(Scaled(scale=3.0)),
+    ]  # fmt: skip
+    digests = [adapters.from_torch_module(module.eval(), 3).content_digest() for module in modules]
+    assert len(set(digests)) == len(modules)
+    assert adapters.from_torch_module(Scaled().eval(), 3).content_digest() == digests[0]
+
+
+def test_every_part_of_a_tensorflow_model_decides_its_digest():
+    tf = peer("tensorflow")
+
+    class Scaled(tf.Module):
+        """Holds a number and a variable."""
+
+        def __init__(self, scale=2.0, start=0.0):
+            super().__init__()
+            self.scale, self.shift = scale, tf.Variable(start)
+
+        def __call__(self, images):
+            return tf.reduce_mean(images, (1, 2)) * self.scale + self.shift
+
+    def pooled(layer):
+        inputs = tf.keras.Input((4, 4, 3))
+        outputs = tf.keras.layers.GlobalAveragePooling2D()(layer(inputs))
+        return tf.keras.Model(inputs, outputs)
+
+    def function(scale):
+        return lambda images: tf.reduce_mean(images, (1, 2)) * scale
+
+    models = [
+        Scaled(), Scaled(scale=3.0), Scaled(start=1.0), function(2.0), function(3.0),
+        pooled(tf.keras.layers.ReLU()), pooled(tf.keras.layers.LeakyReLU(0.1)),
+        pooled(tf.keras.layers.LeakyReLU(0.2)),
+    ]  # fmt: skip
+    digests = [adapters.from_tensorflow(model, 3).content_digest() for model in models]
+    assert len(set(digests)) == len(models)
+    assert adapters.from_tensorflow(Scaled(), 3).content_digest() == digests[0]
+
+
+DIGEST = """
+import torch
+from rainjax.adapters import from_torch_module
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2), torch.nn.BatchNorm2d(4), torch.nn.GELU())
+print(from_torch_module(model.eval(), 3).content_digest())
+"""
+
+
+def test_the_digest_is_the_same_in_any_process(torch):
+    command = [sys.executable, "-c", DIGEST]
+    said = [
+        subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        for _ in range(2)
+    ]
+    assert len(said[0].strip()) == 24
+    assert said[0] == said[1]
 
 
 ONE_CORE = """
@@ -109,9 +208,9 @@ import os
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
 import jax, jax.numpy as jnp, torch
-from rainjax.adapters import from_torch
+from rainjax.adapters import from_torch_module
 model = torch.nn.Sequential(torch.nn.AvgPool2d(64), torch.nn.Flatten()).eval()
-network = from_torch(model, 3)
+network = from_torch_module(model, 3)
 run = jax.jit(jax.vmap(lambda x: network.apply((), x)))
 images = jnp.full((16, 64, 64, 3), 0.5)
 for i in range(4):
@@ -127,16 +226,16 @@ def test_large_batches_do_not_hang_on_one_core(torch):
     assert float(done.stdout) == pytest.approx(2 * 16 * 3 * 0.53, rel=1e-4), done.stderr
 
 
-def test_from_torch_is_told_what_is_wrong(torch):
+def test_from_torch_module_is_told_what_is_wrong(torch):
     model = _torch_conv(torch)
     with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, not function"):
-        adapters.from_torch(lambda x: x, 10)
+        adapters.from_torch_module(lambda x: x, 10)
     with pytest.raises(ValueError, match="num_classes=1 must be at least 2"):
-        adapters.from_torch(model, 1)
+        adapters.from_torch_module(model, 1)
     model[1].train()
     with pytest.raises(ValueError, match=r"^1 is in training mode.*call module.eval"):
-        adapters.from_torch(model, 10)
-    network = adapters.from_torch(model.eval(), 9)
+        adapters.from_torch_module(model, 10)
+    network = adapters.from_torch_module(model.eval(), 9)
     image = jnp.asarray(IMAGES[0])
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"shape \(1, 10\), not \(1, 9\)"):
         network.apply((), image).block_until_ready()
@@ -144,5 +243,4 @@ def test_from_torch_is_told_what_is_wrong(torch):
         network.apply((), jnp.asarray(IMAGES[:2]))
     with pytest.raises(ValueError, match=r"its params are \(\)"):
         network.apply({"kernel": image}, image)
-    with pytest.raises(TypeError, match="has no Flax module"):
-        network.build(None)
+    assert not hasattr(network, "build")  # it has no Flax module

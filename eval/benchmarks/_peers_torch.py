@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from eval.benchmarks.peers_worker import Case, Library, foolbox_pgd
+from eval.benchmarks._peers_worker import Case, Library, foolbox_pgd
 
 
 class PickAndShift(nn.Module):

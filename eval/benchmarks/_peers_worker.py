@@ -1,4 +1,4 @@
-"""Measures one library in its own process: `python -m eval.benchmarks.peers_worker NAME FOLDER`.
+"""Measures one library in its own process: `python -m eval.benchmarks._peers_worker NAME FOLDER`.
 
 It imports nothing but that library and what the library needs, so that a process holds what a
 user's would. The folder holds the case that `peers` wrote; the answer is left beside it.
@@ -17,17 +17,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from eval.benchmarks.memory import forget_peak, hand_back, resident_mib
+from eval.benchmarks._memory import forget_peak, hand_back, resident_mib
 from rainjax._files import write_arrays
 
 ATTACKS = ("pgd", "eot_pgd")
 # Where each library's side is written, and what has to be installed for it.
 MODULES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "rainjax": ("eval.benchmarks.peers_jax", ()),
-    "foolbox_jax": ("eval.benchmarks.peers_jax", ("foolbox",)),
-    "foolbox_torch": ("eval.benchmarks.peers_torch", ("torch", "foolbox")),
-    "torchattacks": ("eval.benchmarks.peers_torch", ("torch", "torchattacks")),
-    "art": ("eval.benchmarks.peers_torch", ("torch", "art")),
+    "rainjax": ("eval.benchmarks._peers_jax", ()),
+    "foolbox_jax": ("eval.benchmarks._peers_jax", ("foolbox",)),
+    "foolbox_torch": ("eval.benchmarks._peers_torch", ("torch", "foolbox")),
+    "torchattacks": ("eval.benchmarks._peers_torch", ("torch", "torchattacks")),
+    "art": ("eval.benchmarks._peers_torch", ("torch", "art")),
 }
 
 

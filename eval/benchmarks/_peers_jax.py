@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.benchmarks.peers_worker import Case, Library, foolbox_pgd
+from eval.benchmarks._peers_worker import Case, Library, foolbox_pgd
 from rainjax import evaluation, transforms
 from rainjax.attacks import EOT, PGD
 from rainjax.defenses import Defense, Identity

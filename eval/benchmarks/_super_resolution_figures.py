@@ -1,19 +1,12 @@
-"""What a record of `python -m eval super_resolution` says: a table, a figure, and a close look."""
+"""The figures of a record of `python -m eval super_resolution`: every image, and a close look."""
 
 import math
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from rainjax.report import Drawing
-from rainjax.report.single_file import SingleFileRecord
-from rainjax.report.style import BLUE, GREY, INK, STYLE, png_bytes
-from rainjax.report.tables import ABSENT, Cell, Table
-
-# What Lim et al. (2017) are quoted with for EDSR baseline, trained on DIV2K, on Set5.
-CLAIM, CLAIM_SET, CLAIM_IMAGES = 37.99, "set5", 5
+from rainjax.report.style import BLUE, GREY, INK, new_figure, png_bytes, styled
 
 
 def gains(record: dict[str, Any], row: dict[str, Any], place: int) -> np.ndarray:
@@ -30,8 +23,8 @@ def hardest(record: dict[str, Any]) -> int:
 def figure(record: dict[str, Any]) -> Drawing:
     """Returns the gain over bicubic interpolation: a panel per set, a line per network."""
     rows, told = record["rows"][1:], []
-    with matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"}):
-        drawn = Figure(figsize=(2.4 + 2.6 * len(record["sets"]), 1.3 + 0.42 * len(rows)))
+    with styled({"axes.grid.axis": "x"}):
+        drawn = new_figure(2.4 + 2.6 * len(record["sets"]), 1.3 + 0.42 * len(rows))
         grid = drawn.subplots(1, len(record["sets"]), sharex=True, sharey=True, squeeze=False)[0]
         for place, (axes, images) in enumerate(zip(grid, record["sets"], strict=True)):
             axes.axvline(0, color=GREY, linewidth=1)
@@ -87,8 +80,8 @@ def panel(
     shown["original"] = cut(original)
     across = min(4, len(shown))
     down = math.ceil(len(shown) / across)
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        drawn = Figure(figsize=(2.5 * across, 2.95 * down))
+    with styled({"axes.grid": False}):
+        drawn = new_figure(2.5 * across, 2.95 * down)
         grid = drawn.subplots(down, across, squeeze=False).ravel()
         for axes, (title, image) in zip(grid, shown.items(), strict=False):
             axes.imshow(image, interpolation="nearest")
@@ -119,80 +112,3 @@ def _detail(image: np.ndarray, side: int) -> tuple[int, int]:
     sums = sums[::2, ::2]
     row, column = np.unravel_index(sums.argmax(), sums.shape)
     return 2 * int(row), 2 * int(column)
-
-
-def _table(record: dict[str, Any]) -> Table:
-    claimed = [place for place, images in enumerate(record["sets"]) if _is_claims(images)]
-    heads = [f"{images['name']} (n = {len(images['sizes'])})" for images in record["sets"]]
-    heads = ["", "network, parameters", *heads, *(f"against {CLAIM} dB" for _ in claimed)]
-    rows = []
-    for row in record["rows"]:
-        network, cells = row["network"], []
-        kind = Cell(f"{network['class']}, {row['num_params']:,}") if network else ABSENT
-        for place, result in enumerate(row["results"]):
-            detail = f"{result['ssim']['mean']:.4f}"
-            if network:
-                gain = gains(record, row, place)
-                detail += f", {gain.mean():+.2f} ± {gain.std():.2f}"
-            cells.append(Cell(f"{result['psnr']['mean']:.2f} dB", detail))
-        for place in claimed:
-            cells.append(Cell(f"{row['results'][place]['psnr']['mean'] - CLAIM:+.2f} dB"))
-        rows.append((Cell(row["title"]), kind, *cells))
-    notes = _notes(record, claimed=bool(claimed))
-    return Table("Super-resolution × 2", tuple(map(Cell, heads)), tuple(rows), notes)
-
-
-def _notes(record: dict[str, Any], *, claimed: bool) -> tuple[str, ...]:
-    splits = ", ".join(f"{images['name']} ({images['split']})" for images in record["sets"])
-    notes = [
-        f"Mean PSNR on the images of {splits}; then mean SSIM, and how far PSNR is above "
-        "bicubic interpolation, ± its standard deviation among the images.",
-        "The low resolution is the image at half its size, bicubic with anti-aliasing, in 8 bits. "
-        "Outputs are rounded to 8 bits and compared on the Y channel (BT.601, 16 to 235, not "
-        f"rounded), {record['options']['border']} pixels of border cut off; the judge is "
-        f"{record['run']['judge']}.",
-    ]
-    trained = [
-        f"{row['title']} on {row['trained_on']}" for row in record["rows"] if row.get("trained_on")
-    ]
-    if trained:
-        notes.append(f"Trained, as their cards say: {', '.join(trained)}.")
-    if claimed:
-        notes.append(
-            f"**against {CLAIM} dB**: what EDSR baseline (1,369,859 parameters), trained on "
-            "DIV2K, is quoted with on Set5 (Lim et al., 2017). A claim: that network was not "
-            "measured here."
-        )
-    return tuple(notes)
-
-
-def _is_claims(images: dict[str, Any]) -> bool:
-    name = images["name"].partition(":")[0]
-    return name == CLAIM_SET and len(images["sizes"]) == CLAIM_IMAGES
-
-
-def _problem(record: dict[str, Any]) -> str:
-    """Says what is wrong with a record, or nothing."""
-    if len(record["rows"]) < 2 or record["rows"][0]["network"] is not None:
-        return "its first row is not interpolation, followed by networks"
-    for row in record["rows"]:
-        for images, result in zip(record["sets"], row["results"], strict=True):
-            for name in ("psnr", "ssim"):
-                each = np.asarray(result[name]["each"], float)
-                if each.shape != (len(images["sizes"]),) or not len(each):
-                    return f"{name} of {row['title']} is not of all images of {images['name']}"
-                told = [result[name][part] for part in ("mean", "spread")]
-                if not np.allclose(told, [each.mean(), each.std()], rtol=1e-9, atol=1e-12):
-                    return (
-                        f"the mean {name} of {row['title']} on {images['name']} does not follow "
-                        "from that of its images"
-                    )
-    return ""
-
-
-RECORD = SingleFileRecord(
-    "super_resolution",
-    "python -m eval super_resolution",
-    lambda record: (_table(record),),
-    _problem,
-)
