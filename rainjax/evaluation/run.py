@@ -50,8 +50,8 @@ def evaluate(
     parameters made is made again.
 
     Under `jax.distributed` every process takes its share and process 0 writes the records, in a
-    folder that all of them see. With a `shard` of several only its share is made, and no
-    record: `rainjax.evaluation.merge` puts shares together. Where `mesh` is None a batch is spread over
+    folder that all of them see. With a `shard` of several only its share is made, and no record:
+    `rainjax.evaluation.merge` puts shares together. Where `mesh` is None a batch is spread over
     the devices of this process.
 
     Args:
@@ -70,7 +70,7 @@ def evaluate(
     folder = pathlib.Path(out) / study.name
     claim(folder, identity(study))
     work = Work(study, folder, mesh=mesh)
-    given, shard = shard is not None, shard or current_shard()
+    shard, given = shard or current_shard(), shard is not None and not shard.distributed
     everything = [(cell, work.units(cell)) for cell in planned]
     plan = make_plan(work, everything)
     check_others(folder, plan)
