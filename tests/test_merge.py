@@ -259,6 +259,14 @@ def test_a_measure_of_ones_own_comes_with_the_study(tmp_path):
     assert all("largest" in record["result"] for record in found.values())
 
 
+def test_the_only_share_there_is_needs_no_merge_and_takes_one(undisturbed, tmp_path):
+    evaluate(study(), tmp_path, shard=Shard(0, 1), progress=False)
+    assert content(tmp_path) == content(undisturbed)
+    merge(tmp_path / NAME)
+    merge(tmp_path / NAME, tmp_path / "elsewhere")
+    assert content(tmp_path) == content(tmp_path / "elsewhere") == content(undisturbed)
+
+
 def test_a_study_is_taken_at_the_size_that_its_shares_had(tmp_path):
     """The command line made another study of the file's; extras are written."""
     sized = {"num_examples": 5, "seed": 2, "batch_size": 2, "num_score_draws": 3}
@@ -279,7 +287,7 @@ def test_the_members_of_an_ensemble_are_added_up(tmp_path):
         "num_examples": 6,
         "batch_size": 3,
     }
-    folders = [*make(tmp_path, count=2, **options), *make(tmp_path / "again", 1, **options)]
+    folders = [*make(tmp_path, 2, **options), *make(tmp_path / "again", 1, **options)]
     records = merge(folders, tmp_path / "merged")
     evaluate(study(**options), tmp_path / "alone", progress=False)
     assert content(tmp_path / "merged") == content(tmp_path / "alone")

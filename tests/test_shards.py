@@ -133,8 +133,8 @@ def test_a_share_says_what_it_made_and_makes_no_record(tmp_path):
 
 
 def test_two_processes_that_make_one_unit_leave_one_whole_file(undisturbed, tmp_path):
-    """All shares twice at once, in one folder."""
-    processes = [start(tmp_path, f"{index}/1") for index in (0, 0)]
+    """All of it twice at once, in one folder."""
+    processes = [start(tmp_path) for _ in range(2)]
     said = finish(*processes)
     assert [process.returncode for process in processes] == [0, 0], said
     assert content(tmp_path) == content(undisturbed)

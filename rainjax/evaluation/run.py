@@ -50,7 +50,7 @@ def evaluate(
     parameters made is made again.
 
     Under `jax.distributed` every process takes its share and process 0 writes the records, in a
-    folder that all of them see. With a `shard` only its share is made, and no record:
+    folder that all of them see. With a `shard` of several only its share is made, and no record:
     `rainjax.evaluation.merge` puts shares together. Where `mesh` is None a batch is spread over
     the devices of this process.
 
@@ -70,7 +70,7 @@ def evaluate(
     folder = pathlib.Path(out) / study.name
     claim(folder, identity(study))
     work = Work(study, folder, mesh=mesh)
-    shard = shard or current_shard()
+    shard, given = shard or current_shard(), shard is not None and not shard.distributed
     everything = [(cell, work.units(cell)) for cell in planned]
     plan = make_plan(work, everything)
     check_others(folder, plan)
@@ -83,8 +83,7 @@ def evaluate(
     gradients = work.missing_gradients([u for _, us, _ in missing for u in us if u.owner in mine])
     say = _Teller(progress)
     say.plan(study, folder, len(planned), len(missing), gradients, shard)
-    partial = not shard.is_whole and not shard.distributed
-    if partial:
+    if given:
         write_plan(folder, plan)
     with together(shard, "units", "records") as reach:
         with say.bar(gradients) as tick:
@@ -96,9 +95,10 @@ def evaluate(
                         say.after_batch()
                 if shard.is_whole:
                     write_record(folder, plan, entry, study.measure, provenance())
-        if partial:
+        if given:
             write_manifest(folder, shard, plan, mine)
-            return []
+            if not shard.is_whole:
+                return []
         reach()
         if shard.distributed:
             check_units(folder, [entry for _, _, entry in missing])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax._src import distributed
 
 from rainjax._files import write_json
 from rainjax.evaluation.plan import Entry, Plan, names, plan_digest, unit_path
@@ -21,6 +23,7 @@ from rainjax.evaluation.work import Unit
 _SLURM, _KUBERNETES = "SLURM_ARRAY_TASK_", "JOB_COMPLETION_INDEX"
 _PATIENCE = 60  # seconds until a machine on a network file system sees what another one wrote
 _WEEK = 7 * 24 * 3600 * 1000  # milliseconds
+_meetings = itertools.count()  # no two barriers may have one name; all processes count alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +163,12 @@ def together(shard: Shard, *points: str) -> Iterator[Callable[[], None]]:
         _wait_for_all(point)
 
 
-def _wait_for_all(what: str) -> None:
-    # Not multihost_utils.sync_global_devices: that is a computation on all devices, which gives
-    # up when one process comes half a minute after another.
-    from orbax.checkpoint import multihost
-
-    multihost.get_barrier_sync_fn()(key=f"rainjax {what}", timeout_ms=_WEEK)
+def _wait_for_all(point: str) -> None:
+    # Not multihost_utils.sync_global_devices: that is a computation on all devices, and gives up
+    # when one process comes half a minute after another. What Orbax waits with is JAX's own.
+    client = distributed.global_state.client
+    assert client is not None
+    client.wait_at_barrier(f"rainjax {point} {next(_meetings)}", _WEEK)
 
 
 def wait_for_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
