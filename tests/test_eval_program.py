@@ -106,13 +106,13 @@ def test_an_expected_error_is_one_sentence(monkeypatch, tmp_path):
 
 def test_sanity_names_what_does_not_fit():
     with pytest.raises(ValueError, match="No study is called 'slow'; there are quick, cifar10"):
-        sanity.run(Sanity("slow"))
+        sanity.run(Sanity(study="slow"))
     with pytest.raises(ValueError, match="rows is empty"):
         Sanity(rows=())
     with pytest.raises(ValueError, match="rows='fd' is none of undefended, rain_pretrained"):
         sanity.run(Sanity(rows=("fd",)))
     with pytest.raises(ValueError, match="rows='fdd' is none of undefended, fd,"):
-        sanity.run(Sanity("transformations", rows=("fdd",)))
+        sanity.run(Sanity(study="transformations", rows=("fdd",)))
 
 
 def test_another_seed_compiles_nothing(networks):
