@@ -199,3 +199,18 @@ def test_what_is_no_network_is_refused(path, params, tmp_path):
     with pytest.raises(ValueError, match="nothing to save as 'x': its network has no parameters"):
         zoo.save(tmp_path / "new", "x", nothing.network, nothing.params, CARD)
     assert not (tmp_path / "new").exists()
+
+
+def test_verify_looks_at_all_but_a_network_that_it_was_not_given(path):
+    (verdict,) = zoo.verify(path.parent)
+    assert verdict.is_well
+    assert verdict.well == ("card", "sha256", "file", "dtype", "values")
+    assert str(verdict).endswith("zoo.verify(path, network=Mine(...)) checks the shapes as well")
+    (verdict,) = zoo.verify(path, network=Mine())
+    assert verdict.is_well
+    assert verdict.well == ("card", "network", "sha256", "file", "dtype", "shapes", "values")
+    (verdict,) = zoo.verify(path, network=Mine(temperature=2.0))
+    assert "says temperature=1.0" in verdict.wrong["network"]
+    zoo.save(path.parent, "edsr", EDSR_TINY, edsr_params(), CARD)
+    with pytest.raises(ValueError, match="holds 2 entries, and network= is that of one"):
+        zoo.verify(path.parent, network=Mine())

@@ -82,17 +82,29 @@ def load(name_or_path: str | os.PathLike, network: Network | Model | None = None
     content = path.read_bytes()
     check_sha256(path, content, card)
     where = f"The card {path.with_suffix('.json')}"
-    if isinstance(network, Model):
-        network, shapes = network.network, _shapes_of(network.params)
-    else:
-        network = _card.build(card, where=where) if network is None else network
-        check_kind(network, Network, "zoo.load(network=...)")
-        shapes = network.shapes()
+    network, shapes = network_of(card, network, where=where, who="zoo.load")
     arrays = read_safetensors(path, content)
     check_dtype(path, arrays, card)
     params = unflatten(arrays, shapes, source=str(path))
     _card.check_given(card, network, where=where)
     return Entry(card["name"], network, params, card, card["sha256"])
+
+
+def network_of(
+    card: dict, network: Network | Model | None, *, where: str, who: str
+) -> tuple[Network, PyTree[jax.ShapeDtypeStruct]]:
+    """Returns the network of a card, or the one that was given for it, and its shapes.
+
+    Raises:
+        ValueError: the card's class is not known and none was given.
+    """
+    if isinstance(network, Model):
+        network, shapes = network.network, _shapes_of(network.params)
+    else:
+        network = _card.build(card, where=where) if network is None else network
+        check_kind(network, Network, f"{who}(network=...)")
+        shapes = network.shapes()
+    return network, shapes
 
 
 def save(
