@@ -24,7 +24,7 @@ from rainjax.typing import Draw, Image, Images, Logits, Params, PRNGKey
 _NUM_CLASSES = 4
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DefenseOutputs:
     """What a defense returned for three images, for further checks."""
 
@@ -36,8 +36,11 @@ class DefenseOutputs:
     gradient: Float[np.ndarray, "h w c"] | None
     """That of the sum of squares of the last purified image, unless it was left out."""
 
+    def __repr__(self) -> str:
+        return f"DefenseOutputs of {len(self.images)} images of {self.images.shape[1:]}"
 
-@dataclasses.dataclass(frozen=True, eq=False)
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class AttackOutputs:
     """What an attack made of three images in front of a random pipeline, for further checks."""
 
@@ -45,6 +48,9 @@ class AttackOutputs:
     attacked: Float[np.ndarray, "n h w c"]
     other_keys: Float[np.ndarray, "n h w c"]
     """The adversarial images under other keys."""
+
+    def __repr__(self) -> str:
+        return f"AttackOutputs of {len(self.images)} images of {self.images.shape[1:]}"
 
 
 def check_defense(
