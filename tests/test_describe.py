@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+import pathlib
 import subprocess
 import sys
 import types
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rainjax.attacks import EOT, PGD, Square
 from rainjax.defenses import Defense, Identity
@@ -89,16 +92,166 @@ def test_other_code_is_another_value_and_a_comment_is_not(tmp_path):
 
 
 def test_what_a_class_inherits_decides_it_as_well(tmp_path):
-    base = module(tmp_path, "base")
+    def derived(base):
+        return describe(dataclasses.dataclass(frozen=True)(type("Derived", (base,), {}))())
 
-    @dataclasses.dataclass(frozen=True)
-    class Derived(base):
-        pass
+    first = derived(module(tmp_path, "base"))
+    assert derived(module(tmp_path, "base")) == first
+    assert derived(module(tmp_path, "base", body="1 - image")) != first
 
-    before = describe(Derived())
-    path = tmp_path / "base.py"
-    path.write_text(path.read_text().replace("return image", "return 1 - image"))
-    assert describe(Derived())["source"] != before["source"]
+
+HELPER = """
+LEVELS = {levels}
+UNUSED = {unused}
+
+def soften(image):
+    return image * LEVELS
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "call"),
+    [
+        ("from helper import soften", "soften(image)"),
+        ("import helper", "helper.soften(image)"),
+        ("from helper import soften as same", "helped(image)\n\ndef helped(x):\n    return same(x)"),
+        ("", "within(image)\n\ndef within(x):\n    import helper\n    return helper.soften(x)"),
+    ],
+)  # fmt: skip
+def test_code_of_other_files_decides_what_reaches_it(tmp_path, imports, call):
+    """Whether a name of another module is reached directly, through the module or at a call."""
+    program = (
+        "import json, mine\n"
+        "from rainjax.evaluation.describe import describe\n"
+        "print(json.dumps(describe(mine.Mine())))"
+    )
+
+    def described(levels=4, unused=0, more=""):
+        (tmp_path / "helper.py").write_text(HELPER.format(levels=levels, unused=unused))
+        source = SOURCE.format(body=call, strength=1.0).replace("import dataclasses", "{}\n{}")
+        (tmp_path / "mine.py").write_text(source.format("import dataclasses", imports) + more)
+        return run(program, tmp_path)
+
+    first = described()
+    assert described(more="\n\ndef study():\n    return 1\n") == first
+    assert described(levels=256) != first
+    if "    import" not in call:  # which counts the file as a whole
+        assert described(unused=1) == first
+
+
+def test_globals_and_what_a_class_body_says_decide_it():
+    def made(level=4, attribute=2, gradient=lambda x: x):
+        @dataclasses.dataclass(frozen=True)
+        class Mine(Defense):
+            levels = attribute
+
+            def apply(self, params, key, image):
+                return gradient(image) * level
+
+        return describe(Mine())
+
+    first = made()
+    assert made() == first
+    assert made(level=256) != first
+    assert made(attribute=3) != first
+    assert made(gradient=lambda x: -x) != first
+
+    names = {"levels": 4, "weights": np.zeros(3)}
+    exec("def soften(image):\n    return image * levels + weights", names)
+    before = describe(names["soften"])
+    names["weights"] = np.ones(3)
+    assert describe(names["soften"]) != before
+
+
+def test_swapped_functions_are_not_the_same():
+    plus, minus = (eval(f"lambda x: {sign}x") for sign in "+-")
+
+    def made(first, second):
+        return lambda x: first(second(x))
+
+    assert describe(made(plus, minus)) != describe(made(minus, plus))
+
+
+def test_compiled_and_decorated_functions_are_the_functions_inside():
+    def made(sign):
+        return lambda x: sign * x
+
+    assert describe(jax.jit(made(1))) == describe(made(1)) != describe(jax.jit(made(-1)))
+    assert describe(jax.nn.relu) != describe(jax.nn.relu6)
+    assert "relu" in str(describe(jax.nn.relu))
+    assert describe(jnp.tanh) != describe(jnp.sinh)
+
+    def with_gradient(scale):
+        @jax.custom_vjp
+        def function(x):
+            return x
+
+        function.defvjp(lambda x: (x, None), lambda _, g: (g * scale,))
+        return function
+
+    assert describe(with_gradient(1)) == describe(with_gradient(1))
+    assert describe(with_gradient(1)) != describe(with_gradient(0))
+
+
+def test_functions_that_refer_to_themselves_come_to_an_end():
+    def outer():
+        def twice(x, times=2):
+            return x if not times else twice(2 * x, times - 1)
+
+        return twice
+
+    assert describe(outer()) == describe(outer())
+
+
+class Holder:
+    """No dataclass, and no repr that says what it holds."""
+
+    def __init__(self, held):
+        self.held = held
+
+    def __repr__(self):
+        return "Holder"
+
+
+def test_objects_are_told_apart_by_what_they_hold():
+    assert describe(Holder(1)) == describe(Holder(1)) != describe(Holder(2))
+    assert describe(Holder(np.zeros(2000))) != describe(Holder(np.zeros(2000) + 1))
+    itself = Holder(None)
+    itself.held = itself
+    assert describe(itself) == describe(itself)
+    assert describe({"b", "a"}) == ["a", "b"]
+
+
+def test_modules_with_parameters_are_handed_over_otherwise():
+    layer = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+
+    def classify(_, image):
+        return layer(image)
+
+    with pytest.raises(ValueError, match=r"layer of the function .*classify: .*nets\.from_flax"):
+        describe(classify)
+
+
+def test_a_file_that_is_called_like_a_standard_module_is_somebodys(tmp_path):
+    (tmp_path / "profile.py").write_text(SOURCE.format(body="image", strength=1.0))
+    program = (
+        "import json, profile\n"
+        "from rainjax.evaluation.describe import describe\n"
+        "print(json.dumps(describe([profile.Mine(), json.dumps])))"
+    )
+    mine, standard = json.loads(run(program, tmp_path))
+    assert mine["class"] == "profile.Mine"
+    assert "source" in mine
+    assert "source" not in standard
+
+
+def run(program, folder, seed="1"):
+    """Returns what a process of its own prints, with the folder's modules at hand."""
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True,
+        env={"PYTHONHASHSEED": seed, "PATH": "", "PYTHONPATH": _here(), "JAX_PLATFORMS": "cpu",
+             "PYTHONDONTWRITEBYTECODE": "1"},
+    ).stdout  # fmt: skip
 
 
 def test_classes_from_a_notebook_have_code_of_their_own():
@@ -169,18 +322,10 @@ def test_another_process_says_the_same(tmp_path):
         "from rainjax.evaluation.describe import describe\n"
         "print(json.dumps(describe([theirs.Mine(), theirs.Mine.apply, len])))"
     )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
-            check=True, env={"PYTHONHASHSEED": seed, "PATH": "", "PYTHONPATH": _here()},
-        ).stdout
-        for seed in ("1", "2")
-    }  # fmt: skip
+    found = {run(program, tmp_path, seed) for seed in ("1", "2")}
     assert len(found) == 1
     assert "theirs.Mine" in found.pop()
 
 
 def _here():
-    import pathlib
-
     return str(pathlib.Path(__file__).parents[1])

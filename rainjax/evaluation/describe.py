@@ -1,15 +1,18 @@
 """What decides a result, as plain JSON: values with their code, parameters by content."""
 
+import argparse
+import contextvars
 import dataclasses
+import decimal
 import enum
+import fractions
 import functools
 import hashlib
-import inspect
 import json
 import pathlib
 import re
-import sys
 import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,16 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from rainjax.evaluation.provenance import source_digest
+from rainjax.evaluation.source import NoContent, digest_source, functions_of, is_somebodys, name_of
 
 
 def describe(value: Any) -> Any:
     """Returns a value as plain JSON: equal for values that compute the same, and only for those.
 
-    A dataclass becomes an object with its class and its fields. A class or a function from outside
-    of this library is named with its module, and with a digest of its source, so that two
-    classes of one name are not one, and a change of code is a change of the value. Arrays are
-    described by their content.
+    A dataclass becomes an object with its class and its fields, another object of somebody's own
+    with what it holds. A class or a function from outside of this library is named with its
+    module, and with a digest of its code and of all that this reaches: so two classes of one name
+    are not one, and a change of code is a change of the value. Arrays are described by their
+    content.
 
     Raises:
         ValueError: something in it has neither fields nor content that could be told apart;
@@ -36,37 +40,22 @@ def describe(value: Any) -> Any:
         return value.name
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": _name(type(value)), **_source(type(value)), **_own(value), **fields}
-    if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
-    if isinstance(value, dict):
-        return {str(name): describe(item) for name, item in value.items()}
-    if isinstance(value, jax.Array | np.ndarray):
-        return {"array": content_digest(value)}
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, type):
-        return {"class": _name(value), **_source(value)}
-    if isinstance(value, functools.partial):
-        parts = {"function": value.func, "args": value.args, "options": value.keywords}
-        return {"class": "partial", **{name: describe(part) for name, part in parts.items()}}
-    if isinstance(value, types.MethodType):
-        return {"method": value.__func__.__qualname__, "of": describe(value.__self__)}
-    if isinstance(value, types.FunctionType):
-        return _function(value)
-    if hasattr(value, "content_digest"):
-        kinds = [describe(kind) for kind in getattr(value, "kinds", ())]
-        parts = {"kinds": kinds} if kinds else {}
-        return {"class": _name(type(value)), **_source(type(value)), **parts, **_own(value)}
-    text = repr(value)
-    if re.search(r"\b0x[0-9a-f]{6,}", text):  # an address, another one in the next process
-        raise ValueError(
-            f"{text} has no content that a record could name: make its class a frozen dataclass, "
-            "or give it a method `content_digest()` that returns a text."
-        )
-    return {"class": _name(type(value)), "is": text}
+    if isinstance(value, jax.Array | np.ndarray):
+        return {"array": content_digest(value)}
+    if isinstance(value, np.dtype | np.ufunc | types.BuiltinFunctionType | types.ModuleType):
+        return str(getattr(value, "__name__", value))
+    if isinstance(value, _PLAIN):
+        return {"class": type(value).__name__, "is": repr(value)}
+    around = _around.get()
+    if id(value) in around:
+        return {"class": name_of(type(value)), "again": around[::-1].index(id(value))}
+    token = _around.set((*around, id(value)))
+    try:
+        return _describe(value)
+    finally:
+        _around.reset(token)
 
 
 def describe_attack(attack: Any) -> Any:
@@ -91,75 +80,108 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _own(value: Any) -> dict[str, str]:
-    """Returns the digest of what an object holds beside its fields, where it says so."""
-    own = getattr(value, "content_digest", None)
-    return {} if own is None else {"content": own()}
+_PLAIN = (
+    types.EllipsisType,
+    complex,
+    bytes,
+    range,
+    slice,
+    pathlib.PurePath,
+    fractions.Fraction,
+    decimal.Decimal,
+)
+# What is being described: an object that holds itself is named there, not gone into again.
+_around: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar("around", default=())
 
 
-def _name(kind: type) -> str:
-    if _is_ours(kind.__module__):
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _describe(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {**_class(type(value)), **_own(value), **fields}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): describe(item) for name, item in value.items()}
+    if isinstance(value, set | frozenset):  # whose order differs from process to process
+        return sorted((describe(item) for item in value), key=json.dumps)
+    if isinstance(value, type):
+        return _class(value)
+    if isinstance(value, functools.partial):
+        parts = {"function": value.func, "args": value.args, "options": value.keywords}
+        return {"class": "partial", **{name: describe(part) for name, part in parts.items()}}
+    if isinstance(value, types.MethodType):
+        return {"method": describe(value.__func__), "of": describe(value.__self__)}
+    functions = functions_of(value)
+    if functions:
+        described = [_function(function) for function in functions]
+        return described[0] if len(described) == 1 else described
+    if hasattr(value, "content_digest") or hasattr(value, "decided_by"):
+        return {**_class(type(value)), **_own(value)}
+    return {**_class(type(value)), "holds": describe(_content(value))}
 
 
-def _is_ours(module: str | None) -> bool:
-    top = (module or "").split(".")[0]
-    return top == "rainjax" or (top in sys.stdlib_module_names and top != "__main__")
+def _class(kind: type) -> dict[str, str]:
+    return {"class": name_of(kind), **_source(kind)}
 
 
-def _source(kind: type) -> dict[str, str]:
-    """Returns a digest of the code of a class and of those that it inherits from."""
-    found = [_code(each) for each in kind.__mro__ if not _is_ours(each.__module__)]
-    found = [code for code in found if code]
-    return {"source": digest(found)} if found else {}
+def _source(thing: Any) -> dict[str, str]:
+    found = digest_source(thing, describe)
+    return {} if found is None else {"source": found}
 
 
 def _function(function: types.FunctionType) -> dict[str, Any]:
-    cells = function.__closure__ or ()
-    closed = dict(
-        zip(function.__code__.co_freevars, (c.cell_contents for c in cells), strict=True)
-    )
+    """Returns a function by its code; one of the library's by what it closes over as well."""
+    described = {"function": f"{function.__module__}.{function.__qualname__}"}
+    source = _source(function)
+    if source:
+        return {**described, **source}
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    closed = {name: describe(cell.cell_contents) for name, cell in cells.items()}
     options = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     return {
-        "function": f"{function.__module__}.{function.__qualname__}",
-        **({} if _is_ours(function.__module__) else {"source": _code(function)}),
-        **({"closure": describe(closed)} if closed else {}),
+        **described,
+        **({"closure": closed} if closed else {}),
         **({"defaults": describe(options)} if options else {}),
     }
 
 
-def _code(thing: Any) -> str | None:
-    """Returns a digest of the file that a class or function is from, or else of its code.
+def _own(value: Any) -> dict[str, Any]:
+    """Returns what an object says of what decides it, beside its fields."""
+    digested = getattr(value, "content_digest", None)
+    decided = getattr(value, "decided_by", None)
+    return {
+        **({} if digested is None else {"content": digested()}),
+        **({} if decided is None else {"decided": digest(describe(decided()))}),
+    }
 
-    Classes of other packages are as their versions say, which records hold.
+
+def _content(value: Any) -> Any:
+    """Returns what an object of somebody's own holds.
+
+    Raises:
+        ValueError: it is of somebody else's class, or holds nothing that can be looked at.
     """
-    try:
-        path = pathlib.Path(inspect.getfile(thing))
-    except (TypeError, OSError):  # from a notebook, or built in
-        return _bytecode(thing)
-    if "site-packages" in path.parts or "dist-packages" in path.parts:
-        return None
-    return source_digest(path) if path.exists() else _bytecode(thing)
-
-
-def _bytecode(thing: Any) -> str | None:
-    code = getattr(thing, "__code__", None)
-    if code is not None:
-        return digest(_compiled(code))
-    parts = {}
-    for name, part in vars(thing).items():
-        part = getattr(part, "__func__", part)
-        part = part.fget if isinstance(part, property) else part
-        inner = getattr(inspect.unwrap(part) if callable(part) else part, "__code__", None)
-        if inner is not None:
-            parts[name] = _compiled(inner)
-    return digest(parts) if parts else None
-
-
-def _compiled(code: types.CodeType) -> list[Any]:
-    consts = [_compiled(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
-    return [code.co_code.hex(), consts, list(code.co_names), list(code.co_varnames)]
+    kind = type(value)
+    where = {"nnx": "nets.from_flax(module)", "torch": "adapters.from_torch_module(module, ...)"}
+    for name, mend in where.items():
+        if any(base.__name__ == "Module" and name in base.__module__ for base in kind.__mro__):
+            raise ValueError(
+                f"A {kind.__name__} is a module with parameters that no record would see: hand it "
+                f"over by {mend}, or its parameters as arrays."
+            )
+    if is_somebodys(kind.__module__) or kind in (argparse.Namespace, types.SimpleNamespace):
+        slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
+        held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+        return held | getattr(value, "__dict__", {})
+    text = repr(value)
+    # An address is another one in the next process, and an object's own repr may leave out much.
+    if not re.search(r"\b0x[0-9a-f]{6,}|\.\.\.", text):
+        return text
+    raise NoContent(
+        f"{text if len(text) < 200 else text[:200] + ' ...'} has no content that a record could "
+        "name: make its class a frozen dataclass, or give it a method `content_digest()` that "
+        "returns a text."
+    )
 
 
 def _without_chunks(described: Any) -> Any:

@@ -1,9 +1,7 @@
 """Classifiers that somebody has already, as networks: Flax NNX, Flax Linen, plain functions."""
 
 import dataclasses
-import hashlib
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import flax.errors
@@ -72,9 +70,14 @@ def from_flax(module: nnx.Module) -> Model:
         )
     graphdef, state = nnx.split(module)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-    sources = tuple({type(part) for _, part in nnx.iter_modules(module)})
-    graph = _Graph(graphdef, abstract, tuple(sorted(sources, key=lambda kind: kind.__qualname__)))
-    return Model(FlaxModule(graph), nnx.to_pure_dict(state))
+    parts = {}
+    for place, part in nnx.iter_graph(module):
+        name = ".".join(map(str, place))
+        if isinstance(part, nnx.Pytree):
+            parts[name] = type(part)
+        elif not (isinstance(part, nnx.Variable | jax.Array) or "_pytree__" in name):
+            parts[name] = part
+    return Model(FlaxModule(_Graph(graphdef, abstract, parts)), nnx.to_pure_dict(state))
 
 
 def from_linen(module: Any, variables: Any) -> Model:
@@ -197,8 +200,8 @@ class FlaxModule(_Made):
 class _Graph:
     """A module without its numbers: equal where structure, fields and shapes are."""
 
-    def __init__(self, graphdef: Any, abstract: Any, kinds: tuple[type, ...]):
-        self._graphdef, self._abstract, self._kinds = graphdef, abstract, kinds
+    def __init__(self, graphdef: Any, abstract: Any, parts: dict[str, Any]):
+        self._graphdef, self._abstract, self._parts = graphdef, abstract, parts
         leaves = flatten(nnx.to_pure_dict(abstract)).items()
         self._shapes = tuple((name, leaf.shape, str(leaf.dtype)) for name, leaf in leaves)
 
@@ -211,12 +214,12 @@ class _Graph:
         return hash((self._graphdef, self._shapes))
 
     def __repr__(self) -> str:
-        return f"<{' '.join(kind.__name__ for kind in self.kinds)}>"
+        kinds = {part.__name__ for part in self._parts.values() if isinstance(part, type)}
+        return f"<{' '.join(sorted(kinds))}>"
 
-    @property
-    def kinds(self) -> tuple[type, ...]:
-        """The classes of the module and of its parts, whose sources decide a record."""
-        return self._kinds
+    def decided_by(self) -> Any:
+        """Returns what tells modules apart in any process: classes, fields and shapes."""
+        return self._parts, self._shapes
 
     def state(self) -> Any:
         """Returns the variables' shapes, as a tree of the caller's own."""
@@ -225,10 +228,6 @@ class _Graph:
     def merged(self, state: Any) -> Any:
         """Returns a module of its own with these variables."""
         return nnx.merge(self._graphdef, state)
-
-    def content_digest(self) -> str:
-        """Returns what tells modules apart in any process: fields and shapes."""
-        return _digest(self._graphdef, self._shapes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,14 +286,9 @@ class _Linen:
         """The module itself."""
         return self._module
 
-    @property
-    def kinds(self) -> tuple[type, ...]:
-        """The module's class, whose source decides a record."""
-        return (type(self._module),)
-
-    def content_digest(self) -> str:
-        """Returns what tells modules apart in any process: their fields."""
-        return _digest(self._module)
+    def decided_by(self) -> Any:
+        """Returns what tells modules apart in any process: classes and fields."""
+        return _linen_fields(self._module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,7 +319,13 @@ def _kind(thing: Any) -> str:
     return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
 
 
-def _digest(*things: Any) -> str:
-    """Returns a digest of objects' reprs as every process writes them, without addresses."""
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr(things))
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+def _linen_fields(value: Any) -> Any:
+    """Returns a Linen module as its class and its fields, and so the modules among these."""
+    if isinstance(value, linen.Module):
+        names = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
+        return type(value), {name: _linen_fields(getattr(value, name)) for name in names}
+    if isinstance(value, list | tuple):
+        return [_linen_fields(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _linen_fields(item) for name, item in value.items()}
+    return value
