@@ -114,7 +114,7 @@ def soften(image):
     [
         ("from helper import soften", "soften(image)"),
         ("import helper", "helper.soften(image)"),
-        ("from helper import soften as same", "helped(image)\n\ndef helped(x):\n    return same(x)"),
+        ("from helper import soften as s", "within(image)\n\ndef within(x):\n    return s(x)"),
         ("", "within(image)\n\ndef within(x):\n    import helper\n    return helper.soften(x)"),
     ],
 )  # fmt: skip

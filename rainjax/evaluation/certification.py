@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from rainjax._files import read_json, write_json
 from rainjax.devices import data_mesh
-from rainjax.evaluation.describe import describe, digest
+from rainjax.evaluation.describe import describe_program, digest
 from rainjax.evaluation.plan import describe_params
 from rainjax.evaluation.provenance import code_digest, provenance
 from rainjax.evaluation.smoothing import Smoothed, certify, check_certifiable
@@ -143,7 +143,7 @@ def certify_study(
 def _describe(subject: Subject) -> dict[str, Any]:
     return {
         "title": subject.name,
-        "target": describe(subject.pipeline),
+        "target": describe_program(subject.pipeline),
         "params": describe_params(subject),
     }
 

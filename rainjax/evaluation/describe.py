@@ -60,7 +60,22 @@ def describe(value: Any) -> Any:
 
 def describe_attack(attack: Any) -> Any:
     """Returns an attack as plain JSON, without what changes memory and not results."""
-    return None if attack is None else _without_chunks(describe(attack))
+    return None if attack is None else without_chunks(describe(attack))
+
+
+def describe_program(value: Any) -> Any:
+    """Describes a value that programs are compiled for, and forgets those of its earlier code.
+
+    JAX finds a compiled program by the value's equality, which does not see that a function or a
+    global that its methods call has another definition now, as after a cell was run again.
+    """
+    described = describe(value)
+    place, code = (type(value), hash(value)), digest(described)
+    if _compiled.setdefault(place, code) != code:
+        jax.clear_caches()
+        _compiled.clear()
+        _compiled[place] = code
+    return described
 
 
 def content_digest(params: PyTree) -> str:
@@ -80,6 +95,8 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
 
+# What was last compiled for a value; its hash stands for it, so that it is not kept alive.
+_compiled: dict[tuple[type, int], str] = {}
 _PLAIN = (
     types.EllipsisType,
     complex,
@@ -184,9 +201,10 @@ def _content(value: Any) -> Any:
     )
 
 
-def _without_chunks(described: Any) -> Any:
+def without_chunks(described: Any) -> Any:
+    """Leaves out how many draws are held at a time, which is memory and no result."""
     if isinstance(described, dict):
-        return {k: _without_chunks(v) for k, v in described.items() if k != "chunk_size"}
+        return {k: without_chunks(v) for k, v in described.items() if k != "chunk_size"}
     if isinstance(described, list):
-        return [_without_chunks(item) for item in described]
+        return [without_chunks(item) for item in described]
     return described

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from rainjax._files import write_json
 from rainjax.evaluation.checks import Check, run_checks
-from rainjax.evaluation.describe import describe, describe_attack
+from rainjax.evaluation.describe import describe, describe_attack, describe_program
 from rainjax.evaluation.plan import describe_params
 from rainjax.evaluation.probes import check_randomness
 from rainjax.evaluation.provenance import provenance
@@ -202,7 +202,7 @@ def _row(
                 add(check)
     return {
         "subject": subject.name,
-        "target": describe(subject.pipeline),
+        "target": describe_program(subject.pipeline),
         "params": describe_params(subject),
         **_suspicion(suspect),
         "checks": [{**dataclasses.asdict(c), "doubts": list(c.doubts)} for c in checks],

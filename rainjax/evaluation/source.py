@@ -17,10 +17,12 @@ from rainjax.evaluation.provenance import source_digest
 
 # What computes the same in every release, as far as anybody promises, and whose versions records
 # hold. Other installed packages are digested.
-_FRAMEWORKS = frozenset(
-    ("flax", "jax", "jaxlib", "jaxtyping", "keras", "numpy", "optax", "scipy", "tensorflow")
-    + ("torch", "torchvision")
-)
+_FRAMEWORKS = ("flax", "jax", "jaxlib", "jaxtyping", "keras", "numpy", "optax", "scipy")
+_FRAMEWORKS += ("tensorflow", "torch", "torchvision")
+
+
+# What `dataclass` writes; fields say the same.
+_GENERATED = ("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__")
 
 
 class NoContent(ValueError):
@@ -63,7 +65,7 @@ class _Walk:
         parts: dict[str, Any] = {"bases": [self.visit(base) for base in kind.__mro__[1:]]}
         for name, part in vars(kind).items():
             code = getattr(_plain(part), "__code__", None)
-            generated = code is not None and code.co_filename == "<string>"  # by dataclass
+            generated = code is not None and name in _GENERATED and code.co_filename == "<string>"
             special = name.startswith("__") and name.endswith("__") and code is None
             if not (generated or special or name == "_abc_impl"):
                 parts[name] = self._reached(part, f"{name} of {kind.__qualname__}", strict=False)

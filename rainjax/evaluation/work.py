@@ -19,7 +19,14 @@ from rainjax.attacks import Attack
 from rainjax.devices import data_mesh, padded
 from rainjax.evaluation import driver, scoring
 from rainjax.evaluation.autoattack import AutoAttack
-from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
+from rainjax.evaluation.describe import (
+    content_digest,
+    describe,
+    describe_attack,
+    describe_program,
+    digest,
+    without_chunks,
+)
 from rainjax.evaluation.ensemble import run_ensemble
 from rainjax.evaluation.provenance import code_digest
 from rainjax.evaluation.study import Cell, Study, Subject
@@ -60,6 +67,7 @@ class Work:
         self.study, self.folder = study, folder
         self._mesh = mesh
         self._images: dict[tuple[int, int], str] = {}
+        self._described: dict[int, tuple[Any, Any]] = {}
 
     def units(self, cell: Cell) -> list[Unit]:
         """Returns the units of a cell, in the order of its images."""
@@ -142,8 +150,8 @@ class Work:
                 "threat": describe(threat),
                 "knowledge": cell.threat.knowledge.name,
                 "attack": describe_attack(cell.attack),
-                "subject": [cell.subject.name, describe(cell.subject.pipeline)],
-                "measure": describe(self.study.measure),
+                "subject": [cell.subject.name, self._describe(cell.subject.pipeline)],
+                "measure": self._describe(self.study.measure),
                 "units": [unit.scored.stem for unit in units],
             }
         )
@@ -168,10 +176,10 @@ class Work:
         scored = digest(
             {
                 "attacked": attacked or self._common(rows),
-                "target": describe(cell.subject.pipeline),
+                "target": self._describe(cell.subject.pipeline),
                 "params": self._content(cell.subject, cell.subject.pipeline),
                 "draws": self.num_draws(cell.subject),
-                "measure": describe(self.study.measure),
+                "measure": self._describe(self.study.measure),
             }
         )
         path = lambda name: self.folder / "work" / f"{name}.npz"
@@ -182,9 +190,9 @@ class Work:
         assert cell.surrogate is not None
         return digest(
             {
-                "surrogate": describe(cell.surrogate),
+                "surrogate": self._describe(cell.surrogate),
                 "params": self._content(cell.subject, cell.surrogate),
-                "attack": describe_attack(cell.attack),
+                "attack": without_chunks(self._describe(cell.attack)),
                 "known_draws": self.study.num_score_draws if cell.known_key else 0,
                 "select_draws": _select_draws(cell),
                 **self._common(rows),
@@ -199,13 +207,19 @@ class Work:
             "images": [int(rows[0]), len(rows), self.images_digest(rows)],
         }
 
+    def _describe(self, value: Any) -> Any:
+        """Describes a value once: the same for every batch, whatever it does to its globals."""
+        if id(value) not in self._described:
+            self._described[id(value)] = value, describe_program(value)
+        return self._described[id(value)][1]
+
     @functools.cached_property
     def _contents(self) -> dict[Any, str]:
         return {}
 
     def _content(self, subject: Subject, pipeline: Any) -> str:
         """Returns the digest of the parameters that decide what `pipeline` answers."""
-        place = subject.name, pipeline.defended
+        place = subject.name, pipeline
         if place not in self._contents:
             self._contents[place] = content_digest(pipeline.used(subject.params))
         return self._contents[place]
