@@ -47,6 +47,13 @@ def check_kind(given: Any, kind: type, where: str, *, verb: str = "takes") -> No
         raise ValueError(_wrong(where, given, (kind,), verb))
 
 
+def check_kind_of(given: Any, package: str, name: str, where: str) -> None:
+    """Does as `check_kind` for the class `name` of a package that is not imported for it."""
+    base = next((kind for kind in _bases(given) if _is_called(kind, package, name)), None)
+    if base is None or isinstance(given, type):
+        raise ValueError(_wrong(where, given, (base or type(name, (), {}),)))
+
+
 def is_whole(given: Any) -> bool:
     """Returns whether it is a whole number, Python's or NumPy's; True and False are none."""
     return _fits(given, int)
@@ -137,6 +144,8 @@ _MENDS = {  # "" is for whatever else was given
     "Subject": {"": "make one by Subject(name, pipeline, params)"},
     "ThreatModel": {"": "make one by ThreatModel(name, attack)"},
     "Study": {"a function": "call it, and give the study that it returns"},
+    "Display": {"": "give a value such as rainjax.report.ResultsTable()"},
+    "Extra": {"": "give a value such as rainjax.evaluation.extras.Panels()"},
     "Shard": {"": "give Shard(0, 3), or parse_shard('0/3')"},
     "Mesh": {"": "give rainjax.devices.data_mesh(), or None"},
 }
@@ -198,10 +207,15 @@ _ORIGINS = (
 
 def _comes_from(given: Any, origin: str, name: str) -> bool:
     """Returns whether its class, or a base of it, is that one, without importing the package."""
-    return any(
-        base.__name__ == name and f"{base.__module__}.".startswith(f"{origin}.")
-        for base in type(given).__mro__
-    )
+    return any(_is_called(base, origin, name) for base in type(given).__mro__)
+
+
+def _bases(given: Any) -> tuple[type, ...]:
+    return (given if isinstance(given, type) else type(given)).__mro__
+
+
+def _is_called(kind: type, package: str, name: str) -> bool:
+    return kind.__name__ == name and f"{kind.__module__}.".startswith(f"{package}.")
 
 
 def _an(name: str) -> str:
