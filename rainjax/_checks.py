@@ -225,7 +225,7 @@ def _an(name: str) -> str:
 def _as_plain(given: Any, kind: Any) -> Any:
     """Returns a number of NumPy or JAX as Python's, where the field takes numbers."""
     wanted = [part for one in _alternatives(kind) for part in (one, *get_args(one))]
-    if not {int, float, bool} & set(wanted):
+    if not any(part in (int, float, bool) for part in wanted):
         return given
     if type(given) is tuple:
         plain = tuple(_as_plain(part, kind) for part in given)

@@ -194,6 +194,7 @@ def chosen(study: Study, names: Sequence[str] | None) -> list[Subject]:
     Raises:
         ValueError: the study has none of a name, or no name is given.
     """
+    check_kind(study, Study, "study=...")
     there = {subject.name: subject for subject in study.subjects}
     if names is None:
         return list(study.subjects)
