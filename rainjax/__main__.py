@@ -17,7 +17,7 @@ from rainjax import evaluation
 from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import join_processes, use_all_cores
 from rainjax.evaluation.cluster import submit
-from rainjax.evaluation.loading import load_study, resized
+from rainjax.evaluation.loading import load_study, resized, users_line
 from rainjax.evaluation.shards import parse_shard, shard_of_array
 
 
@@ -72,8 +72,8 @@ class Evaluate:
     submit: Literal["slurm", "local"] | None = None
     """Submit shares as jobs of a Slurm array, or run them on this machine at once, and merge them
     afterwards."""
-    array: int = 8
-    """Shares to submit."""
+    array: int | None = None
+    """Shares to submit, 8 by default."""
     jobs: Jobs = dataclasses.field(default_factory=Jobs)
     """What each of the submitted shares may take."""
 
@@ -142,7 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
             return
         _run(tyro.cli(Command, args=arguments, prog="rainjax", description=_help()))
     except (ValueError, FileNotFoundError, MemoryError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        where = users_line(error)
+        sys.exit(f"error: {where}: {error}" if where else f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on from here.")
     except BrokenPipeError:  # `| head` has seen enough
@@ -181,6 +182,9 @@ def _evaluate(command: Evaluate) -> None:
     if command.submit is not None:
         _submit(command)
         return
+    for option, given in (("--array", command.array), ("--jobs", command.jobs)):
+        if given not in (None, Jobs()):
+            raise ValueError(f"{option} is about jobs: add --submit slurm or --submit local.")
     use_all_cores()
     use_compilation_cache()
     if command.distributed:
@@ -224,18 +228,19 @@ def _submit(command: Evaluate) -> None:
         raise ValueError(
             f"{what}: sbatch's options are NAME=VALUE, and shares are those of --array."
         )
+    num_shards = 8 if command.array is None else command.array
     jobs = {**vars(command.jobs), "slurm": dict(t.split("=", 1) for t in command.jobs.slurm)}
     names = submit(
         command.study,
         command.out,
         executor=command.submit or "slurm",
-        num_shards=command.array,
+        num_shards=num_shards,
         name=command.name,
         options=[*options, *(["--quiet"] if command.quiet else [])],
         **jobs,
     )
     done = "Made and merged" if command.submit == "local" else "Submitted"
-    print(f"{done} {command.array} shares: jobs {names[0]} to {names[-1]}, which merges them.")
+    print(f"{done} {num_shards} shares: jobs {names[0]} to {names[-1]}, which merges them.")
 
 
 def _sanity(command: Sanity) -> None:

@@ -1,32 +1,42 @@
 """Options of values, refused in one sentence where they are not what their fields say."""
 
 import dataclasses
+import enum
 import numbers
 import types
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Sequence
+from typing import Any, Literal, Union, get_args, get_origin
 
 import jax.numpy as jnp
+
+_LONGEST = 80  # letters of a value in a sentence
 
 
 def check_fields(value: Any) -> None:
     """Refuses a dataclass with a field that is not of the type it is declared with.
 
-    Whole numbers may be NumPy's; True and False are no numbers. A list is no tuple, for a value
-    must have a hash. Types of arrays, and others that are not read here, are passed over.
+    Numbers of NumPy and JAX become Python's; True and False are no numbers. A list is no tuple,
+    for a value must have a hash. Types of arrays, and others that are not read here, are passed
+    over.
 
     Raises:
         ValueError: with the field, what it holds, and what it may hold.
     """
     for field in dataclasses.fields(value):
+        if not hasattr(value, field.name):  # a subclass will set it
+            continue
         given = getattr(value, field.name)
+        plain = _as_plain(given, field.type)
+        if plain is not given:
+            object.__setattr__(value, field.name, plain)
         if get_origin(field.type) is Literal:
-            check_option(field.name, given, field.type)
-        elif not _fits(given, field.type):
-            raise ValueError(_refusal(type(value).__name__, field.name, given, field.type))
+            check_option(field.name, plain, field.type)
+        elif not _fits(plain, field.type):
+            raise ValueError(_refusal(type(value).__name__, field.name, plain, field.type))
 
 
-def check_kind(given: Any, kind: type, where: str) -> None:
-    """Refuses what is no `kind`, a base class of values; says what to make of what was given.
+def check_kind(given: Any, kind: type, where: str, *, verb: str = "takes") -> None:
+    """Refuses what is no `kind`; says what to make of what was given.
 
     `where` names what takes it, as in "run_attack(attack=...)".
 
@@ -34,7 +44,19 @@ def check_kind(given: Any, kind: type, where: str) -> None:
         ValueError: with what it takes, what it was given, and the mend.
     """
     if not isinstance(given, kind):
-        raise ValueError(_wrong(where, given, kind))
+        raise ValueError(_wrong(where, given, (kind,), verb))
+
+
+def check_kind_of(given: Any, package: str, name: str, where: str) -> None:
+    """Does as `check_kind` for the class `name` of a package that is not imported for it."""
+    base = next((kind for kind in _bases(given) if _is_called(kind, package, name)), None)
+    if base is None or isinstance(given, type):
+        raise ValueError(_wrong(where, given, (base or type(name, (), {}),)))
+
+
+def is_whole(given: Any) -> bool:
+    """Returns whether it is a whole number, Python's or NumPy's; True and False are none."""
+    return _fits(given, int)
 
 
 def is_nnx_module(given: Any) -> bool:
@@ -63,13 +85,14 @@ def check_option(name: str, given: Any, options: Any) -> None:
     """
     # By type as well: a list could not be looked up, and 1 is True.
     if not any(type(given) is type(option) and given == option for option in get_args(options)):
-        raise ValueError(f"{name}={given!r} is none of {', '.join(map(repr, get_args(options)))}.")
+        raise ValueError(f"{name}={_shown(given)} is none of {_listed(options)}.")
 
 
 _PLAIN = {
     int: (numbers.Integral, "a whole number"),
     float: (numbers.Real, "a number"),
     bool: (bool, "True or False"),
+    str: (str, "text"),
     types.NoneType: (types.NoneType, "None"),
 }
 
@@ -107,32 +130,44 @@ _TO_ATTACK = {
     "an ensemble": "give its members to rainjax.run_ensemble",
     "a Pipeline": "the pipeline comes first, as in run_attack(pipeline, attack, ...)",
     "a function": "subclass rainjax.Attack",
+    "": "give an attack with its options, such as PGD(radius=8 / 255)",
 }
-_MENDS = {
+_MENDS = {  # "" is for whatever else was given
     "Network": _TO_NETWORK,
     "Defense": _TO_DEFENSE,
     "Pipeline": _TO_PIPELINE,
     "Attack": _TO_ATTACK,
+    "EOT": {"": "give eot=EOT(16) for 16 draws"},
+    "Surrogate": {"": "give a value such as Itself() or ClassifierAlone()"},
+    "Measure": {"": "give a value such as Robustness()"},
+    "ImageSet": {"": "make one by rainjax.data.from_arrays(images, labels, name=...)"},
+    "Subject": {"": "make one by Subject(name, pipeline, params)"},
+    "ThreatModel": {"": "make one by ThreatModel(name, attack)"},
+    "Study": {"a function": "call it, and give the study that it returns"},
+    "Display": {"": "give a value such as rainjax.report.ResultsTable()"},
+    "Extra": {"": "give a value such as rainjax.evaluation.extras.Panels()"},
+    "Shard": {"": "give Shard(0, 3), or parse_shard('0/3')"},
+    "Mesh": {"": "give rainjax.devices.data_mesh(), or None"},
 }
 
 
 def _refusal(owner: str, name: str, given: Any, kind: Any) -> str:
     """Returns why a field cannot hold what it was given."""
-    each = get_args(kind)[0] if get_origin(kind) is tuple else kind
-    if getattr(each, "__name__", "") not in _MENDS:
-        return f"{name}={given!r} must be {_words(kind)}."
-    if each is not kind:
-        if not isinstance(given, tuple):
-            return f"{name}={given!r} must be {_words(kind)}."
-        given = next(part for part in given if not isinstance(part, each))
-    return _wrong(f"{owner}({name}=...)", given, each)
+    each = get_args(kind)[0] if get_origin(kind) in (tuple, Sequence) else kind
+    named = tuple(one for one in _alternatives(each) if getattr(one, "__name__", "") in _MENDS)
+    if named and each is not kind and _is_series(given, get_origin(kind)):
+        given = next(part for part in given if not _fits(part, each))
+    elif not named or each is not kind:
+        return f"{name}={_shown(given)} must be {_words(kind)}."
+    return _wrong(f"{owner}({name}=...)", given, named)
 
 
-def _wrong(where: str, given: Any, kind: type) -> str:
-    mend = _MENDS[kind.__name__].get(_what(given))
-    if isinstance(given, type) and issubclass(given, kind):
+def _wrong(where: str, given: Any, kinds: tuple[type, ...], verb: str = "takes") -> str:
+    mends = _MENDS.get(kinds[0].__name__, {})
+    mend = mends.get(_what(given)) or mends.get("")
+    if isinstance(given, type) and issubclass(given, kinds):
         mend = f"make a value of it, {given.__name__}(...)"
-    wrong = f"{where} takes {_an(kind.__name__)}, not {_described(given)}"
+    wrong = f"{where} {verb} {_an(kinds[0].__name__)}, not {_described(given)}"
     return f"{wrong}: {mend}." if mend else f"{wrong}."
 
 
@@ -144,7 +179,7 @@ def _described(given: Any) -> str:
         return "None"
     if what == "a function":
         return f"the function {getattr(given, '__name__', name)}"
-    return f"{what} ({name})" if what else f"{given!r}"
+    return f"{what} ({name})" if what else _shown(given)
 
 
 def _what(given: Any) -> str:
@@ -172,14 +207,35 @@ _ORIGINS = (
 
 def _comes_from(given: Any, origin: str, name: str) -> bool:
     """Returns whether its class, or a base of it, is that one, without importing the package."""
-    return any(
-        base.__name__ == name and f"{base.__module__}.".startswith(f"{origin}.")
-        for base in type(given).__mro__
-    )
+    return any(_is_called(base, origin, name) for base in type(given).__mro__)
+
+
+def _bases(given: Any) -> tuple[type, ...]:
+    return (given if isinstance(given, type) else type(given)).__mro__
+
+
+def _is_called(kind: type, package: str, name: str) -> bool:
+    return kind.__name__ == name and f"{kind.__module__}.".startswith(f"{package}.")
 
 
 def _an(name: str) -> str:
     return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
+
+
+def _as_plain(given: Any, kind: Any) -> Any:
+    """Returns a number of NumPy or JAX as Python's, where the field takes numbers."""
+    wanted = [part for one in _alternatives(kind) for part in (one, *get_args(one))]
+    if not any(part in (int, float, bool) for part in wanted):
+        return given
+    if type(given) is tuple:
+        plain = tuple(_as_plain(part, kind) for part in given)
+        return plain if any(a is not b for a, b in zip(plain, given, strict=True)) else given
+    if getattr(given, "shape", None) != () or not hasattr(given, "item"):
+        return given
+    try:
+        return given.item()
+    except Exception:  # it is being traced, or a key: no number, which is said next
+        return given
 
 
 def _fits(given: Any, kind: Any) -> bool:
@@ -187,21 +243,56 @@ def _fits(given: Any, kind: Any) -> bool:
         return False
     if kind in _PLAIN:
         return isinstance(given, _PLAIN[kind][0])
-    if isinstance(kind, types.UnionType):
-        return any(_fits(given, one) for one in get_args(kind))
-    if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
-        return isinstance(given, tuple) and all(_fits(one, get_args(kind)[0]) for one in given)
+    if len(_alternatives(kind)) > 1:
+        return any(_fits(given, one) for one in _alternatives(kind))
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return any(type(given) is type(option) and given == option for option in parts)
+    if origin is Sequence or (origin is tuple and parts[1:] == (...,)):
+        return _is_series(given, origin) and all(_fits(one, parts[0]) for one in given)
+    if origin is dict:
+        pairs = given.items() if isinstance(given, dict) else [(None, None)]
+        return all(_fits(a, parts[0]) and _fits(b, parts[1]) for a, b in pairs)
     try:
         return not isinstance(kind, type) or isinstance(given, kind)
     except TypeError:  # Any, and protocols, have no instances
         return True
 
 
+def _is_series(given: Any, kind: Any) -> bool:
+    return isinstance(given, kind) and not isinstance(given, str)
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """Returns the types of a union, or the one that there is."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
 def _words(kind: Any) -> str:
     if kind in _PLAIN:
         return _PLAIN[kind][1]
-    if isinstance(kind, types.UnionType):
-        return " or ".join(map(_words, get_args(kind)))
-    if get_origin(kind) is tuple:
-        return f"a tuple, and each part of it {_words(get_args(kind)[0])}"
-    return f"of type {kind.__name__}"
+    if len(_alternatives(kind)) > 1:
+        return " or ".join(map(_words, _alternatives(kind)))
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {_listed(kind)}"
+    if origin in (tuple, Sequence):
+        series = "a tuple" if origin is tuple else "a list"
+        return f"{series}, and each part of it {_words(parts[0])}"
+    if origin is dict:
+        return f"a dict of {_words(parts[0])} to {_words(parts[1])}"
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return f"one of {', '.join(f'{kind.__name__}.{one.name}' for one in kind)}"
+    return f"of type {getattr(kind, '__name__', kind)}"
+
+
+def _listed(options: Any) -> str:
+    return ", ".join(map(repr, get_args(options)))
+
+
+def _shown(given: Any) -> str:
+    """Returns what was given as one line of a sentence."""
+    if not isinstance(given, type) and getattr(given, "shape", ()) != ():
+        return f"an array of shape {given.shape}"
+    text = " ".join(repr(given).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."

@@ -10,7 +10,7 @@ import functools
 import inspect
 from typing import Any
 
-from rainjax._checks import is_nnx_module
+from rainjax._checks import check_fields, is_nnx_module
 
 _FROZEN = "@dataclasses.dataclass(frozen=True)"
 
@@ -32,9 +32,13 @@ class Value(metaclass=_Checked):
     instances hold. Derived numbers may be kept in a `functools.cached_property`.
 
     Raises:
-        ValueError: an instance is made that holds something which equality does not see, or
-            which has no hash; or one is changed.
+        ValueError: an instance is made with a field that is not of the type it is declared with,
+            or that holds something which equality does not see, or which has no hash; or one is
+            changed.
     """
+
+    def __post_init__(self):
+        check_fields(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A dataclass's own comes first. `typing` keeps notes under names with underscores.

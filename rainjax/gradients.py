@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import numbers
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax._checks import check_image, check_option
+from rainjax._checks import check_image, check_option, is_whole
 from rainjax.defenses._base import (
     Defense,
     Enumerable,
@@ -44,7 +43,7 @@ def expectation(
             called so.
     """
     chunk_size = check_chunk(num_samples, chunk_size)
-    check_draws(draws)
+    check_option("draws", draws, Draws)
 
     def mean_fn(key: PRNGKey, *args):
         zeros = zeros_of(fn, draw(key, 0, draws), *args)
@@ -67,22 +66,13 @@ def check_chunk(num_samples: int, chunk_size: int | None) -> int:
         ValueError: `num_samples` is below 1, or `chunk_size` does not divide it.
     """
     chunk_size = num_samples if chunk_size is None else chunk_size
-    if not all(isinstance(n, numbers.Integral) for n in (num_samples, chunk_size)):
+    if not is_whole(num_samples) or not is_whole(chunk_size):
         raise ValueError(f"{num_samples=} and {chunk_size=} must be whole numbers.")
     if num_samples < 1:
         raise ValueError(f"{num_samples=} must be at least 1.")
     if chunk_size < 1 or num_samples % chunk_size:
         raise ValueError(f"{chunk_size=} does not divide {num_samples=} into whole chunks.")
     return chunk_size
-
-
-def check_draws(draws: str) -> None:
-    """Refuses a kind of draws that there is not.
-
-    Raises:
-        ValueError: with the kinds there are.
-    """
-    check_option("draws", draws, Draws)
 
 
 def draw(key: PRNGKey, number: int | Int[Array, ""], draws: Draws = "independent") -> Draw:

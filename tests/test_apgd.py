@@ -379,7 +379,7 @@ def test_a_pipeline_that_returns_nan_does_not_look_robust(norm, num_targets):
     [
         ({"norm": "l0"}, "norm='l0' is none of 'linf', 'l2', 'l1'"),
         ({"radius": -0.1}, "radius=-0.1 must be finite and not negative"),
-        ({"loss": "hinge"}, "No loss is called 'hinge'; there are cross_entropy, margin"),
+        ({"loss": "hinge"}, "loss='hinge' is none of 'cross_entropy', 'margin'"),
         ({"rho": 1.5}, r"rho=1.5 is a share of the steps and must lie in \[0, 1\]"),
         ({"rho": float("nan")}, "rho=nan is a share of the steps"),
         ({"num_steps": 0}, "num_steps=0 and num_restarts=1 must be at least 1"),

@@ -42,6 +42,8 @@ _OTHERS = {
     "--from-file",
     "--for",
     "--timeout",
+    "--follow",
+    "--pod-running-timeout",
     "--study",  # of `rainjax merge`
 }
 
@@ -71,3 +73,27 @@ def test_the_manifest_is_an_indexed_job_whose_pods_find_their_shares():
     assert str(command.out) == mounts["results"]
     assert command.study.startswith(mounts["study"] + "/")
     assert f"job/{job['metadata']['name']}" in PAGE
+
+
+def test_the_shares_are_merged_where_the_job_left_them():
+    (job,) = yaml.safe_load_all((DOCS / "kubernetes-job.yaml").read_text())
+    (pod,) = yaml.safe_load_all((DOCS / "kubernetes-merge.yaml").read_text())
+    assert (pod["apiVersion"], pod["kind"]) == ("v1", "Pod")
+    assert f"pod/{pod['metadata']['name']}" in PAGE
+    made, merged = job["spec"]["template"]["spec"], pod["spec"]
+    claims = {volume["name"]: volume for volume in made["volumes"]}
+    (volume,) = merged["volumes"]
+    assert volume == claims["results"]
+    (container,), (maker,) = merged["containers"], made["containers"]
+    assert container["image"] == maker["image"]
+    assert all(mount in maker["volumeMounts"] for mount in container["volumeMounts"])
+    shell, option, line = container["command"]
+    assert (shell, option) == ("sh", "-c")
+    words = shlex.split(line.split("&&")[0])
+    assert words[0] == "rainjax"
+    command = tyro.cli(Command, args=words[1:])
+    assert isinstance(command, Merge)
+    (folder,) = command.folders
+    (mount,) = container["volumeMounts"]
+    assert str(folder.parent) == mount["mountPath"]
+    assert f"{pod['metadata']['name']}:{folder}" in PAGE

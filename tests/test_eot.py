@@ -213,7 +213,7 @@ def test_outcome_numbers_are_refused_by_defenses_that_list_none():
         ({"num_samples": 0}, "num_samples=0 must be at least 1"),
         ({"num_samples": 4, "chunk_size": 3}, "chunk_size=3 does not divide num_samples=4"),
         ({"draws": "random"}, "draws='random' is none of 'independent', 'enumerated'"),
-        ({"average": "votes"}, "average='votes' is neither 'gradients' nor 'logits'"),
+        ({"average": "votes"}, "average='votes' is none of 'gradients', 'logits'"),
         ({"num_samples": 4, "first": 5}, "first=5 must lie in 1..num_samples=4"),
         ({"num_samples": 4, "first": 0}, "first=0 must lie in 1..num_samples=4"),
         ({"num_samples": 4, "first": 2, "draws": "enumerated"}, "first=2 lets the draws grow"),

@@ -10,6 +10,7 @@ import pytest
 import rainjax.__main__ as program
 from rainjax.evaluation import load_records
 from rainjax.evaluation.loading import load_study, resized
+from tests.tiny import unchecked
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINE = '''
@@ -208,6 +209,11 @@ def test_sanity_is_asked_of_a_file_or_of_its_folder(mine, tmp_path, capsys):
             "jobs.slurm='account': sbatch's options are NAME=VALUE",
         ),
         (["evaluate", "{mine}", "--submit", "slurm"], "slurm takes no jobs here:"),
+        (["evaluate", "{mine}", "--array", "2"], "--array is about jobs: add --submit slurm or"),
+        (["evaluate", "{mine}", "--jobs.gpus", "1"], "--jobs is about jobs: add --submit slurm"),
+        (["evaluate", "{mine}", "--name", ".."], "name='..' must be a plain name"),
+        (["evaluate", "{mine}", "--name", "..", "--submit", "local"], "name='..' must be a plain"),
+        (["merge"], "folders is empty: name the study's folder"),
         (["report", "none"], "none holds no records/"),
         (["merge", "none"], "none"),
         (["sanity", "{mine}", "--subjects", "nobody"], "nobody"),
@@ -223,6 +229,72 @@ def test_mistakes_are_one_sentence(mine, tmp_path, monkeypatch, words, sentence)
     assert said(exit).startswith("error: ")
     assert sentence.format(mine=mine) in said(exit)
     assert "\n" not in said(exit)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("\nraise ValueError('boom')\n", "own.py, line 2: boom"),
+        ("\nimport no_such_module\n", "own.py, line 2: No module named 'no_such_module'"),
+        ("def study():\n    return 1 + 'a'\n", "own.py, line 2: unsupported operand"),
+        (
+            "from rainjax import nets\ndef study():\n    return nets.from_flax(len)\n",
+            "own.py, line 3: from_flax takes an NNX module",
+        ),
+        ("from beside import value\n", "beside.py, line 1: beside"),
+        ("x = (\n", "'(' was never closed (own.py, line 1)"),
+        ("def study(a):\n    return 1\n", "'study' of own.py is called without arguments"),
+        (
+            "from tests.small_studies import Round, linear, study_of\n"
+            "class Bad(Round):\n"
+            "    def apply(self, params, key, image):\n"
+            "        raise ValueError('later')\n"
+            "def study():\n"
+            "    return study_of(linear(Bad()))\n",
+            "own.py, line 4: The subject 'Bad' does not fit",
+        ),
+    ],
+)
+def test_what_a_users_file_does_wrong_is_said_with_its_line(tmp_path, monkeypatch, text, sentence):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "beside", raising=False)
+    (tmp_path / "own.py").write_text(text)
+    (tmp_path / "beside.py").write_text("raise ValueError('beside')")
+    with unchecked(), pytest.raises(SystemExit) as exit:
+        run("evaluate", "own.py", "--quiet")
+    assert said(exit).startswith(f"error: {sentence}")
+
+
+def test_a_file_takes_no_other_modules_place(tmp_path):
+    text = "from tests.small_studies import Round, linear, study_of\n"
+    text += "class Mine(Round): pass\ndef study(): return study_of(linear(Mine()))\n"
+    for name in ("random", "statistics", "pytest", "own_of_a_test"):
+        (tmp_path / f"{name}.py").write_text(text)
+    before = dict(sys.modules)
+    found = {
+        name: type(load_study(tmp_path / f"{name}.py").subjects[0].pipeline.defense).__module__
+        for name in ("random", "statistics", "pytest", "own_of_a_test")
+    }
+    assert all(sys.modules[name] is module for name, module in before.items())
+    assert found.pop("own_of_a_test") == "own_of_a_test"  # as `import` would call it
+    assert not found.keys() & set(found.values())
+    assert len(set(found.values())) == 3
+    # Nor does a module beside a file, which is found before packages that are installed.
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, str(tmp_path / "own_of_a_test.py")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+LATE = """
+import sys
+from rainjax.evaluation.loading import load_study
+sys.modules.pop("statistics", None)
+load_study(sys.argv[1])
+import statistics
+assert statistics.mean([1, 3]) == 2
+"""
 
 
 def test_what_a_users_code_raises_is_shown_whole(tmp_path):
@@ -252,6 +324,13 @@ def test_help_lists_the_words(capsys):
     told = capsys.readouterr().out
     for word in ("evaluate", "report", "sanity", "merge", "rainjax data", "rainjax zoo"):
         assert word in told
+
+
+def test_words_that_are_none_name_the_command_that_helps(capsys):
+    for word in ("zoo", "data"):
+        with pytest.raises(SystemExit):
+            run(word, "bogus")
+        assert f"run rainjax {word} --help" in capsys.readouterr().err
 
 
 def test_a_closed_pipe_ends_quietly():

@@ -98,6 +98,7 @@ def test_the_share_that_an_array_gives(environment, expected):
         (slurm(1, 3, 0, 4, 2), "array with gaps"),
         (slurm(3, 5, 1, 20, 2), "array with gaps"),  # --array=1-7:2,20
         ({"SLURM_ARRAY_TASK_ID": "3"}, "SLURM_ARRAY_TASK_ID=3 says .* SLURM_ARRAY_TASK_COUNT is"),
+        (slurm(1, 3, 0, 4, "a"), "SLURM_ARRAY_TASK_STEP='a' must be a whole number"),
         ({"JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_INDEX=2 says .* JOB_COMPLETIONS is not"),
         ({"JOB_COMPLETION_INDEX": "2", "JOB_COMPLETIONS": "all"}, "JOB_COMPLETIONS='all' must be"),
         ({"JOB_COMPLETION_INDEX": "5", "JOB_COMPLETIONS": "5"}, "index=5 of count=5 is no share"),

@@ -251,7 +251,7 @@ def test_a_pipeline_that_returns_nan_does_not_look_robust(changes):
     [
         ({"norm": "l1"}, "norm='l1' has no squares here: Square knows 'linf' and 'l2'"),
         ({"radius": -1.0}, "radius=-1.0 must be finite"),
-        ({"loss": "hinge"}, "No loss is called 'hinge'"),
+        ({"loss": "hinge"}, "loss='hinge' is none of"),
         ({"p_init": 0.0}, r"p_init=0.0 must be a share of the image in \(0, 1\]"),
         ({"p_init": float("nan")}, "p_init=nan must be a share"),
         ({"num_queries": 0}, "num_queries=0 and num_restarts=1 must be at least 1"),

@@ -215,8 +215,11 @@ def test_one_measurement_of_two_names_is_refused_and_of_one_name_is_one():
     ("make", "sentence"),
     [
         (lambda: ThreatModel("", PGD()), "name='' must be a name"),
-        (lambda: ThreatModel("a", PGD), "has attack=PGD: give an attack with its options"),
-        (lambda: ThreatModel("a", PGD(), ClassifierAlone), "give a value such as Itself()"),
+        (
+            lambda: ThreatModel("a", PGD),
+            "takes an Attack, not the class PGD: make a value of it, PGD(...)",
+        ),
+        (lambda: ThreatModel("a", PGD(), "zoo"), "give a value such as Itself()"),
         (lambda: ThreatModel("a", None), "with NONE there is no attack"),
         (
             lambda: ThreatModel("a", PGD(), knowledge=Knowledge.NONE),
@@ -224,11 +227,17 @@ def test_one_measurement_of_two_names_is_refused_and_of_one_name_is_one():
         ),
         (lambda: ThreatModel("a", PGD(), num_examples=0), "num_examples=0 must be at least 1"),
         (lambda: ThreatModel("a", PGD(targeted=True)), "is targeted, and would lead towards"),
-        (lambda: Subject("a", NETWORK, ()), "is of type Linear: give a Pipeline"),
+        (
+            lambda: Subject("a", NETWORK, ()),
+            "takes a Pipeline, not a Network (Linear): put it behind a defense",
+        ),
         (lambda: Subject("a", BARE, {}), 'must be {"defense": ..., "classifier": ...}'),
-        (lambda: study(CLEAN, images=[1]), "images is of type list: give an image set"),
-        (lambda: study(), "threats must be a list of ThreatModels, and hold one"),
-        (lambda: study(PGD()), "which is no ThreatModel"),
+        (lambda: study(CLEAN, images=[1]), "takes an ImageSet, not [1]: make one by rainjax.data"),
+        (lambda: study(), "threats is empty"),
+        (
+            lambda: study(PGD()),
+            "takes a ThreatModel, not an Attack (PGD): make one by ThreatModel(",
+        ),
         (lambda: study(CLEAN, num_examples=13), "num_examples=13, but 'pictures' has 12 images"),
         (lambda: study(CLEAN, batch_size=0), "batch_size=0 must be at least 1"),
         (lambda: study(CLEAN, num_score_draws=0), "num_score_draws=0 must be at least 1"),

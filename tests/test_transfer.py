@@ -151,9 +151,9 @@ def test_bad_universal_options_are_refused():
         ({"num_epochs": 0}, "num_epochs=0 and batch_size=8 must be at least 1"),
         ({"radius": -1.0}, "radius=-1.0 must be finite"),
         ({"loss": "hinge"}, "No loss is called 'hinge'"),
-        ({"step_size": float("nan")}, "step_size=nan must be positive and finite"),
-        ({"step_size": -0.1}, "step_size=-0.1 must be positive"),
-        ({"cap": float("nan")}, "cap=nan not negative"),
+        ({"step_size": float("nan")}, "step_size=nan must be finite and positive"),
+        ({"step_size": -0.1}, "step_size=-0.1 must be finite and positive"),
+        ({"cap": float("nan")}, "cap=nan must not be negative"),
     ):
         with pytest.raises(ValueError, match=sentence):
             universal(**options)

@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import numbers
 from typing import Any
 
 import jax
@@ -45,14 +44,6 @@ class Attack(Value):
     """
 
     eot: EOT = EOT()
-
-    def __post_init__(self):
-        if not isinstance(self.eot, EOT):
-            raise ValueError(f"eot={self.eot!r} is no EOT: give eot=EOT(16) for 16 draws.")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and not isinstance(value, numbers.Integral):
-                raise ValueError(f"{field.name}={value!r} must be a whole number.")
 
     @property
     def num_draws(self) -> int:

@@ -104,7 +104,6 @@ class APGD(BallAttack):
 
     def __post_init__(self):
         super().__post_init__()
-        losses.by_name(self.loss)
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho={self.rho} is a share of the steps and must lie in [0, 1].")
         if self.num_steps < 1 or self.num_restarts < 1 or self.num_targets < 0:

@@ -30,14 +30,18 @@ def check(norm: str, radius: float) -> None:
     check_size("radius", radius, norm)
 
 
-def check_size(name: str, size: float, norm: str) -> None:
+def check_size(name: str, size: float, norm: str, *, positive: bool = False) -> None:
     """Refuses a radius or a step that is negative, not finite, or in L-inf wider than [0, 1].
+
+    With `positive` zero is refused too: an attack that does not move makes any defense look
+    strong.
 
     Raises:
         ValueError: with its `name` and, where it looks like grey levels, what they are here.
     """
-    if not 0 <= size < float("inf"):
-        raise ValueError(f"{name}={size} must be finite and not negative.")
+    if not 0 <= size < float("inf") or (positive and size == 0):
+        wanted = "positive, for the attack to move" if positive else "not negative"
+        raise ValueError(f"{name}={size} must be finite and {wanted}.")
     if norm == "linf" and size > 1:
         raise ValueError(
             f"{name}={size} must lie in [0, 1], as images do: {size:g}/255 is {size / 255:.4g}."

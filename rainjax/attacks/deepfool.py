@@ -50,8 +50,6 @@ class DeepFool(MinimumNormAttack):
     num_candidates: int = 10
 
     def __post_init__(self):
-        if self.norm not in ("l2", "linf"):
-            raise ValueError(f"norm={self.norm!r} is neither 'l2' nor 'linf'.")
         super().__post_init__()
         if not 0 <= self.overshoot < float("inf"):
             raise ValueError(f"overshoot={self.overshoot} must be finite and not negative.")

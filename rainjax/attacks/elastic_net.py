@@ -52,8 +52,6 @@ class ElasticNet(PenaltyAttack):
         super().__post_init__()
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta={self.beta} must be finite and not negative.")
-        if self.decision not in ("l1", "en"):
-            raise ValueError(f"decision={self.decision!r} is neither 'l1' nor 'en'.")
 
     @property
     def num_calls(self) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from rainjax import gradients
+from rainjax._checks import check_fields
 from rainjax.gradients import Draws
 from rainjax.typing import Draw, Image, LogitsFn, PRNGKey
 
@@ -36,7 +37,8 @@ class EOT:
     not one chunk.
 
     Raises:
-        ValueError: `chunk_size` does not divide the draws, or the options exclude each other.
+        ValueError: an option is of another kind, `chunk_size` does not divide the draws, or the
+            options exclude each other.
     """
 
     num_samples: int = 1
@@ -47,10 +49,8 @@ class EOT:
     average: Literal["gradients", "logits"] = "gradients"
 
     def __post_init__(self):
+        check_fields(self)
         gradients.check_chunk(self.num_samples, self.chunk_size)
-        gradients.check_draws(self.draws)
-        if self.average not in ("gradients", "logits"):
-            raise ValueError(f"average={self.average!r} is neither 'gradients' nor 'logits'.")
         if self.first is None:
             return
         if not 1 <= self.first <= self.num_samples:

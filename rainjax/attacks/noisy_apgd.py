@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax.attacks import balls, losses
+from rainjax.attacks import balls
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.apgd import checkpoints
 from rainjax.attacks.queries import Aim, Ascent, Slope
@@ -57,7 +57,6 @@ class NoisyAPGD(BallAttack):
 
     def __post_init__(self):
         super().__post_init__()
-        losses.by_name(self.loss)
         if self.num_steps < 1 or self.num_restarts < 1:
             raise ValueError(
                 f"num_steps={self.num_steps} and num_restarts={self.num_restarts} must be at "

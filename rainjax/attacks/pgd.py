@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax.attacks import balls, losses
+from rainjax.attacks import balls
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.queries import Aim, Ascent, Slope
 from rainjax.typing import Image, Label, PRNGKey
@@ -59,20 +59,11 @@ class PGD(BallAttack):
 
     def __post_init__(self):
         super().__post_init__()
-        losses.by_name(self.loss)
-        balls.check_size("step_size", self.step_size, self.norm)
-        if not isinstance(self.momentum, (int, float, tuple)):
-            raise ValueError(
-                f"momentum={self.momentum!r} must be a number, or a tuple of them for AggMo."
-            )
+        balls.check_size("step_size", self.step_size, self.norm, positive=True)
         if not self._momenta or not all(0 <= m <= 1 for m in self._momenta):
             raise ValueError(f"momentum={self.momentum} must lie in [0, 1].")
         if self.nesterov and not any(self._momenta):
             raise ValueError(f"nesterov looks ahead along a momentum, and it is {self.momentum}.")
-        if self.schedule not in ("constant", "linear", "cosine"):
-            raise ValueError(
-                f"schedule={self.schedule!r} is none of 'constant', 'linear', 'cosine'."
-            )
         if self.num_steps < 1 or self.num_restarts < 1 or self.block < 1:
             raise ValueError(
                 f"num_steps={self.num_steps}, num_restarts={self.num_restarts} and "

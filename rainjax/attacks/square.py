@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rainjax.attacks import balls, losses
+from rainjax.attacks import balls
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.queries import Aim, Level, Reading
 from rainjax.typing import Draw, Image, Label, LogitsFn, PRNGKey
@@ -110,7 +110,6 @@ class Square(BallAttack):
 
     def __post_init__(self):
         super().__post_init__()
-        losses.by_name(self.loss)
         if self.norm == "l1":
             raise ValueError("norm='l1' has no squares here: Square knows 'linf' and 'l2'.")
         if not 0 < self.p_init <= 1:

@@ -83,7 +83,7 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a mistake in it ends the program with one sentence."""
-    command = tyro.cli(Command, args=arguments, prog="rainjax.data", description=__doc__)
+    command = tyro.cli(Command, args=arguments, prog="rainjax data", description=__doc__)
     try:
         match command:
             case List():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from rainjax._checks import check_fields, check_image
+from rainjax._checks import check_image
 from rainjax._values import Value
 from rainjax.keys import split_stratum
 from rainjax.typing import Draw, Image, Params, PRNGKey, Stratum
@@ -25,9 +25,6 @@ class Defense(Value):
             it; `apply` is given something else than one image of floats, in every defense there
             is.
     """
-
-    def __post_init__(self):
-        check_fields(self)
 
     def init(self, key: PRNGKey) -> Params:
         """Returns fresh parameters; `()` for a defense that has none."""

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from rainjax._checks import check_fields
 from rainjax.attacks import APGD, EOT, FAB, NoisyAPGD, Square, balls
 from rainjax.evaluation.ensemble import Member
 
@@ -39,8 +40,7 @@ class AutoAttack:
     early_stop: bool = False
 
     def __post_init__(self):
-        if self.version not in ("standard", "plus", "rand"):
-            raise ValueError(f"version={self.version!r} is none of 'standard', 'plus' and 'rand'.")
+        check_fields(self)
         if self.num_targets < 1 or self.num_select_draws < 1:
             raise ValueError(
                 f"num_targets={self.num_targets} and num_select_draws={self.num_select_draws} "

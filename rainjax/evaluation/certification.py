@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from rainjax._checks import check_fields
 from rainjax._files import read_json, write_json
 from rainjax.devices import data_mesh
 from rainjax.evaluation.describe import describe_program, digest
@@ -46,6 +47,7 @@ class CertifyOptions:
     """Draws of each image computed together; by default 4 on CPU, 64 elsewhere."""
 
     def __post_init__(self):
+        check_fields(self)
         for field in ("num_examples", "num_select", "num_estimate", "chunk_size"):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")

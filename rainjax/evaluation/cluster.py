@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rainjax._extras import require
-from rainjax.evaluation.loading import load_study
+from rainjax.evaluation.loading import load_study, resized
 from rainjax.evaluation.measures import Robustness
 
 _MAX_TIMEOUTS = 20  # how often a share goes on after the end of its time
@@ -63,9 +63,9 @@ def submit(
     if num_shards < 1:
         raise ValueError(f"num_shards={num_shards} must be at least 1.")
     submitit = require("submitit", name="submitit", extra="cluster")
-    study = load_study(study_file)
-    folder = pathlib.Path(out) / (name or study.name)
-    given = ["--name", name] if name else []
+    study = resized(load_study(study_file), name=name)
+    folder = pathlib.Path(out) / study.name
+    given = [] if name is None else ["--name", name]
     common = ["evaluate", study_file, "--out", str(out), *given, *options]
     shares = [[*common, "--shard", f"{index}/{num_shards}"] for index in range(num_shards)]
     own = bool(study.extras) or type(study.measure) is not Robustness

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rainjax import transforms
-from rainjax._files import read_arrays, write_arrays, write_json
+from rainjax._files import read_array, read_arrays, write_arrays, write_json
 from rainjax.evaluation.study import Cell, Subject
 from rainjax.evaluation.work import Work
 from rainjax.keys import Purpose, example_keys
@@ -113,7 +113,7 @@ class Panels(Extra):
         rows = unit.rows[: self.num_images]
         keys = example_keys(work.study.seed, Purpose.SCORE, jnp.asarray(rows))
         draws = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
-        attacked = read_arrays(unit.attacked)["attacked"][: len(rows)]
+        attacked = read_array(unit.attacked, "attacked")[: len(rows)]
         purified = purify(cell.subject, draws, jnp.asarray(attacked))
         if purified is None:
             return None

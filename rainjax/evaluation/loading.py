@@ -1,9 +1,16 @@
 """Values that somebody wrote in a file of his own, which the command line names: studies."""
 
+import contextlib
 import dataclasses
+import importlib.machinery
 import importlib.util
+import inspect
 import pathlib
 import sys
+import sysconfig
+import traceback
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rainjax.evaluation.study import Study
@@ -17,7 +24,8 @@ def load_study(target: str | pathlib.Path) -> Study:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file has no such study. What the file itself raises passes.
+        ValueError: the file has no such study, or something that it does is refused. What else
+            it raises passes.
     """
     return value_in_file(target, "study", Study)
 
@@ -29,7 +37,8 @@ def value_in_file(target: str | pathlib.Path, what: str, *kinds: type) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file has no such value. What the file itself raises passes.
+        ValueError: the file has no such value, or something that it does is refused. What else
+            it raises passes.
     """
     text = str(target)
     path_text, colon, name = text.rpartition(":")
@@ -40,13 +49,7 @@ def value_in_file(target: str | pathlib.Path, what: str, *kinds: type) -> Any:
         raise FileNotFoundError(f"{path} is no file: name the Python file that holds the {what}.")
     if path.suffix != ".py":
         raise ValueError(f"{path} is no Python file: name the one that holds the {what}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    module = _run(path)
     found = getattr(module, name, None)
     wanted = " or ".join(
         f"{'an' if k.__name__[0] in 'AEIOU' else 'a'} {k.__name__}" for k in kinds
@@ -56,10 +59,100 @@ def value_in_file(target: str | pathlib.Path, what: str, *kinds: type) -> Any:
             f"{path} has no {name!r}: write a function `def {what}():` that returns {wanted}, or "
             f"name another one as {path}:NAME."
         )
-    value = found() if callable(found) else found
+    value = _called(found, name, path) if callable(found) else found
     if not isinstance(value, kinds):
         raise ValueError(f"{name!r} of {path} is of type {type(value).__name__}, not {wanted}.")
     return value
+
+
+def users_line(error: BaseException) -> str | None:
+    """Returns where in a loaded file, or beside it, an error comes from: `mine.py, line 3`.
+
+    None where no such file is on the way to it.
+    """
+    found = None
+    cause: BaseException | None = error
+    while cause is not None:  # the first cause says most
+        frames = traceback.walk_tb(cause.__traceback__)
+        lines = [(frame.f_code.co_filename, line) for frame, line in frames]
+        mine = [(name, line) for name, line in lines if _is_users(pathlib.Path(name))]
+        found = mine[-1] if mine else found
+        cause = cause.__cause__
+    if found is None:
+        return None
+    path, here = pathlib.Path(found[0]), pathlib.Path.cwd()
+    return f"{path.relative_to(here) if path.is_relative_to(here) else path}, line {found[1]}"
+
+
+_files: dict[str, pathlib.Path] = {}  # what was run, by the name of its module
+_ERRORS = (ValueError, TypeError, ImportError, OSError, SyntaxError)
+
+
+def _run(path: pathlib.Path) -> types.ModuleType:
+    """Runs a file as a module."""
+    name = _module_name(path)
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    _files[name] = path.resolve()
+    sys.modules[name] = module
+    _look_beside(path)
+    with _one_sentence():
+        spec.loader.exec_module(module)
+    return module
+
+
+def _called(function: Callable, name: str, path: pathlib.Path) -> Any:
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"{name!r} of {path} is called without arguments, and takes some ({error}): write "
+            f"`def {name}():`."
+        ) from None
+    with _one_sentence():
+        return function()
+
+
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turns what the library and the file itself refuse into one kind of error."""
+    try:
+        yield
+    except _ERRORS as error:
+        raise ValueError(str(error)) from error
+
+
+def _module_name(path: pathlib.Path) -> str:
+    """Returns the name that `import` would give a file, but for one that is another module's.
+
+    Records name a study's classes with it.
+    """
+    name, there = path.stem, sys.modules.get(path.stem)
+    installed = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
+    taken = (
+        name in sys.stdlib_module_names
+        or importlib.machinery.PathFinder.find_spec(name, installed) is not None
+        or (there and name not in _files and there.__dict__.get("__file__") != str(path.resolve()))
+    )
+    return f"study_{name}" if taken else name
+
+
+def _look_beside(path: pathlib.Path) -> None:
+    """Lets modules beside a file be imported: before installed packages, after Python's own."""
+    folder = str(path.parent.resolve())
+    if folder in sys.path:
+        sys.path.remove(folder)
+    packages = (i for i, entry in enumerate(sys.path) if "-packages" in entry)
+    sys.path.insert(next(packages, len(sys.path)), folder)
+
+
+def _is_users(path: pathlib.Path) -> bool:
+    others = {pathlib.Path(__file__).parents[1], pathlib.Path(sysconfig.get_path("stdlib"))}
+    folders, parents = {file.parent for file in _files.values()}, set(path.parents)
+    packaged = any("-packages" in part for part in path.parts)
+    return bool(folders & parents) and not others & parents and not packaged
 
 
 def resized(

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from rainjax._files import copy_file, read_arrays, read_json
+from rainjax._checks import check_kind
+from rainjax._files import copy_file, read_json
 from rainjax.evaluation.describe import describe
 from rainjax.evaluation.loading import resized
 from rainjax.evaluation.measures import Measure, Robustness
+from rainjax.evaluation.names import check_folder_name
 from rainjax.evaluation.plan import (
     Entry,
     Plan,
@@ -21,12 +23,13 @@ from rainjax.evaluation.plan import (
     make_plan,
     names,
     plan_digest,
+    read_unit,
     unit_path,
     write_order,
     write_record,
 )
 from rainjax.evaluation.provenance import code_digest, command
-from rainjax.evaluation.records import SCHEMA, Record, load_records, unpack_indices
+from rainjax.evaluation.records import SCHEMA, Record, load_records
 from rainjax.evaluation.study import Study, cells
 from rainjax.evaluation.work import Work
 
@@ -75,6 +78,10 @@ def merge(
             says which.
     """
     given = [folders] if isinstance(folders, str | pathlib.Path) else list(folders)
+    if not given:
+        raise ValueError("folders is empty: name the study's folder, OUT/NAME, that holds shares.")
+    if study is not None:
+        check_kind(study, Study, "merge(study=...)")
     sources = list(dict.fromkeys(pathlib.Path(folder) for folder in given))
     shares = [share for folder in sources for share in _shares(folder)]
     plan = _common_plan(shares)
@@ -194,6 +201,7 @@ def _target(
     sources: Sequence[pathlib.Path], plan: Plan, out: pathlib.Path | str | None
 ) -> pathlib.Path:
     if out is not None:
+        check_folder_name(plan["study"]["name"])
         return pathlib.Path(out) / plan["study"]["name"]
     if len(sources) > 1:
         raise ValueError(
@@ -243,13 +251,8 @@ def _check_same(paths: Sequence[pathlib.Path], unit: dict[str, Any]) -> None:
         ValueError: one is damaged, has another number of images, or differs from the others.
     """
     first: Mapping[str, np.ndarray] | None = None
-    num = len(unpack_indices(unit["images"]))
     for path in paths:
-        arrays = read_arrays(path)
-        images = {name: arrays[name] for name in arrays if name not in ("seconds", "members")}
-        wrong = [name for name, array in images.items() if array.shape[:1] != (num,)]
-        if wrong or not images or "seconds" not in arrays:
-            raise ValueError(f"{path} is damaged (not of {num} images): delete it and run again.")
+        arrays = read_unit(path, unit)
         arrays.pop("seconds")
         if first is None:
             first = arrays

@@ -20,7 +20,14 @@ from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
 from rainjax.evaluation.measures import Measure
 from rainjax.evaluation.provenance import code_digest
-from rainjax.evaluation.records import KIND, SCHEMA, pack_indices, unpack_indices
+from rainjax.evaluation.records import (
+    KIND,
+    SCHEMA,
+    find_problem,
+    load_order,
+    pack_indices,
+    unpack_indices,
+)
 from rainjax.evaluation.study import Cell, Study, Subject
 from rainjax.evaluation.work import MEMBER, Unit, Work
 
@@ -88,6 +95,7 @@ def claim(folder: pathlib.Path, found: dict[str, Any]) -> None:
     """
     path = folder / "study.json"
     there = read_json(path) if path.exists() else {}
+    load_order(folder)  # `write_order` reads it, when all has been measured
     for name, value in found.items():
         if there.get(name, value) != value:
             raise ValueError(
@@ -103,26 +111,41 @@ def claim(folder: pathlib.Path, found: dict[str, Any]) -> None:
 
 
 def check_others(folder: pathlib.Path, plan: Plan) -> None:
-    """Refuses records that would stay in the folder, of a subject that is another one by now.
+    """Refuses a folder with records that this study would make wrong, or would lose.
+
+    Those are records that stay, of a subject that is another one by now; records of a subject
+    whose files would be called like one of this study's; and files that are no records, which
+    would be met when all has been measured.
 
     Raises:
         ValueError: naming the first.
     """
-    planned = {entry["record"]["id"] for entry in plan["cells"]}
-    subjects = {entry["record"]["subject"]["name"]: entry["record"] for entry in plan["cells"]}
+    planned = {entry["record"]["id"]: entry["record"]["subject"] for entry in plan["cells"]}
+    subjects = {subject["name"]: subject for subject in planned.values()}
     for path in sorted((folder / "records").glob("*.json")):
-        if path.stem in planned:
+        content = read_json(path)
+        if path.stem not in planned:
+            problem = find_problem(content)
+            if problem is not None:
+                raise ValueError(f"{path} is no usable record: {problem}; delete it.")
+        subject = content.get("subject")
+        if not isinstance(subject, dict):  # it is made anew
             continue
-        content = read_json(path).get("subject", {})
-        if content.get("name") not in subjects:
+        name, anew = subject.get("name"), planned.get(path.stem)
+        now = subjects.get(name) if anew is None else anew
+        if now is None or (anew is not None and anew["name"] == name):
             continue
-        now = subjects[content["name"]]["subject"]
-        changed = [part for part in ("target", "params") if content.get(part) != now[part]]
-        if changed:
+        changed = [part for part in ("target", "params") if subject.get(part) != now[part]]
+        if changed and anew is None:
             raise ValueError(
-                f"{path} is of another {now['name']!r} ({' and '.join(changed)} differ), "
+                f"{path} is of another {name!r} ({' and '.join(changed)} differ), "
                 "and this study does not make it again: give the subject another name, or delete "
                 "that subject's records."
+            )
+        if changed:
+            raise ValueError(
+                f"{path} is of {name!r}, and {now['name']!r}, which is another subject, would be "
+                "recorded under the same name: give it a name that differs in letters or digits."
             )
 
 
@@ -149,6 +172,21 @@ def unit_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     return folder / "work" / f"{name}.npz"
 
 
+def read_unit(path: pathlib.Path, unit: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a unit, of which a plan says the images.
+
+    Raises:
+        ValueError: the file is damaged, or is not of these images; says which to delete.
+    """
+    arrays, num = read_arrays(path), len(unpack_indices(unit["images"]))
+    wanted = {"seconds", *(("attacked",) if path.stem.startswith("a-") else ())}
+    images = [array for name, array in arrays.items() if name not in ("seconds", "members")]
+    whole = images and all(array.shape[:1] == (num,) for array in images)
+    if not whole or not wanted <= arrays.keys():
+        raise ValueError(f"{path} is damaged (not of {num} images): delete it and run again.")
+    return arrays
+
+
 def record_path(folder: pathlib.Path, entry: Entry) -> pathlib.Path:
     """Returns the file of a cell's record."""
     return folder / "records" / f"{entry['record']['id']}.json"
@@ -171,9 +209,14 @@ def write_record(
         ValueError: a file is damaged; says which.
     """
     began = time.perf_counter()
-    kept = [read_arrays(unit_path(folder, unit["scored"])) for unit in entry["units"]]
-    attacked = [unit["attacked"] for unit in entry["units"] if unit["attacked"]]
-    attacks = [read_arrays(unit_path(folder, name)) for name in attacked]
+    read = lambda kind: [
+        read_unit(unit_path(folder, unit[kind]), unit) for unit in entry["units"] if unit[kind]
+    ]
+    kept, attacks = read("scored"), read("attacked")
+    for unit, part in zip(entry["units"], kept, strict=True):
+        if part.keys() != kept[0].keys():
+            path = unit_path(folder, unit["scored"])
+            raise ValueError(f"{path} is damaged (it has other arrays): delete it and run again.")
     seconds = sum(float(part.pop("seconds")) for part in (*kept, *attacks))
     together = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
     rows = unpack_indices(entry["record"]["data"]["indices"])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from rainjax._checks import check_kind
 from rainjax.evaluation.plan import (
     check_others,
     claim,
@@ -65,6 +66,10 @@ def evaluate(
         ValueError: the study's parts do not fit each other, its folder holds another study, an
             attack fails on some images, or JAX's processes do not share the folder; says which.
     """
+    check_kind(study, Study, "evaluate(study=...)")
+    for name, given, kind in (("shard", shard, Shard), ("mesh", mesh, Mesh)):
+        if given is not None:
+            check_kind(given, kind, f"evaluate({name}=...)")
     planned = cells(study)
     check_classes(study)
     folder = pathlib.Path(out) / study.name

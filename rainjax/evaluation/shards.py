@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax._src import distributed
 
+from rainjax._checks import check_fields
 from rainjax._files import write_json
 from rainjax.evaluation.plan import Entry, Plan, names, plan_digest, unit_path
 from rainjax.evaluation.provenance import provenance
@@ -39,6 +40,7 @@ class Shard:
     distributed: bool = False
 
     def __post_init__(self):
+        check_fields(self)
         if self.count < 1 or not 0 <= self.index < self.count:
             raise ValueError(
                 f"index={self.index} of count={self.count} is no share: index runs from 0 to "
@@ -114,7 +116,7 @@ def _slurm_shard(environment: Mapping[str, str]) -> Shard:
         _number(environment, f"{_SLURM}{name}", beside=f"{_SLURM}ID")
         for name in ("COUNT", "MIN", "MAX")
     )
-    step = int(environment.get(f"{_SLURM}STEP", 1))
+    step = _number({f"{_SLURM}STEP": "1", **environment}, f"{_SLURM}STEP")
     regular = step >= 1 and last == first + step * (count - 1) and (task - first) % step == 0
     if not regular:
         raise ValueError(

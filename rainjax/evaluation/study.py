@@ -1,7 +1,6 @@
 """A study: pipelines, threat models and images, from which every measurement follows."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rainjax._checks import check_fields, check_kind, check_kind_of
 from rainjax.attacks import Attack
 from rainjax.data import ImageSet
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.driver import check_known_key, check_outcomes
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.measures import Measure, Robustness
+from rainjax.evaluation.names import check_apart, check_folder_name, check_name
 from rainjax.evaluation.records import record_id
 from rainjax.evaluation.threats import ThreatModel, enumerated
 from rainjax.pipeline import Pipeline
@@ -36,14 +37,8 @@ class Subject:
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(f"name={self.name!r} must be a name: displays show it.")
-        if not isinstance(self.pipeline, Pipeline):
-            kind = getattr(self.pipeline, "__name__", type(self.pipeline).__name__)
-            raise ValueError(
-                f"The pipeline of {self.name!r} is of type {kind}: give a Pipeline, such as "
-                "Defended(RAIN(), classifier.network)."
-            )
+        check_name(self.name)
+        check_fields(self)
         self.pipeline.check_params(self.params)
 
 
@@ -59,7 +54,7 @@ class Study:
     shown by `rainjax.report`; `extras` write files that they need beside the records.
 
     Raises:
-        ValueError: the parts do not fit each other; says which.
+        ValueError: a part is of another kind, or the parts do not fit each other; says which.
     """
 
     name: str
@@ -75,23 +70,21 @@ class Study:
     extras: Sequence[Any] = ()
 
     def __post_init__(self):
-        if not self.name or pathlib.PurePath(self.name).name != self.name:
-            raise ValueError(f"name={self.name!r} must be a plain name: it becomes a folder.")
-        if not isinstance(self.images, ImageSet):
-            raise ValueError(
-                f"images is of type {type(self.images).__name__}: give an image set, such as "
-                "rainjax.data.from_arrays(images, labels, name=...)."
-            )
-        for field, kind in (("subjects", Subject), ("threats", ThreatModel)):
-            values = getattr(self, field)
-            if isinstance(values, kind) or not isinstance(values, Sequence) or not values:
-                raise ValueError(f"{field} must be a list of {kind.__name__}s, and hold one.")
-            wrong = [value for value in values if not isinstance(value, kind)]
-            if wrong:
-                raise ValueError(f"{field} holds {wrong[0]!r}, which is no {kind.__name__}.")
-        for field in ("num_score_draws", "batch_size", "count"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+        check_folder_name(self.name)
+        check_fields(self)
+        for display in self.displays:
+            check_kind_of(display, "rainjax.report", "Display", "Study(displays=...)")
+        for extra in self.extras:
+            check_kind_of(extra, "rainjax.evaluation", "Extra", "Study(extras=...)")
+        for field in ("subjects", "threats"):
+            if not getattr(self, field):
+                raise ValueError(f"{field} is empty: a study measures at least one.")
+        for field in ("num_examples", "num_score_draws", "batch_size"):
+            given = getattr(self, field)
+            if given is not None and given < 1:
+                raise ValueError(f"{field}={given} must be at least 1.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must lie in 0..2**32-1.")
         if self.count > len(self.images):
             raise ValueError(
                 f"num_examples={self.count}, but {self.images.name!r} has {len(self.images)} "
@@ -101,6 +94,8 @@ class Study:
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"Two subjects are called {twice[0]!r}: give each its own name.")
+        check_apart(names, "subjects")
+        check_apart([threat.name for threat in self.threats], "threat models")
 
     @property
     def count(self) -> int:
@@ -199,6 +194,7 @@ def chosen(study: Study, names: Sequence[str] | None) -> list[Subject]:
     Raises:
         ValueError: the study has none of a name, or no name is given.
     """
+    check_kind(study, Study, "study=...")
     there = {subject.name: subject for subject in study.subjects}
     if names is None:
         return list(study.subjects)
@@ -238,6 +234,8 @@ def _cell(study: Study, subject: Subject, threat: ThreatModel, height: int) -> C
     surrogate = threat.surrogate.of(subject.pipeline)
     if surrogate is None:
         return None
+    where = f"{type(threat.surrogate).__name__}.of(pipeline), of {threat.name!r},"
+    check_kind(surrogate, Pipeline, where, verb="returns")
     if threat.knowledge > Knowledge.SCORES and not surrogate.differentiable:
         return None
     attack = threat.surrogate.fitted(threat.attack, surrogate, height)
@@ -256,8 +254,16 @@ def _cell(study: Study, subject: Subject, threat: ThreatModel, height: int) -> C
 
 
 def _joined(first: Cell, second: Cell) -> Cell:
-    """Returns one cell for two of one name, or refuses them."""
-    if (first.surrogate, first.attack) != (second.surrogate, second.attack):
+    """Returns one cell for two of one name, or refuses them.
+
+    They are one if only tags tell them apart: a record says what its attacker knows and does.
+    """
+
+    def says(cell: Cell) -> tuple[Any, ...]:
+        threat = cell.threat
+        return cell.surrogate, cell.attack, threat.knowledge, threat.description
+
+    if first.subject is not second.subject or says(first) != says(second):
         raise ValueError(
             f"Two measurements of one study would both be recorded as {first.id}: give the threat "
             "models names of their own."
@@ -272,10 +278,11 @@ def _check_subject(study: Study, subject: Subject, first: np.ndarray) -> None:
     shape = jax.ShapeDtypeStruct(first.shape, jnp.float32)
     try:
         num = subject.pipeline.num_classes(subject.params, shape)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        why = f"its parameters have no {error}" if isinstance(error, KeyError) else error
         raise ValueError(
             f"The subject {subject.name!r} does not fit {study.images.name!r}, images of {height} "
-            f"x {width} x {channels}: {error}"
+            f"x {width} x {channels}: {why}"
         ) from error
     if num != study.images.num_classes:
         raise ValueError(

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rainjax._checks import check_fields
 from rainjax.attacks import EOT, PGD, Attack, Square
 from rainjax.attacks._base import BallAttack
 from rainjax.evaluation.autoattack import AutoAttack
@@ -28,6 +29,7 @@ class Variations:
     """Points along each side of a loss surface."""
 
     def __post_init__(self):
+        check_fields(self)
         if self.num_queries < 1:
             raise ValueError(f"num_queries={self.num_queries} must be at least 1.")
         if self.more < 2:

@@ -2,15 +2,16 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
+from rainjax._checks import check_fields
 from rainjax._values import Value
 from rainjax.attacks import APGD, EOT, PGD, Attack, NoisyAPGD, Square
 from rainjax.defenses import Identity
 from rainjax.defenses._base import Defense
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.names import check_name
 from rainjax.gradients import BPDA
 from rainjax.pipeline import Pipeline
 
@@ -131,7 +132,7 @@ class ThreatModel:
     name the displays it is for: "table", or the curve that it is a point of.
 
     Raises:
-        ValueError: the parts do not fit each other.
+        ValueError: a part is of another kind, or the parts do not fit each other.
     """
 
     name: str
@@ -143,19 +144,8 @@ class ThreatModel:
     tags: tuple[str, ...] = ("table",)
 
     def __post_init__(self):
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(f"name={self.name!r} must be a name: displays show it.")
-        if not isinstance(self.attack, Attack | AutoAttack | None):
-            given = self.attack if isinstance(self.attack, type) else type(self.attack)
-            raise ValueError(
-                f"The threat model {self.name!r} has attack={given.__name__}: give an attack with "
-                "its options, such as PGD(radius=8 / 255), or None for clean images."
-            )
-        if not isinstance(self.surrogate, Surrogate):
-            raise ValueError(
-                f"The threat model {self.name!r} has surrogate={self.surrogate!r}: give a value "
-                "such as Itself() or ClassifierAlone()."
-            )
+        check_name(self.name)
+        check_fields(self)
         if (self.attack is None) != (self.knowledge is Knowledge.NONE):
             raise ValueError(
                 f"The threat model {self.name!r} has attack={self.attack!r} and knowledge="
@@ -194,7 +184,7 @@ def adaptive(
     eot: EOT | None = None,
     num_queries: int = 1000,
     num_examples: int | None = None,
-    tags: Sequence[str] = ("table",),
+    tags: tuple[str, ...] = ("table",),
 ) -> tuple[ThreatModel, ...]:
     """Returns the battery that every defense should meet within an L-inf `radius`.
 
@@ -203,11 +193,10 @@ def adaptive(
     a black box by scores, which tells when the gradients were what failed. `num_examples` lowers
     the number of images for the attacks that average over draws.
     """
-    eot = eot or EOT(16)
+    eot = EOT(16) if eot is None else eot
     exact = APGD(radius=radius, num_steps=num_steps, loss="margin")
     noisy = NoisyAPGD(radius=radius, num_steps=num_steps, loss="margin", eot=eot)
     mean = PGD(radius=radius, step_size=radius / 4, num_steps=num_steps)
-    tags = tuple(tags)
     found = [dataclasses.replace(CLEAN, tags=tags)]
     found.append(
         ThreatModel(

@@ -47,13 +47,12 @@ def universal_perturbation(
         ValueError: the options or the images do not fit, or a loss or gradient is NaN.
     """
     balls.check(norm, radius)
-    if norm == "linf" and step_size > 1:
-        balls.check_size("step_size", step_size, norm)
+    balls.check_size("step_size", step_size, norm, positive=True)
     losses.by_name(loss)
     if num_epochs < 1 or batch_size < 1:
         raise ValueError(f"{num_epochs=} and {batch_size=} must be at least 1.")
-    if not 0 < step_size < float("inf") or not cap >= 0:  # NaN compares false
-        raise ValueError(f"{step_size=} must be positive and finite, and {cap=} not negative.")
+    if not cap >= 0:  # NaN compares false
+        raise ValueError(f"{cap=} must not be negative.")
     eot = eot or EOT()
     if eot.first is not None or eot.common:
         raise ValueError(

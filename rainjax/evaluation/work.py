@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from rainjax._files import read_arrays, write_arrays
+from rainjax._files import read_array, write_arrays
 from rainjax.attacks import Attack
 from rainjax.devices import data_mesh, padded
 from rainjax.evaluation import driver, scoring
@@ -227,7 +227,7 @@ class Work:
     def _attacked(self, unit: Unit, images, labels, on_gradient) -> np.ndarray:
         assert unit.attacked is not None
         if unit.attacked.exists():
-            return read_arrays(unit.attacked)["attacked"]
+            return read_array(unit.attacked, "attacked")
         began = time.perf_counter()
         ensemble = isinstance(unit.cell.attack, AutoAttack)
         attack = self._by_ensemble if ensemble else self._by_attack

@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0].startswith("--folder"):
         arguments = ["list", *arguments]
-    command = tyro.cli(Command, args=arguments, prog="rainjax.zoo", description=__doc__)
+    command = tyro.cli(Command, args=arguments, prog="rainjax zoo", description=__doc__)
     try:
         match command:
             case List(folder):
