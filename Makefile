@@ -26,7 +26,7 @@ eval: $(RUN) ## Attacks the shipped models and writes a report; ARGS="--help" li
 test: $(TEST) ## Runs the whole test suite; ARGS="-k rain" runs a part.
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-test-fast: $(TEST) ## Runs the tests that are quick, in under 90 s on two cores: not those of tests/slow.txt.
+test-fast: $(TEST) ## Runs the tests that are quick, in under 90 s on two cores: what is left out is in tests/slow.txt.
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-peers: $(PEERS) ## Runs the tests that need PyTorch, torchattacks, Foolbox or ART.

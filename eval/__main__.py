@@ -8,17 +8,18 @@ Beside the words below, `python -m eval design` designs a table of Feature Disti
 """
 
 import dataclasses
+import functools
+import operator
 import pathlib
 import sys
 from typing import Annotated, Any
 
 import tyro
 
-from eval import report
+from eval import design, report, sanity, smoothing
 from eval.benchmarks import attacks, peers, speed, super_resolution
-from eval.studies import design, rain, sanity, smoothing, transformations
-from eval.studies.rain import RAINStudy
-from eval.studies.transformations import Transformations
+from eval.pages import studies
+from eval.studies.common import StudyOptions
 from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import use_all_cores
 from rainjax.evaluation import evaluate
@@ -38,26 +39,18 @@ class Report:
     """NAME in those markers; by default the study's name."""
 
 
-def _study(name: str) -> Any:
-    options, text = (rain.STUDIES | transformations.STUDIES)[name]
-    return tyro.conf.subcommand(name, default=options, description=text)
-
-
-Command = (
-    Annotated[RAINStudy, _study("quick")]
-    | Annotated[RAINStudy, _study("cifar10")]
-    | Annotated[RAINStudy, _study("imagenette96")]
-    | Annotated[Transformations, _study("transformations")]
-    | Annotated[Transformations, _study("cifar10_transformations")]
-    | Annotated[Transformations, _study("nips2017_transformations")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[sanity.Sanity, tyro.conf.subcommand("sanity")]
-    | Annotated[smoothing.Smoothing, tyro.conf.subcommand("smoothing")]
-    | Annotated[attacks.Benchmark, tyro.conf.subcommand("benchmark")]
-    | Annotated[peers.Peers, tyro.conf.subcommand("peers")]
-    | Annotated[speed.Speed, tyro.conf.subcommand("speed")]
-    | Annotated[super_resolution.SuperResolution, tyro.conf.subcommand("super_resolution")]
-)
+# The words beside the names of studies.
+_WORDS = {
+    "report": Report,
+    "sanity": sanity.Sanity,
+    "smoothing": smoothing.Smoothing,
+    "benchmark": attacks.Benchmark,
+    "peers": peers.Peers,
+    "speed": speed.Speed,
+    "super_resolution": super_resolution.SuperResolution,
+}
+# Of these, what the word itself does not know is an option of the study it is given.
+_OF_A_STUDY = ("sanity", "smoothing")
 _BENCHMARKS = {
     attacks.Benchmark: attacks.run,
     peers.Peers: peers.run,
@@ -76,26 +69,52 @@ def main() -> None:
     words = sys.argv[1:]
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words = ["quick", *words]
-    command = _read(words)
+    command = read(words)
     try:
         _run(command)
     except (ValueError, FileNotFoundError, MemoryError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        resumed = isinstance(command, RAINStudy | Transformations | smoothing.Smoothing)
+        resumed = isinstance(command, StudyOptions | smoothing.Smoothing)
         sys.exit(f"Stopped. The same command {'goes on from here' if resumed else 'begins anew'}.")
 
 
-def _read(words: list[str]) -> Any:
+def read(words: list[str]) -> Any:
+    """Returns what a command line asks for: the options of a study, or of another word."""
     if words[0] == "design":  # its presets are words of their own
         return design.read(words[1:])
-    return tyro.cli(Command, args=words, prog="python -m eval", description=__doc__)
+    parse = functools.partial(tyro.cli, _commands(), prog="python -m eval", description=__doc__)
+    if words[0] not in _OF_A_STUDY:
+        return parse(args=words)
+    command, others = parse(args=_study_first(words), return_unknown_args=True)
+    return dataclasses.replace(command, study_options=tuple(others))
+
+
+def _commands() -> Any:
+    """Returns the type of all commands: a study for every name that a page declares."""
+    known = [
+        Annotated[type(options), tyro.conf.subcommand(name, default=options, description=text)]
+        for name, (options, text) in studies().items()
+    ]
+    others = [Annotated[kind, tyro.conf.subcommand(word)] for word, kind in _WORDS.items()]
+    return functools.reduce(operator.or_, [*known, *others])
+
+
+def _study_first(words: list[str]) -> list[str]:
+    """Returns the words with the study's name in front: no value of an option is taken for it."""
+    word, *rest = words
+    if (rest and not rest[0].startswith("-")) or {"-h", "--help"} & {*rest}:
+        return words
+    for place in range(1, len(rest)):
+        if rest[place] in studies() and not rest[place - 1].startswith("--"):
+            return [word, rest.pop(place), *rest]
+    return [word, "quick", *rest]
 
 
 def _run(command: Any) -> None:
     if not isinstance(command, Report | _MEASURES_TIME):
         use_compilation_cache()
-    if isinstance(command, RAINStudy | Transformations):
+    if isinstance(command, StudyOptions):
         evaluate(command.study(), command.out)
         _show(command.out / command.name)
     elif isinstance(command, Report):

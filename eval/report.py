@@ -1,13 +1,11 @@
 """What this repository shows beyond `rainjax.report`: claims, and records that are one file."""
 
-import importlib
 import pathlib
-import pkgutil
 from collections.abc import Iterable, Iterator
 
-from eval import benchmarks, studies
 from eval.benchmarks import speed as benchmark
-from eval.studies.claims import claims_table
+from eval.claims import claims_table
+from eval.pages import modules
 from rainjax import report
 from rainjax._files import read_json
 from rainjax.evaluation import load_records
@@ -68,11 +66,8 @@ def record_text(path: pathlib.Path, style: str = "plain") -> str:
 
 
 def _single_files() -> Iterator[SingleFileRecord]:
-    """Yields the kinds of records that the pages and benchmarks here write as one file."""
-    for package in (benchmarks, studies):
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            if module.name.rpartition(".")[2].startswith("_"):
-                continue  # a part of another one, such as what needs PyTorch
-            record = getattr(importlib.import_module(module.name), "RECORD", None)
-            if record is not None:
-                yield record
+    """Yields the kinds of records that the programs and pages here write as one file."""
+    for module in modules("eval", "eval.benchmarks", "eval.studies"):
+        record = getattr(module, "RECORD", None)
+        if record is not None:
+            yield record

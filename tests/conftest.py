@@ -1,5 +1,6 @@
 """Strict settings for every test, and the data that some of them measure on."""
 
+import collections
 import os
 import pathlib
 from importlib.metadata import version
@@ -46,16 +47,47 @@ def pytest_report_header() -> str:
     return f"compiled programs: {_CACHE or 'not kept'}"
 
 
+# What `make test-fast` leaves out is written by `make test ARGS=--write-slow`, on a machine that
+# does nothing else. A module's fixtures count for the first test that wants them: where those are
+# slow, `make test-fast ARGS=--write-slow` then finds the next one.
 _SLOW = pathlib.Path(__file__).with_name("slow.txt")
+_SLOW_SECONDS = 1.5
+_seconds: collections.Counter[str] = collections.Counter()
+
+
+def pytest_addoption(parser):
+    """Adds the option that writes slow.txt."""
+    text = f"write tests of {_SLOW_SECONDS} s or more to {_SLOW.name}; those not run stay there"
+    parser.addoption("--write-slow", action="store_true", help=text)
+
+
+def _slow() -> set[str]:
+    """Returns the tests of slow.txt: a file and a name, for a test with all its parameters."""
+    lines = _SLOW.read_text(encoding="utf-8").splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
 
 
 def pytest_collection_modifyitems(items):
     """Marks as slow the tests that slow.txt lists."""
-    lines = _SLOW.read_text(encoding="utf-8").splitlines()
-    slow = {line for line in lines if line and not line.startswith("#")}
+    slow = _slow()
     for item in items:
         if item.nodeid.split("[")[0] in slow:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_logreport(report):
+    """Adds up what each test takes, with its fixtures and all its parameters."""
+    _seconds[report.nodeid.split("[")[0]] += report.duration
+
+
+def pytest_sessionfinish(session):
+    """Writes slow.txt, if asked to; of several processes, the one that the others report to."""
+    if not session.config.option.write_slow or hasattr(session.config, "workerinput"):
+        return
+    slow = {name for name in _slow() if name not in _seconds}
+    slow |= {name for name, seconds in _seconds.items() if seconds >= _SLOW_SECONDS}
+    head = "# Written by `make test ARGS=--write-slow`; tests/conftest.py says how."
+    _SLOW.write_text("\n".join([head, *sorted(slow), ""]), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,20 @@
-"""Every public defense, attack and detector, one line each: what the contract tests run over.
+"""Every public defense, attack and detector: what the contract tests run over.
 
-A newcomer joins by one line here. `random` says whether its key matters, `convolves` whether
-it may differ between `jit`, `vmap` and the plain call by the rounding of a convolution.
+A defense that can be made without arguments joins by itself, wherever in `rainjax/defenses/` it
+is; one that needs some, or that other options make more of, has a line below. `random` says
+whether its key matters, `convolves` whether it may differ between `jit`, `vmap` and the plain call
+by the rounding of a convolution.
 """
 
 import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
 
 import jax
 
+import rainjax.defenses
 from rainjax.attacks import (
     APGD,
     EOT,
@@ -36,7 +43,6 @@ from rainjax.defenses import (
     FeatureDistillation,
     GaussianNoise,
     Identity,
-    LowPass,
     MeanFieldRAIN,
     MedianFilter,
     PixelDeflection,
@@ -46,7 +52,6 @@ from rainjax.defenses import (
     RandomSubset,
     SuperResolution,
     TotalVariation,
-    WaveletDenoising,
 )
 from rainjax.gradients import BPDA
 from tests.tiny import EDSR_TINY, edsr_params
@@ -79,13 +84,50 @@ class AttackCase:
     moves: bool = True
 
 
+def public_defenses() -> set[type[Defense]]:
+    """Returns every defense that the public modules of `rainjax.defenses` define."""
+    found = set()
+    for module in pkgutil.iter_modules(rainjax.defenses.__path__, "rainjax.defenses."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if (
+                inspect.isclass(value)
+                and issubclass(value, Defense)
+                and value.__module__ == module.name
+                and not inspect.isabstract(value)
+                and not value.__name__.startswith("_")
+            ):
+                found.add(value)
+    return found
+
+
+def plain_cases(listed: Sequence[DefenseCase]) -> list[DefenseCase]:
+    """Returns a case of every public defense that no listed one is of, made without arguments.
+
+    Raises:
+        TypeError: it needs some; says which, and where.
+    """
+    new = public_defenses() - {type(case.defense) for case in listed}
+    return [_plain_case(kind) for kind in sorted(new, key=lambda kind: kind.__name__)]
+
+
+def _plain_case(kind: type[Defense]) -> DefenseCase:
+    try:
+        defense = kind()
+    except TypeError as error:
+        raise TypeError(
+            f"{kind.__name__} cannot be made without arguments ({error}): give it defaults, or a "
+            "line in the list of tests/contracts.py."
+        ) from error
+    return DefenseCase(kind.__name__, defense, random=defense.is_random, convolves=True)
+
+
 _RAIN = RAIN(EDSR_TINY, shift_fraction=0.25)
 _AVERAGE = RAIN(EDSR_TINY, shift_fraction=0.25, downsample="average")
 _BICUBIC = RAIN(EDSR_TINY, shift_fraction=0.0, downsample="bicubic")
 
 _patches = lambda: jax.random.uniform(jax.random.key(5), (64, 5, 5, 3))
 
-DEFENSES = [
+_LISTED = [
     DefenseCase("identity", Identity(), random=False, convolves=False),
     DefenseCase("rain", _RAIN, True, True, edsr_params),
     DefenseCase("rain_average", _AVERAGE, True, True, edsr_params),
@@ -113,7 +155,6 @@ DEFENSES = [
     DefenseCase("shield", SHIELD(rounding="straight_through"), random=True, convolves=True),
     DefenseCase("bilateral_filter", BilateralFilter(3, 0.3), random=False, convolves=True),
     DefenseCase("gaussian_noise", GaussianNoise(), random=True, convolves=False),
-    DefenseCase("low_pass", LowPass(), random=False, convolves=True),
     DefenseCase("random_crop", RandomCrop(0.7), random=True, convolves=True),
     DefenseCase("random_resize_pad", RandomResizePad(0.7), random=True, convolves=False),
     DefenseCase(
@@ -123,7 +164,6 @@ DEFENSES = [
         convolves=True,
         params=lambda: ((), (), edsr_params()),
     ),
-    DefenseCase("wavelet_denoising", WaveletDenoising(), random=False, convolves=True),
     DefenseCase("pixel_deflection", PixelDeflection(20, window=3), random=True, convolves=True),
     DefenseCase("super_resolution", SuperResolution(EDSR_TINY), False, True, edsr_params),
     # What an attacker puts in front of a surrogate keeps a defense's promises.
@@ -131,6 +171,7 @@ DEFENSES = [
     DefenseCase("scale_invariance", ScaleInvariance(), True, False),
     DefenseCase("translation_invariance", TranslationInvariance(3), False, False),
 ]
+DEFENSES = [*_LISTED, *plain_cases(_LISTED)]
 
 ATTACKS = [
     AttackCase("fgsm", fgsm(8 / 255), "linf", 8 / 255),
@@ -217,5 +258,5 @@ ATTACKS = [
     ),
 ]
 
-# Detectors join with the first method that has one.
+# A check of them comes with the first one, whose promises will say what it is to check.
 DETECTORS = []

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from eval import report
-from eval.studies.claims import claims_table
+from eval.claims import claims_table
 from rainjax.evaluation import Record
 from rainjax.report import check_readme, update_readme
 from tests.report.made_records import cells, expected_cell, make_record, write_study

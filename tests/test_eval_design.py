@@ -11,9 +11,9 @@ import PIL.Image
 import pytest
 import scipy.fft
 
-from eval.studies import design as program
-from eval.studies import design_measures as measures
-from eval.studies.design import Output
+from eval import _design_measures as measures
+from eval import design as program
+from eval.design import Output
 from rainjax import data, distillation, zoo
 from rainjax.attacks import PGD
 from rainjax.data.splits import Data

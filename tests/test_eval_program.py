@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import pytest
 
 import eval.__main__ as program
+from eval import sanity
 from eval.benchmarks import attacks as benchmark
 from eval.benchmarks.attacks import Benchmark
-from eval.studies import rain, sanity, transformations
+from eval.pages import studies
+from eval.sanity import Sanity
 from eval.studies.defenses import MAKERS
 from eval.studies.rain import RAINStudy
-from eval.studies.sanity import Sanity
 from rainjax.evaluation import evaluate, load_records
 from tests import saved_networks
 
@@ -83,13 +84,13 @@ def test_help_lists_the_studies():
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 60
     words = ["report", "benchmark", "sanity", "smoothing", "speed", "peers", "super_resolution"]
-    for word in [*rain.STUDIES, *transformations.STUDIES, *words]:
+    for word in [*studies(), *words]:
         assert word in done.stdout
 
 
 def test_command_line_knows_every_transformation(capsys):
     with pytest.raises(SystemExit):
-        program.tyro.cli(program.Command, args=["transformations", "--help"])
+        program.read(["transformations", "--help"])
     told = capsys.readouterr().out
     assert "--cw-steps" in told
     for name in MAKERS:

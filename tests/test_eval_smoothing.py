@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import eval.__main__ as program
-from eval import report
-from eval.studies import smoothing
-from eval.studies.smoothing import Smoothing
+from eval import report, smoothing
+from eval.smoothing import Smoothing
 from rainjax import data, zoo
 from rainjax.defenses import Identity
 from rainjax.evaluation import certification
@@ -16,6 +15,7 @@ from rainjax.evaluation.describe import content_digest
 from rainjax.evaluation.smoothing import ABSTAINED, Smoothed, certify
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
+from rainjax.report import certified
 from tests import saved_networks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -35,7 +35,8 @@ def networks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(networks, tmp_path_factory):
     out = tmp_path_factory.mktemp("smoothing")
-    return Smoothing(**networks, **OPTIONS, out=out)
+    words = tuple(word for name, path in networks.items() for word in (f"--{name}", path))
+    return Smoothing(**OPTIONS, out=out, study_options=words)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def _changed(command, **changes):
     return Smoothing(**(vars(command) | changes))
 
 
-def test_the_record_holds_what_certify_says_of_every_image(path, command):
+def test_the_record_holds_what_certify_says_of_every_image(path, networks):
     record = json.loads(path.read_text())
     assert record == smoothing.RECORD.load(path)
     places = [(cell["row"]["title"], cell["sigma"]) for cell in record["cells"]]
@@ -58,7 +59,7 @@ def test_the_record_holds_what_certify_says_of_every_image(path, command):
     ]  # fmt: skip
     images, labels = data.load("builtin", "test").get(np.arange(12))
     assert record["data"]["labels"] == labels.tolist()
-    entry = zoo.load(command.classifier)
+    entry = zoo.load(networks["classifier"])
     found = certify(
         Smoothed(Defended(Identity(), entry.network), 0.01),
         {"defense": (), "classifier": entry.params},
@@ -111,12 +112,12 @@ def test_the_table_is_a_count_of_the_record(path, capsys):
 
 def test_the_figure_tells_every_curve(path):
     record = smoothing.RECORD.load(path)
-    drawing = smoothing.figure(record)
+    drawing = certified.figure(record)
     assert drawing.png == path.with_suffix(".png").read_bytes()
     for cell in record["cells"]:
         assert f"{cell['row']['title']}, σ = {cell['sigma']:g}: " in drawing.alt
     nothing = [cell | {"counts": [0] * 12} for cell in record["cells"]]
-    assert smoothing.figure(record | {"cells": nothing}).png  # no certificate at all
+    assert certified.figure(record | {"cells": nothing}).png  # no certificate at all
 
 
 def test_a_killed_run_goes_on_cell_by_cell(path, command, monkeypatch, tmp_path, capsys):
@@ -156,11 +157,12 @@ def test_a_killed_run_goes_on_cell_by_cell(path, command, monkeypatch, tmp_path,
 
 
 def test_a_record_of_something_else_is_not_overwritten(path, command, networks, tmp_path):
+    shipped = ("--classifier=builtin_resnet",)
     for changes, sentence in (
         ({"seed": 1}, "is of other options: choose another folder"),
         ({"num_examples": 5}, "is of other options"),
         ({"alpha": 0.01}, "is of other options"),
-        ({"classifier": "builtin_resnet"}, "is of other parameters of 'no defense'"),
+        ({"study_options": shipped}, "is of other parameters of 'no defense'"),
     ):
         with pytest.raises(ValueError, match=sentence):
             smoothing.run(_changed(command, **changes))
@@ -230,7 +232,8 @@ def test_the_command_line_runs_it(monkeypatch, command, networks, tmp_path, caps
 
 def test_transformations_can_be_certified_too(networks, tmp_path):
     command = Smoothing(
-        study="transformations", rows=("fd",), classifier=networks["classifier"], out=tmp_path,
+        study="transformations", rows=("fd",), out=tmp_path,
+        study_options=(f"--classifier={networks['classifier']}",),
         **(OPTIONS | {"sigmas": (0.05,), "num_examples": 4}),
     )  # fmt: skip
     (cell,) = smoothing.RECORD.load(smoothing.run(command))["cells"]

@@ -1,8 +1,10 @@
 """The repository keeps its promises: README's example runs, and imports point one way."""
 
 import ast
+import collections
 import pathlib
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import rainjax
 from eval.report import blocks
 from rainjax.keys import Purpose, example_keys
 from rainjax.report import check_readme
+from tests import conftest
 from train import benchmark
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -120,6 +123,26 @@ def test_slow_tests_are_tests():
     assert lines == sorted(set(lines))
     for path, name in (line.split("::") for line in lines):
         assert f"\ndef {name}(" in (ROOT / path).read_text(encoding="utf-8"), (path, name)
+
+
+def test_slow_tests_are_written_down(tmp_path, monkeypatch):
+    path = tmp_path / "slow.txt"
+    path.write_text("# old\na.py::test_fast_now\na.py::test_not_run\n", encoding="utf-8")
+    monkeypatch.setattr(conftest, "_SLOW", path)
+    monkeypatch.setattr(conftest, "_seconds", collections.Counter())
+    for name, seconds in (("fast_now", 0.1), ("many[1]", 0.8), ("many[2]", 0.8), ("quick", 0.2)):
+        conftest.pytest_runtest_logreport(
+            types.SimpleNamespace(nodeid=f"a.py::test_{name}", duration=seconds)
+        )
+
+    def finish(**config):
+        option = types.SimpleNamespace(write_slow=True)
+        config = types.SimpleNamespace(option=option, **config)
+        conftest.pytest_sessionfinish(types.SimpleNamespace(config=config))
+        return path.read_text(encoding="utf-8").splitlines()[1:]
+
+    assert finish(workerinput={}) == ["a.py::test_fast_now", "a.py::test_not_run"]
+    assert finish() == ["a.py::test_many", "a.py::test_not_run"]
 
 
 @pytest.mark.parametrize("program", ["eval", "train"])

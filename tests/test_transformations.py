@@ -132,7 +132,7 @@ def test_every_transformation_of_the_list_purifies_an_image(config, tmp_path):
     steps = zoo.save_steps
     steps(tmp_path / "table.json", defenses.two_steps(), {})
     every = dataclasses.replace(config, rows=(), table=str(tmp_path / "table.json"))
-    found = every.subjects(every.images())
+    found = every.subjects()
     assert [subject.name for subject in found] == [maker.title for maker in MAKERS.values()]
     images, _ = data.load("builtin", "test").get(np.arange(1))
     image, key = jnp.asarray(images[0], jnp.float32) / 255, jax.random.key(0)
@@ -179,7 +179,7 @@ def test_a_table_is_a_file_or_its_folder_and_leaves_no_folder_in_records(config,
     made = []
     for table in (tmp_path, tmp_path / "table.json"):
         chosen = dataclasses.replace(config, rows=("fd_designed",), table=str(table))
-        made.append(chosen.subjects(chosen.images())[1].sources["defense"].split(", "))
+        made.append(chosen.subjects()[1].sources["defense"].split(", "))
     assert [name for name, _ in made] == [tmp_path.name, "table.json"]
     assert made[0][1] == made[1][1]
     with pytest.raises(FileNotFoundError, match="There is no table of steps at"):

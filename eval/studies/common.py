@@ -1,18 +1,35 @@
 """What the options of every study of this repository share."""
 
+import abc
 import dataclasses
 import pathlib
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from rainjax import data, zoo
 from rainjax.attacks import EOT
 from rainjax.data import ImageSet
+from rainjax.evaluation import Study, Subject, ThreatModel
 from rainjax.nets import EDSR
 from rainjax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyOptions:
-    """Images, a classifier, and how hard they are attacked."""
+class StudyOptions(abc.ABC):
+    """Images, a classifier, and how hard they are attacked: what a page adds to is its options.
+
+    A page in `eval/studies/` derives a frozen dataclass with the `subjects` and `threats` that it
+    measures, and declares the studies that it is good for as `STUDIES`, a dictionary from names to
+    options and a description. Each of them is a word of `python -m eval`, and a study for `sanity`
+    and `smoothing`.
+    """
+
+    short_names: ClassVar[Mapping[str, str]] = {}
+    """Short names of subjects, for --rows on a command line."""
+    sanity_rows: ClassVar[tuple[str, ...]] = ()
+    """The subjects that `sanity` checks unless it is told which; empty for all."""
+    smoothing_rows: ClassVar[tuple[str, ...]] = ()
+    """The subjects that `smoothing` certifies unless it is told which; empty for all."""
 
     name: str
     """The study's name, in its records and its report."""
@@ -58,6 +75,27 @@ class StudyOptions:
                 f"num_examples={self.num_examples} must be at least num_eot_examples="
                 f"{self.num_eot_examples}: every study is on the first images of one list."
             )
+
+    @abc.abstractmethod
+    def subjects(self) -> Iterable[Subject]:
+        """Returns what is measured, the undefended classifier first."""
+
+    @abc.abstractmethod
+    def threats(self) -> Iterable[ThreatModel]:
+        """Returns the attackers that each of them meets, where they apply."""
+
+    def study(self) -> Study:
+        """Loads the networks and the images; raises ValueError where they do not fit."""
+        return Study(
+            self.name,
+            self.images(),
+            tuple(self.subjects()),
+            tuple(self.threats()),
+            num_examples=self.num_examples,
+            num_score_draws=self.num_score_draws,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
 
     def images(self) -> ImageSet:
         """Returns the images; raises as `rainjax.data.load`."""

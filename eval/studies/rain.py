@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from eval.studies.common import StudyOptions, load_edsr
 from rainjax import RAIN, Defended, Identity, zoo
@@ -29,6 +29,14 @@ class RAINStudy(StudyOptions):
 
     Every option is part of the records. Radii and step sizes are in units of the [0, 1] range.
     """
+
+    short_names: ClassVar[dict[str, str]] = {
+        "undefended": "no defense",
+        "rain_pretrained": "RAIN, before fine-tuning",
+        "rain_finetuned": "RAIN, fine-tuned",
+    }
+    sanity_rows: ClassVar[tuple[str, ...]] = ("undefended", "rain_finetuned")
+    smoothing_rows: ClassVar[tuple[str, ...]] = sanity_rows
 
     pretrained: str = "builtin_edsr"
     """RAIN's EDSR before fine-tuning: a zoo name or a path."""
@@ -76,15 +84,8 @@ class RAINStudy(StudyOptions):
 
     def study(self) -> Study:
         """Loads the networks and the images; raises ValueError where they do not fit."""
-        return Study(
-            self.name,
-            self.images(),
-            self.subjects(),
-            tuple(self.threats()),
-            num_examples=self.num_examples,
-            num_score_draws=self.num_score_draws,
-            batch_size=self.batch_size,
-            seed=self.seed,
+        return dataclasses.replace(
+            super().study(),
             measure=Robustness(eight_bit=self.eight_bit),
             extras=(Panels(), Spectrum(("RAIN, before fine-tuning", "RAIN, fine-tuned"))),
         )

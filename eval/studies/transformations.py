@@ -1,7 +1,10 @@
 """Transformations of an image side by side, in front of one classifier."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
+
+import tyro
 
 from eval.studies.common import StudyOptions
 from eval.studies.defenses import MAKERS, Shelf
@@ -34,6 +37,10 @@ class Transformations(StudyOptions):
     do: with the identity for its gradient, with a gradient of its own, and averaged over draws.
     """
 
+    short_names: ClassVar[dict[str, str]] = {name: maker.title for name, maker in MAKERS.items()}
+    sanity_rows: ClassVar[tuple[str, ...]] = ("fd", "quilting")
+    smoothing_rows: ClassVar[tuple[str, ...]] = ("undefended", "fd")
+
     rows: tuple[str, ...] = ()
     """The transformations by name, empty for all: fd, fd_designed (with --table), jpeg, shield,
     bit_depth, median, bilateral, low_pass, total_variation, wavelet, super_resolution, quilting,
@@ -60,7 +67,7 @@ class Transformations(StudyOptions):
     `python -m eval design` wrote."""
     enhancer: str = "builtin_edsr"
     """The EDSR of the super-resolution defense: a zoo name or a path."""
-    rain: str = "builtin_edsr_rain"
+    rain: Annotated[str, tyro.conf.arg(aliases=["--finetuned"])] = "builtin_edsr_rain"
     """RAIN's EDSR: a zoo name or a path."""
     shift_fraction: float = 0.0625
     """RAIN's largest circular shift as a share of the low-resolution height, rounded down."""
@@ -96,26 +103,14 @@ class Transformations(StudyOptions):
         Raises:
             ValueError: `fd_designed` is asked for without a table, or a network is missing.
         """
-        images = self.images()
-        return Study(
-            self.name,
-            images,
-            self.subjects(images),
-            tuple(self.threats()),
-            num_examples=self.num_examples,
-            num_score_draws=self.num_score_draws,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            extras=(Gallery(),),
-        )
+        return dataclasses.replace(super().study(), extras=(Gallery(),))
 
-    def subjects(self, images: ImageSet, names: Sequence[str] = ()) -> tuple[Subject, ...]:
-        """Returns the rows of these names, by default the study's, the bare classifier first."""
-        names = tuple(names) or self.rows
-        names = names or tuple(n for n in MAKERS if n != "fd_designed" or self.table)
+    def subjects(self) -> tuple[Subject, ...]:
+        """Returns the rows, the bare classifier first."""
+        names = self.rows or tuple(n for n in MAKERS if n != "fd_designed" or self.table)
         classifier = zoo.load_any(self.classifier, self.classifier_arch)
         shelf = Shelf(
-            small=max(images.image(0).shape[:2]) < 96,
+            small=max(self.images().image(0).shape[:2]) < 96,
             enhancer=self.enhancer,
             rain=self.rain,
             shift_fraction=self.shift_fraction,

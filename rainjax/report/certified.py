@@ -1,19 +1,13 @@
-"""Certifies subjects of a study by randomized smoothing: `python -m eval smoothing`."""
+"""The figure and the table of a record that `rainjax.evaluation.certify_study` wrote."""
 
-import dataclasses
 import itertools
-import pathlib
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import scipy.special
-import tyro
 
-from eval.studies.named import named, with_rows
-from eval.studies.transformations import Transformations
 from rainjax.evaluation import Score
-from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.smoothing import (
     ABSTAINED,
     Certificates,
@@ -22,89 +16,10 @@ from rainjax.evaluation.smoothing import (
     certified_accuracy,
     lower_bound,
 )
-from rainjax.report import Drawing
-from rainjax.report.single_file import SingleFileRecord
+from rainjax.report._display import Drawing
 from rainjax.report.style import GREY, PALETTE, new_figure, percent_axis, png_bytes, styled
 from rainjax.report.tables import Cell, Table
 from rainjax.report.text import interval, percent
-
-
-@dataclasses.dataclass(frozen=True)
-class Smoothing(CertifyOptions):
-    """Certifies pipelines by randomized smoothing: the only entry that guarantees anything.
-
-    Everything else here tells what some attack could not do. This tells, with a probability of
-    1 - alpha for every image, in what L2 ball around it no attack at all changes the answer: not
-    of the plain pipeline, but of the smoothed one, which puts Gaussian noise on an image many
-    times and takes the class that comes most often. The shipped classifiers were not trained with
-    noise, so the numbers are low. Writes OUT/STUDY/smoothing.json and smoothing.png beside it;
-    killed, it goes on where it was, and loses one row under one sigma at most.
-    """
-
-    study: Annotated[str, tyro.conf.Positional] = "quick"
-    """The study whose networks and data are taken: quick, cifar10, imagenette96, or one of
-    transformations."""
-    rows: tuple[str, ...] | None = None
-    """The pipelines to smooth: undefended, rain_pretrained, rain_finetuned, by default the first
-    and the last; of transformations their names, by default undefended and fd."""
-    classifier: str | None = None
-    """The classifier instead of the study's: a zoo name, a path, or a file of weights."""
-    table: str | None = None
-    """The table of the row fd_designed."""
-    bank_size: int | None = None
-    """Patches in quilting's bank; by default as many as the study has."""
-    finetuned: str | None = None
-    """RAIN's EDSR after fine-tuning instead of the study's: a zoo name or a path."""
-    data_dir: pathlib.Path | None = None
-    """Where TFDS data sets are; by default TFDS_DATA_DIR or TFDS's own folder."""
-    batch_size: int = 50
-    """Images computed together. Draws do not depend on it."""
-    seed: int = 0
-    """The root of every random number."""
-    out: pathlib.Path = pathlib.Path("results")
-    """The record is written to OUT/STUDY/smoothing.json."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.rows == ():
-            raise ValueError(f"rows={self.rows} must name one.")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
-
-
-def run(command: Smoothing) -> pathlib.Path:
-    """Certifies what is missing of the record, prints its table, and returns its path.
-
-    Raises:
-        ValueError: no study is called so, its parts do not fit each other, or the folder holds a
-            record of other options, images or networks.
-    """
-    config = named(command.study)
-    given = {"classifier": command.classifier}
-    usual = ("undefended", "rain_finetuned")
-    if isinstance(config, Transformations):
-        usual = ("undefended", "fd")
-        given |= {"table": command.table, "bank_size": command.bank_size}
-    config = dataclasses.replace(
-        config,
-        **{name: value for name, value in given.items() if value is not None},
-        data_dir=command.data_dir,
-        batch_size=command.batch_size,
-        seed=command.seed,
-    )
-    study, subjects = with_rows(
-        config,
-        command.rows or usual,
-        num_examples=command.num_examples,
-        finetuned=command.finetuned,
-    )
-    record = certify_study(study, command.out, subjects=subjects, options=command)
-    path = command.out / study.name / "smoothing.json"
-    drawing = figure(record)
-    path.with_suffix(".png").write_bytes(drawing.png)
-    print(f"\n{RECORD.text(record)}\n")
-    print(f"Wrote {path}\nWrote {path.with_suffix('.png')}")
-    return path
 
 
 def figure(record: dict[str, Any]) -> Drawing:
@@ -159,7 +74,8 @@ def figure(record: dict[str, Any]) -> Drawing:
     )
 
 
-def _table(record: dict[str, Any]) -> Table:
+def table(record: dict[str, Any]) -> Table:
+    """Returns certified accuracy at the record's radii: a line per row and sigma."""
     options, labels, rows = record["options"], record["data"]["labels"], []
     for cell in record["cells"]:
         curve = _accuracy(record, cell, record["radii"])
@@ -195,6 +111,24 @@ def _table(record: dict[str, Any]) -> Table:
     return Table("Certified accuracy", tuple(map(Cell, heads)), tuple(rows), notes)
 
 
+def problem(record: dict[str, Any]) -> str:
+    """Says what is wrong with a record, or nothing."""
+    num = record["options"]["num_examples"]
+    if not record["cells"]:
+        return "it has no cells"
+    for cell in record["cells"]:
+        name = f"{cell['row']['title']}, sigma {cell['sigma']:g}"
+        columns = [cell[part] for part in ("selected", "counts", "classes", "radii")]
+        if {len(column) for column in (*columns, record["data"]["labels"])} != {num}:
+            return f"{name} is not of {num} images"
+        counted = _recount(record, cell)
+        if counted.classes.tolist() != cell["classes"]:
+            return f"the classes of {name} do not follow from its counts"
+        if not np.allclose(counted.radii, cell["radii"], rtol=1e-6, atol=0):
+            return f"the radii of {name} do not follow from its counts"
+    return ""
+
+
 def _accuracy(
     record: dict[str, Any], cell: dict[str, Any], radii: Sequence[float] | np.ndarray
 ) -> CertifiedAccuracy:
@@ -217,26 +151,3 @@ def _recount(record: dict[str, Any], cell: dict[str, Any]) -> Certificates:
         sigma=cell["sigma"],
         alpha=record["options"]["alpha"],
     )
-
-
-def _problem(record: dict[str, Any]) -> str:
-    """Says what is wrong with a record, or nothing."""
-    num = record["options"]["num_examples"]
-    if not record["cells"]:
-        return "it has no cells"
-    for cell in record["cells"]:
-        name = f"{cell['row']['title']}, sigma {cell['sigma']:g}"
-        columns = [cell[part] for part in ("selected", "counts", "classes", "radii")]
-        if {len(column) for column in (*columns, record["data"]["labels"])} != {num}:
-            return f"{name} is not of {num} images"
-        counted = _recount(record, cell)
-        if counted.classes.tolist() != cell["classes"]:
-            return f"the classes of {name} do not follow from its counts"
-        if not np.allclose(counted.radii, cell["radii"], rtol=1e-6, atol=0):
-            return f"the radii of {name} do not follow from its counts"
-    return ""
-
-
-RECORD = SingleFileRecord(
-    "smoothing", "python -m eval smoothing", lambda record: (_table(record),), _problem
-)

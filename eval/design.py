@@ -17,8 +17,8 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from eval.studies.design_figure import draw
-from eval.studies.design_measures import Bench, cost, measured_step, statistics
+from eval._design_figure import draw
+from eval._design_measures import Bench, cost, measured_step, statistics
 from rainjax import distillation, zoo
 from rainjax._files import write_json
 from rainjax.attacks import PGD
