@@ -73,7 +73,7 @@ def attack_batch(
 
     attacked = jax.vmap(one)(attack_keys, secrets, images, labels)
     if not traced:
-        check_attacked(attacked)
+        check_attacked(attacked, surrogate, params, attack_keys, images)
     logits = _score_draws(target, params, score_keys, attacked, 0, num_score_draws)
     broken = jnp.isnan(logits).any(-1)  # NaN is first in argmax: class 0 would look right
     return attacked, (jnp.argmax(logits, axis=-1) == labels[:, None]) & ~broken
@@ -92,7 +92,8 @@ def score(
 
     Raises:
         ValueError: `num_draws` is below 1, images and keys do not belong together or are out
-            of range, or a logit is NaN, which no score should take for an answer.
+            of range, the defense leaves [0, 1] or returns NaN for one of them, or a logit is NaN,
+            which no score should take for an answer.
     """
     if num_draws < 1:
         raise ValueError(f"{num_draws=} must be at least 1.")
@@ -103,8 +104,11 @@ def score(
     score_keys, images = place(score_keys), place(images)
     logits = [_score_draw(target, params, score_keys, images, i) for i in range(num_draws)]
     logits = jnp.concatenate(logits, axis=1)
-    broken = np.isnan(np.asarray(logits)).any(axis=(1, 2))
+    broken_draws = np.isnan(np.asarray(logits)).any(-1)
+    broken = broken_draws.any(1)
     if broken.any():
+        draw = int(broken_draws.any(0).argmax())
+        check_purified(target, params, images, jax.vmap(gradients.draw, (0, None))(score_keys, draw))
         raise ValueError(
             f"The target's logits are NaN for {broken.sum()} of {len(images)} images, the first "
             f"of them number {broken.argmax()} of the batch: mend the pipeline."

@@ -21,6 +21,7 @@ from rainjax.nets._inference import (
     merge_random,
     split_random,
 )
+from rainjax.nets._layers import num_params
 from rainjax.nets._named import check_shapes, flatten
 from rainjax.nets._network import Network
 from rainjax.typing import Params, PRNGKey
@@ -34,8 +35,7 @@ class Model:
     params: Params
 
     def __repr__(self) -> str:
-        count = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(self.params))
-        return f"Model({self.network!r}, {count:,} parameters)"
+        return f"Model({self.network!r}, {num_params(self.params):,} parameters)"
 
 
 def from_flax(module: nnx.Module) -> Model:

@@ -16,7 +16,7 @@ import safetensors.numpy
 from jaxtyping import PyTree
 
 from rainjax._checks import check_kind
-from rainjax.nets import Model, Network
+from rainjax.nets import Model, Network, num_params
 from rainjax.nets._named import flatten, unflatten
 from rainjax.nets.convert import from_torch
 from rainjax.nets.own import Function, LinenModule
@@ -27,7 +27,7 @@ WEIGHTS = pathlib.Path(__file__).parent / "weights"
 ENDINGS = (".safetensors", ".npz")  # of files of arrays that `load_torch` reads
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Entry:
     """A network with its numbers; `card` says where they come from, `sha256` which they are."""
 
@@ -36,6 +36,10 @@ class Entry:
     params: Params
     card: dict
     sha256: str
+
+    def __repr__(self) -> str:
+        count = num_params(self.params)
+        return f"Entry({self.name!r}, {self.network!r}, {count:,} parameters)"
 
 
 def names() -> list[str]:
