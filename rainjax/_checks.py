@@ -80,14 +80,14 @@ _TO_NETWORK = {
     "a Linen module": "take .network and .params of rainjax.nets.from_linen(module, variables)",
     "a PyTorch module": "wrap it by rainjax.adapters.from_torch_module(module, num_classes)",
     "a zoo entry": "take entry.network, and entry.params among the parameters",
-    "a Model": "take model.network, and model.params among the parameters",
+    "a network with its parameters": "take model.network, and model.params among the parameters",
     "a function": "take .network and .params of rainjax.nets.from_function(fn, params)",
     "a Pipeline": "take its .classifier",
 }
 _TO_DEFENSE = {
     "a Network": "put it into a defense, as in RAIN(network); no defense is rainjax.Identity()",
     "a zoo entry": "put entry.network into a defense, as in RAIN(entry.network)",
-    "a Model": "put model.network into a defense, as in RAIN(model.network)",
+    "a network with its parameters": "put model.network into a defense, as in RAIN(model.network)",
     "a function": "call it in the `apply` of a subclass of rainjax.Defense",
     "a Pipeline": "take its .defense",
     "nothing": "no defense is rainjax.Identity()",
@@ -96,7 +96,8 @@ _TO_PIPELINE = {
     "a Network": "put it behind a defense: Defended(Identity(), network)",
     "a Defense": "put it before a classifier: Defended(defense, network)",
     "a zoo entry": "put it behind a defense: Defended(Identity(), entry.network)",
-    "a Model": "put it behind a defense: Defended(Identity(), model.network)",
+    "a network with its parameters": "put it behind a defense: Defended(Identity(), "
+    "model.network)",
     "a function": "put it behind a defense: Defended(Identity(), network), with the network of "
     "rainjax.nets.from_function(fn, params)",
     "an NNX module": "put it behind a defense: Defended(Identity(), network), with the network of "
@@ -123,10 +124,10 @@ def _refusal(owner: str, name: str, given: Any, kind: Any) -> str:
     """Returns why a field cannot hold what it was given."""
     each = get_args(kind)[0] if get_origin(kind) is tuple else kind
     if getattr(each, "__name__", "") not in _MENDS:
-        return f"{name}={_shown(given)} must be {_words(kind)}."
+        return f"{name}={given!r} must be {_words(kind)}."
     if each is not kind:
         if not isinstance(given, tuple):
-            return f"{name}={_shown(given)} must be {_words(kind)}."
+            return f"{name}={given!r} must be {_words(kind)}."
         given = next(part for part in given if not isinstance(part, each))
     return _wrong(f"{owner}({name}=...)", given, each)
 
@@ -147,17 +148,7 @@ def _described(given: Any) -> str:
         return "None"
     if what == "a function":
         return f"the function {getattr(given, '__name__', name)}"
-    if what == f"a {name}":
-        return what
-    return f"{what} ({name})" if what else _shown(given)
-
-
-def _shown(given: Any) -> str:
-    """Returns it as Python writes it, or what it is: nobody reads the numbers of an array."""
-    if hasattr(given, "dtype") and hasattr(given, "shape"):
-        return f"an array of shape {tuple(given.shape)}"
-    text = repr(given)
-    return text if len(text) <= 100 and "\n" not in text else f"<{type(given).__name__}>"
+    return f"{what} ({name})" if what else f"{given!r}"
 
 
 def _what(given: Any) -> str:
@@ -172,7 +163,7 @@ def _what(given: Any) -> str:
 
 _ORIGINS = (
     ("rainjax.zoo", "Entry", "a zoo entry"),
-    ("rainjax.nets", "Model", "a Model"),
+    ("rainjax.nets", "Model", "a network with its parameters"),
     ("rainjax.evaluation", "AutoAttack", "an ensemble"),
     ("rainjax", "Network", "a Network"),
     ("rainjax", "Defense", "a Defense"),

@@ -160,7 +160,10 @@ def test_what_cannot_be_called_with_images_alone_is_refused():
             return nn.Dense(3)(images.reshape(len(images), -1))
 
     for make, sentence in (
-        (lambda: nets.from_flax(Needs()), r"^Needs.__call__ must take a call module\(images\).*'t"),
+        (
+            lambda: nets.from_flax(Needs()),
+            r"^Needs.__call__ must take a call module\(images\).*'t",
+        ),
         (lambda: nets.from_flax(Silent()), r"^Silent has no __call__"),
         (
             lambda: nets.from_linen(Linear(), {"params": {}}),

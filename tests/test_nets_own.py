@@ -200,7 +200,9 @@ def test_variables_of_another_linen_module_are_refused():
         Linen().init(jax.random.key(0), jnp.ones((1, 6, 6, 3))),
     ):
         model = nets.from_linen(module, given)
-        sentence = r"^Linen cannot be applied with these variables to an image of shape \(8, 8, 3\)"
+        sentence = (
+            r"^Linen cannot be applied with these variables to an image of shape \(8, 8, 3\)"
+        )
         with pytest.raises(ValueError, match=sentence) as raised:
             model.network.apply(model.params, jnp.asarray(IMAGES[0]))
         assert "http" not in str(raised.value)
@@ -214,7 +216,9 @@ class Shifted(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        return nn.Dense(6)((images - jnp.broadcast_to(self.mean, images.shape)).reshape(len(images), -1))
+        return nn.Dense(6)(
+            (images - jnp.broadcast_to(self.mean, images.shape)).reshape(len(images), -1)
+        )
 
 
 def test_linen_modules_that_hold_arrays_are_values():
@@ -232,7 +236,9 @@ def test_linen_modules_that_hold_arrays_are_values():
     assert network(0.0, (first,)) != network(0.0, (first, first))
     assert network(first) != network(0.5)
     kernel = {"Dense_0": {"kernel": jnp.ones((192, 6)), "bias": jnp.zeros(6)}}
-    run = jax.jit(lambda network, image: network.apply({"params": kernel}, image), static_argnums=0)
+    run = jax.jit(
+        lambda network, image: network.apply({"params": kernel}, image), static_argnums=0
+    )
     image = jnp.asarray(IMAGES[0])
     found = [run(network(mean), image)[0] for mean in (first, other, first.copy())]
     np.testing.assert_allclose(found[0] - found[1], 64 * 0.1, rtol=1e-2)

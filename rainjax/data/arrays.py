@@ -125,8 +125,11 @@ def _pictures(images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
         grey = low >= 0 and high <= 255
         raise ValueError(
             f"images of floats must lie in [0, 1], these in [{low:.6g}, {high:.6g}]: "
-            + ("divide them by 255." if grey else "bring them back to [0, 1], undoing whatever "
-            "standardized or rescaled them.")
+            + (
+                "divide them by 255."
+                if grey
+                else "bring them back to [0, 1], undoing whatever standardized or rescaled them."
+            )
         )
     levels = np.round(images.astype(np.float64) * 255)
     if np.abs(levels - images.astype(np.float64) * 255).max() > 1e-3:

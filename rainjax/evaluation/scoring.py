@@ -108,7 +108,9 @@ def score(
     broken = broken_draws.any(1)
     if broken.any():
         draw = int(broken_draws.any(0).argmax())
-        check_purified(target, params, images, jax.vmap(gradients.draw, (0, None))(score_keys, draw))
+        check_purified(
+            target, params, images, jax.vmap(gradients.draw, (0, None))(score_keys, draw)
+        )
         raise ValueError(
             f"The target's logits are NaN for {broken.sum()} of {len(images)} images, the first "
             f"of them number {broken.argmax()} of the batch: mend the pipeline."
