@@ -164,7 +164,7 @@ def test_what_is_no_value_is_refused():
 def test_what_is_no_shape_of_an_image_is_refused(shape):
     with unchecked():
         for check, value in ((check_defense, Broken()), (check_attack, PGD())):
-            with pytest.raises(ValueError, match="^image_shape=.* must be the height, width and"):
+            with pytest.raises(ValueError, match=r"^image_shape=.* must be the height, width and"):
                 check(value, image_shape=shape)
 
 

@@ -103,9 +103,9 @@ def test_names_that_do_not_fit_are_refused():
         from_arrays(IMAGES, LABELS, name="")
     with unchecked():
         with pytest.raises(ValueError, match="name=5 must be a plain name"):
-            from_arrays(IMAGES, LABELS, name=5)  # type: ignore[arg-type]  # that is the test
+            from_arrays(IMAGES, LABELS, name=5)
         with pytest.raises(ValueError, match="class_names=4 must be a list of names"):
-            from_arrays(IMAGES, LABELS, name="mine", class_names=4)  # type: ignore[arg-type]
+            from_arrays(IMAGES, LABELS, name="mine", class_names=4)
 
 
 def test_mends_that_are_named_give_the_pictures_and_labels_that_were_meant():

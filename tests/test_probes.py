@@ -11,8 +11,8 @@ from rainjax import nets
 from rainjax.attacks import fgsm
 from rainjax.defenses import Chain, Defense, Deterministic, GaussianNoise, Identity
 from rainjax.evaluation import attack_batch, run_attack, score
-from rainjax.evaluation.universal import universal_perturbation
 from rainjax.evaluation.probes import check_purified, check_randomness
+from rainjax.evaluation.universal import universal_perturbation
 from rainjax.gradients import BPDA
 from rainjax.nets import Network
 from rainjax.pipeline import Defended, Pipeline
@@ -121,7 +121,7 @@ def test_a_defense_that_breaks_on_a_later_image_is_named(how, sentence, random):
         return
     with pytest.raises(ValueError, match=sentence):
         run_attack(target, fgsm(), PARAMS, KEYS, IMAGES, LABELS)
-    with pytest.raises(ValueError, match="^Late returned .* for an image"):
+    with pytest.raises(ValueError, match=r"^Late returned .* for an image"):
         universal_perturbation(target, PARAMS, 0, np.arange(6), IMAGES, LABELS, num_epochs=1)
     # Where nobody asks, a broken defense does not look robust.
     clean = Defended(Identity(), NETWORK)

@@ -110,7 +110,7 @@ def _pictures(images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
         )
     if images.dtype == np.uint8:
         return images.copy()
-    numeric = np.issubdtype(images.dtype, np.number) or images.dtype == bool
+    numeric = np.issubdtype(images.dtype, np.number) or np.issubdtype(images.dtype, np.bool)
     if not numeric or np.issubdtype(images.dtype, np.complexfloating):
         raise ValueError(
             f"images must be uint8 in 0..255, or floats in [0, 1], not {images.dtype}."
@@ -149,9 +149,9 @@ def _array(given: Any, name: str, wanted: str) -> np.ndarray:
 
 def _to_uint8(kind: np.dtype, low: int, high: int) -> str:
     """Returns what brings whole numbers to uint8, which wraps around what does not fit it."""
-    if kind == bool:
+    if np.issubdtype(kind, np.bool):
         return "use 255 * images.astype(np.uint8)"
-    if 0 <= low and high <= 255:
+    if low >= 0 and high <= 255:
         return "use .astype(np.uint8)"
     if low < 0:
         return "shift and scale them to 0..255 first, then use .astype(np.uint8)"

@@ -104,13 +104,11 @@ def score(
     score_keys, images = place(score_keys), place(images)
     logits = [_score_draw(target, params, score_keys, images, i) for i in range(num_draws)]
     logits = jnp.concatenate(logits, axis=1)
-    broken_draws = np.isnan(np.asarray(logits)).any(-1)
-    broken = broken_draws.any(1)
+    broken = np.isnan(np.asarray(logits)).any(axis=(1, 2))
     if broken.any():
-        draw = int(broken_draws.any(0).argmax())
-        check_purified(
-            target, params, images, jax.vmap(gradients.draw, (0, None))(score_keys, draw)
-        )
+        for draw in range(num_draws):  # one of them, if the defense is to blame
+            draws = jax.vmap(jax.random.fold_in, (0, None))(score_keys, draw)
+            check_purified(target, params, images, draws)
         raise ValueError(
             f"The target's logits are NaN for {broken.sum()} of {len(images)} images, the first "
             f"of them number {broken.argmax()} of the batch: mend the pipeline."

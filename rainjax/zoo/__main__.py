@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _verify_all(wanted: tuple[str | None, ...]) -> None:
-    """Prints a line for every entry, and ends with what is missing, or with whether all is well."""
+    """Prints a line for every entry, and exits with what is missing, or whether all is well."""
     all_well, missing = True, []
     for name in wanted:
         try:
