@@ -123,8 +123,8 @@ def from_linen(module: Any, variables: Any) -> Model:
 def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool = False) -> Model:
     """Returns a function as network and parameters: `fn(params, image)`, one image to its logits.
 
-    With `batched` the function takes `n h w c` and returns `n classes`. It must be pure, and
-    differentiable where an attacker is to follow it. Functions are equal to themselves alone.
+    With `batched` the function takes `n h w c` and returns `n classes`, each image by itself. It
+    must be pure, and differentiable where an attacker is to follow it. Functions are equal to themselves alone.
 
     >>> import jax.numpy as jnp
     >>> from rainjax import nets
