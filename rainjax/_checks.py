@@ -103,12 +103,14 @@ _TO_NETWORK = {
     "a Linen module": "take .network and .params of rainjax.nets.from_linen(module, variables)",
     "a PyTorch module": "wrap it by rainjax.adapters.from_torch_module(module, num_classes)",
     "a zoo entry": "take entry.network, and entry.params among the parameters",
+    "a network with its parameters": "take model.network, and model.params among the parameters",
     "a function": "take .network and .params of rainjax.nets.from_function(fn, params)",
     "a Pipeline": "take its .classifier",
 }
 _TO_DEFENSE = {
     "a Network": "put it into a defense, as in RAIN(network); no defense is rainjax.Identity()",
     "a zoo entry": "put entry.network into a defense, as in RAIN(entry.network)",
+    "a network with its parameters": "put model.network into a defense, as in RAIN(model.network)",
     "a function": "call it in the `apply` of a subclass of rainjax.Defense",
     "a Pipeline": "take its .defense",
     "nothing": "no defense is rainjax.Identity()",
@@ -117,6 +119,8 @@ _TO_PIPELINE = {
     "a Network": "put it behind a defense: Defended(Identity(), network)",
     "a Defense": "put it before a classifier: Defended(defense, network)",
     "a zoo entry": "put it behind a defense: Defended(Identity(), entry.network)",
+    "a network with its parameters": "put it behind a defense: Defended(Identity(), "
+    "model.network)",
     "a function": "put it behind a defense: Defended(Identity(), network), with the network of "
     "rainjax.nets.from_function(fn, params)",
     "an NNX module": "put it behind a defense: Defended(Identity(), network), with the network of "
@@ -194,6 +198,7 @@ def _what(given: Any) -> str:
 
 _ORIGINS = (
     ("rainjax.zoo", "Entry", "a zoo entry"),
+    ("rainjax.nets", "Model", "a network with its parameters"),
     ("rainjax.evaluation", "AutoAttack", "an ensemble"),
     ("rainjax", "Network", "a Network"),
     ("rainjax", "Defense", "a Defense"),

@@ -66,7 +66,7 @@ def check_value(value: Any) -> None:
     held = _held(value)
     _check_hash(value, held)
     for name, part in held.items():
-        if is_nnx_module(part):
+        if _holds_module(part):
             raise ValueError(
                 f"{cls.__name__}.{name} holds an NNX module, whose numbers may change under a "
                 "compiled program: take a network from rainjax.nets.from_flax(module), and pass "
@@ -83,6 +83,15 @@ def check_value(value: Any) -> None:
                 f"take two of its values for one: decorate {cls.__name__} itself with {_FROZEN}, "
                 "without eq=False and compare=False."
             )
+
+
+def _holds_module(part: Any) -> bool:
+    """Returns whether it is an NNX module, or a container that has one somewhere."""
+    if isinstance(part, tuple | frozenset):
+        return any(map(_holds_module, part))
+    if isinstance(part, functools.partial):
+        return any(map(_holds_module, (part.func, *part.args, *part.keywords.values())))
+    return is_nnx_module(getattr(part, "__self__", part))  # itself, or a method of it
 
 
 def _check_class(cls: type) -> None:

@@ -5,6 +5,7 @@ def test_my_defense_keeps_its_promises():
 """
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -67,26 +68,31 @@ def check_defense(
     finite, float32, in [0, 1], of the same shape. The same key gives the same image, plainly and
     under `jit` and `vmap`, whatever else is in the batch, up to `tolerance`, for the rounding
     of convolutions: pass 0.0 where nothing is summed. Other keys give another image exactly
-    where `is_random` says so. Grey levels from 0 to 255 are not taken for an image. The gradient
-    is finite; `differentiable=False` leaves it out, for a defense that an attacker has to meet
-    by BPDA. `params` are by default those that `init` makes.
+    where `is_random` says so. The gradient is finite; `differentiable=False` leaves it out, for a
+    defense that an attacker has to meet by BPDA. `params` are by default those that `init` makes.
+    What it makes of something else than an image is no promise: `Defended` refuses that.
 
     Raises:
-        AssertionError: a promise is broken; says which, and what to do.
-        ValueError: `defense` is no value of a defense.
+        AssertionError: a promise is broken, or `apply` fails; says which, and what to do.
+        ValueError: `defense` is no value of a defense, or `image_shape` no shape of an image.
     """
     check_kind(defense, Defense, "check_defense(defense=...)")
     promise = _Promises(type(defense).__name__)
     _check_equality(defense, promise)
+    images, keys, others = _images(image_shape), _keys(0), _keys(1)
     if params is None:
         params = jax.jit(defense.init)(jax.random.key(7))
-    images, keys, others = _images(image_shape), _keys(0), _keys(1)
     try:
         given = jax.eval_shape(defense.apply, params, keys[0], images[0])
     except jax.errors.JAXTypeError as error:
         raise AssertionError(
             f"{promise.of}.apply cannot be traced by jax.jit: compute with jax.numpy, and let no "
             "Python condition depend on the image or the key."
+        ) from error
+    except Exception as error:
+        raise AssertionError(
+            f"{promise.of}.apply failed on an image of shape {image_shape} with "
+            f"{type(error).__name__}: {_first_line(error)}"
         ) from error
     promise(
         getattr(given, "shape", None) == images[0].shape and given.dtype == jnp.float32,
@@ -262,7 +268,17 @@ def _check_ball(attack: Attack, images, attacked, promise: _Promises) -> None:
 
 
 def _images(shape: tuple[int, int, int]) -> Images:
-    """Returns three random images, two of them with rows of 0 and of 1."""
+    """Returns three random images, two of them with rows of 0 and of 1.
+
+    Raises:
+        ValueError: that is no shape of an image.
+    """
+    given = shape if isinstance(shape, tuple | list) else ()
+    if len(given) != 3 or not all(isinstance(n, numbers.Integral) and n > 0 for n in given):
+        raise ValueError(
+            f"image_shape={shape!r} must be the height, width and channels of an image, such as "
+            "(32, 32, 3)."
+        )
     images = np.random.default_rng(0).uniform(size=(3, *shape)).astype(np.float32)
     images[0, :2], images[1, :2] = 0.0, 1.0  # corners of the cube belong to the domain
     return jnp.asarray(images)
@@ -270,6 +286,10 @@ def _images(shape: tuple[int, int, int]) -> Images:
 
 def _keys(seed: int) -> Array:
     return jax.random.split(jax.random.key(seed), 3)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "").strip()
 
 
 def _each(program: Callable, *rows: Any) -> np.ndarray:

@@ -7,13 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from rainjax._checks import check_fields, check_image
 from rainjax._values import Value
 from rainjax.defenses._base import Defense, Identity, apply_draw, num_outcomes, stratifies
 from rainjax.nets._network import Network
 from rainjax.typing import Draw, Image, Logits, Params, PRNGKey, Stratum
+
+# What the rounding of a defense's arithmetic may add to a border of [0, 1].
+RANGE_TOLERANCE = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,8 +199,9 @@ class Defended(Pipeline):
     def logits_of_draw(self, params: Params, draw: Draw, image: Image) -> Logits:
         """Returns the classifier's logits for the image purified with one draw.
 
-        They are NaN where the image or the purified one holds a NaN, whatever a draw leaves out
-        and whatever the classifier makes of it.
+        They are NaN where the image or the purified one holds a NaN, and where the purified one
+        leaves [0, 1] though the image does not: whatever a draw leaves out, and whatever the
+        classifier makes of it, what is broken must not look robust.
 
         Raises:
             ValueError: the defense returns another shape or type, or the classifier no logits.
@@ -212,7 +216,12 @@ class Defended(Pipeline):
                 "image: a classifier returns its logits, floats of shape (classes,)."
             )
         broken = jnp.isnan(image).any() | jnp.isnan(purified).any()
-        return jnp.where(broken, jnp.nan, logits)
+        left = _within(image, 0.0) & ~_within(purified, RANGE_TOLERANCE)
+        return jnp.where(broken | left, jnp.nan, logits)
+
+
+def _within(image: Image, tolerance: float) -> Bool[Array, ""]:
+    return ((image >= -tolerance) & (image <= 1 + tolerance)).all()
 
 
 def _shape_and_type(image: Any) -> str:

@@ -34,6 +34,8 @@ class Broken(Defense):
         return {
             "shape": lambda: halved[::2],
             "type": lambda: halved.astype(jnp.float16),
+            "bug": lambda: halved @ jnp.ones((7, 7)),
+            "other bug": lambda: {}["nowhere"],
             "pair": lambda: (halved, halved),
             "range": lambda: halved + 0.6,
             "nan": lambda: jnp.where(image == 0, jnp.nan, halved),
@@ -86,6 +88,11 @@ def _(axis_size, in_batched, images):
         (Broken("second call"), "another image for the same key at a second call"),
         (Broken("says random"), "says is_random=True, and returns the same image for other keys"),
         (Broken("says not"), "says is_random=False, and returns other images for other keys"),
+        (
+            Broken("bug"),
+            r"^Broken.apply failed on an image of shape \(8, 8, 3\) with TypeError: dot",
+        ),
+        (Broken("other bug"), r"^Broken.apply failed .* with KeyError: 'nowhere'$"),
         (Broken("condition"), r"^Broken.apply cannot be traced by jax.jit"),
         (Broken("gradient"), "has a gradient that is NaN or infinite"),
         (Neighbourly(), "another image under jax.vmap, among others in a batch"),
@@ -151,6 +158,20 @@ def test_what_is_no_value_is_refused():
             check_defense(RAIN)
         with pytest.raises(ValueError, match="takes an Attack, not the class PGD: make a value"):
             check_attack(PGD)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3, 1), (0, 4, 3), (4, 4.0, 3), 16, None, "abc"])
+def test_what_is_no_shape_of_an_image_is_refused(shape):
+    with unchecked():
+        for check, value in ((check_defense, Broken()), (check_attack, PGD())):
+            with pytest.raises(ValueError, match=r"^image_shape=.* must be the height, width and"):
+                check(value, image_shape=shape)
+
+
+def test_the_cause_of_a_failure_is_kept():
+    with unchecked(), pytest.raises(AssertionError) as raised:
+        check_defense(Broken("other bug"))
+    assert isinstance(raised.value.__cause__, KeyError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

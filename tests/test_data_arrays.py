@@ -62,14 +62,30 @@ def test_fingerprints_are_of_the_content():
         (IMAGES[0], LABELS, "must be a batch `n h w c`, and hold one, not of shape"),
         (IMAGES[:0], LABELS[:0], "must be a batch `n h w c`, and hold one, not of shape"),
         (np.moveaxis(IMAGES, -1, 1), LABELS, "channels first: give np.moveaxis"),
-        (IMAGES.astype(np.int64), LABELS, "not int64: use .astype"),
+        (IMAGES.astype(np.int64), LABELS, r"not int64 in 0\.\.255: use .astype"),
+        (IMAGES.astype(np.int64) - 5, LABELS, r"not int64 in -5\.\..*: shift and scale them to"),
+        (IMAGES.astype(np.int64) + 5, LABELS, r"in 5\.\.260: scale them to 0..255 first"),
+        (IMAGES.astype(np.uint16) * 257, LABELS, r"in 0\.\.65535: .*np.round\(images / 257\)"),
+        (IMAGES > 5, LABELS, "not bool in False..True: use 255 *"),
+        (IMAGES.astype(object), LABELS, r"not object\."),
+        (IMAGES.astype(complex), LABELS, r"not complex128\."),
+        ([IMAGES[0], IMAGES[1, 1:]], LABELS[:2], "images must all be of one size"),
         (IMAGES.astype(float), LABELS, "must lie in .0, 1., these in .*: divide them by 255"),
+        (IMAGES - 300.0, LABELS, "must lie in .0, 1., these in .*: bring them back"),
         (np.full((6, 4, 5, 3), np.nan), LABELS, "must lie in"),
         (IMAGES / 300, LABELS, "must be multiples of 1/255"),
         (IMAGES, LABELS[:5], "6 pictures came with 5 labels"),
         (IMAGES, LABELS - 1, "labels lie in -1..1, and there are 2 classes"),
         (IMAGES, LABELS.astype(float), "one whole number for each picture, not float64"),
-        (IMAGES, np.eye(3)[LABELS], "labels.argmax"),
+        (IMAGES, np.eye(3)[LABELS], r"labels.argmax\(1\) of these one-hot"),
+        (IMAGES, LABELS[:, None], r"of shape \(6, 1\): .*labels\[:, 0\]"),
+        (IMAGES, LABELS[:, None].astype(float), r"labels\[:, 0\]"),
+        (IMAGES, np.ones((6, 3)), r"of shape \(6, 3\): give one class number for each picture\.$"),
+        (IMAGES, [[0], [1, 2]], "labels must all be of one kind"),
+        (IMAGES, [0, 1, 2, 0, 1, 2**40], r"labels reach 1099511627776: leave out"),
+        (IMAGES, (LABELS - 1).astype(np.uint64), r"reach 1844\d*, the highest uint64, .*what -1"),
+        (IMAGES, (LABELS - 1).astype(np.uint16), r"reach 65535, the highest uint16, .*what -1"),
+        (IMAGES, (LABELS - 1).astype(np.uint8), r"reach 255, the highest uint8, .*what -1"),
         (IMAGES, 0 * LABELS, "All labels are 0: give class_names"),
     ],
 )
@@ -85,3 +101,20 @@ def test_names_that_do_not_fit_are_refused():
         from_arrays(IMAGES, LABELS, name="mine", class_names=["a", "b", "a"])
     with pytest.raises(ValueError, match="must be a plain name"):
         from_arrays(IMAGES, LABELS, name="")
+    with unchecked():
+        with pytest.raises(ValueError, match="name=5 must be a plain name"):
+            from_arrays(IMAGES, LABELS, name=5)
+        with pytest.raises(ValueError, match="class_names=4 must be a list of names"):
+            from_arrays(IMAGES, LABELS, name="mine", class_names=4)
+
+
+def test_mends_that_are_named_give_the_pictures_and_labels_that_were_meant():
+    column = LABELS[:, None]
+    mine = from_arrays(IMAGES, column[:, 0], name="mine")
+    np.testing.assert_array_equal(mine.labels(np.arange(6)), LABELS)
+    wide = IMAGES.astype(np.uint16) * 257
+    mine = from_arrays(np.round(wide / 257).astype(np.uint8), LABELS, name="mine")
+    np.testing.assert_array_equal(mine.get(np.arange(6))[0], IMAGES)
+    names = [f"class {i}" for i in range(256)]
+    mine = from_arrays(IMAGES, (LABELS - 1).astype(np.uint8), name="mine", class_names=names)
+    assert mine.num_classes == 256

@@ -309,11 +309,11 @@ def test_a_defense_that_returns_nan_is_refused_whatever_the_classifier_makes_of_
     params = {"defense": (), "classifier": {"kernel": jnp.ones((SIZE, 2))}}
     late = GREY.at[:4].set(0.3)  # those that are looked at first are fine
     for attack in (fgsm(), Square(num_queries=2), Square(num_queries=2, paired=False)):
-        with pytest.raises(ValueError, match="NaN for 12 of 16 images"):
+        with pytest.raises(ValueError, match=r"Cracked returned NaN .* number 4 of the batch"):
             run_attack(target, attack, params, _attack_keys(), late, ZEROS)
         with pytest.raises(ValueError, match="Cracked returned NaN for an image"):
             run_attack(target, attack, params, _attack_keys(), GREY, ZEROS)
-    with pytest.raises(ValueError, match="logits are NaN for 12 of 16 images"):
+    with pytest.raises(ValueError, match=r"Cracked returned NaN .* number 4 of the batch"):
         score(target, params, _score_keys(), late, num_draws=1)
     with pytest.raises(ValueError, match="Cracked returned NaN for an image"):
         score(target, params, _score_keys(), GREY, num_draws=1)

@@ -151,6 +151,12 @@ def test_what_is_in_training_mode_is_refused():
     model = nets.from_linen(Linen(train=True, dropout=0.0), variables)
     with pytest.raises(ValueError, match=r"^Linen is in training mode, and would normalise each"):
         model.network.apply(model.params, image)
+    attention = nnx.MultiHeadAttention(1, 3, dropout_rate=0.1, rngs=nnx.Rngs(0))
+    for module in (nnx.Sequential(attention), nnx.Sequential(nnx.Dropout(0.1))):
+        with pytest.raises(ValueError, match=r"^layers.0 of Sequential .*would drop values"):
+            nets.from_flax(module)
+        module.eval()
+        nets.from_flax(module)
 
     class Drops(nn.Module):
         @nn.compact
@@ -186,16 +192,66 @@ def test_an_architecture_in_training_mode_is_refused_at_its_first_use():
     assert network.apply(network.init(jax.random.key(0)), jnp.asarray(IMAGES[0])).shape == (6,)
 
 
-def test_random_state_is_refused():
-    class Noisy(nnx.Module):
-        def __init__(self, rngs):
-            self.rngs = rngs.fork()
+def test_variables_of_another_linen_module_are_refused():
+    module, variables = linen()
+    for given in (
+        {"params": variables["params"]},
+        {**variables, "params": {}},
+        Linen().init(jax.random.key(0), jnp.ones((1, 6, 6, 3))),
+    ):
+        model = nets.from_linen(module, given)
+        sentence = (
+            r"^Linen cannot be applied with these variables to an image of shape \(8, 8, 3\)"
+        )
+        with pytest.raises(ValueError, match=sentence) as raised:
+            model.network.apply(model.params, jnp.asarray(IMAGES[0]))
+        assert "http" not in str(raised.value)
 
-        def __call__(self, images):
-            return images.reshape(len(images), -1)
 
-    with pytest.raises(ValueError, match=r"^Noisy keeps random state at rngs\..*build it without"):
-        nets.from_flax(Noisy(nnx.Rngs(0)))
+class Shifted(nn.Module):
+    """Holds arrays in its fields."""
+
+    mean: object
+    nested: object = ()
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(6)(
+            (images - jnp.broadcast_to(self.mean, images.shape)).reshape(len(images), -1)
+        )
+
+
+def test_linen_modules_that_hold_arrays_are_values():
+    def network(mean, nested=()):
+        return nets.from_linen(Shifted(mean, nested), {"params": {}}).network
+
+    first = np.array([0.1, 0.2, 0.3], np.float32)
+    other = np.array([0.1, 0.2, 0.4], np.float32)
+    assert network(first) == network(first.copy())
+    assert hash(network(first)) == hash(network(first.copy()))
+    assert network(first) != network(other)
+    assert network(first) != network(first.astype(np.float64))
+    assert network(0.0, (first, {"a": first})) == network(0.0, (first.copy(), {"a": first}))
+    assert network(0.0, (first, {"a": first})) != network(0.0, (first, {"a": other}))
+    assert network(0.0, (first,)) != network(0.0, (first, first))
+    assert network(first) != network(0.5)
+    kernel = {"Dense_0": {"kernel": jnp.ones((192, 6)), "bias": jnp.zeros(6)}}
+    run = jax.jit(
+        lambda network, image: network.apply({"params": kernel}, image), static_argnums=0
+    )
+    image = jnp.asarray(IMAGES[0])
+    found = [run(network(mean), image)[0] for mean in (first, other, first.copy())]
+    np.testing.assert_allclose(found[0] - found[1], 64 * 0.1, rtol=1e-2)
+    assert found[0] == found[2]
+
+
+def test_a_model_is_shown_without_its_numbers():
+    for kind in ("nnx", "linen", "function"):
+        model, _ = made(kind)
+        shown = repr(model)
+        assert shown.startswith("Model(")
+        assert f"{nets.num_params(model.params):,} parameters" in shown
+        assert len(shown) < 200
 
 
 def test_wrong_kinds_are_told_where_to_go():

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rainjax import nets
 from rainjax.attacks import fgsm
 from rainjax.defenses import Chain, Defense, Deterministic, GaussianNoise, Identity
 from rainjax.evaluation import attack_batch, run_attack, score
 from rainjax.evaluation.probes import check_purified, check_randomness
+from rainjax.evaluation.universal import universal_perturbation
 from rainjax.gradients import BPDA
 from rainjax.nets import Network
 from rainjax.pipeline import Defended, Pipeline
@@ -62,7 +64,7 @@ class Returns(Deterministic):
         ("nothing", "returned a NoneType for an image"),
         ("nan", "returned NaN for an image"),
         ("nan in one", "returned NaN for an image"),
-        ("grey levels", r"returned values in \[.*, 25.*\] for an image in \[0, 1\]: .*jnp.clip"),
+        ("grey levels", r"returned values in \[.*, 25.*\] for an image in \[0, 1\], .*jnp.clip"),
         ("negative", r"returned values in \[-0.*, 0.*\] for an image"),
     ],
 )
@@ -81,6 +83,63 @@ def test_a_defense_that_returns_no_image_is_named_at_the_first_batch(what, sente
                 target, Defended(Identity(), NETWORK), fgsm(), PARAMS, KEYS, KEYS, images, LABELS,
                 num_score_draws=1,
             )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Late(Defense):
+    """Breaks on one image alone, whose first value says which; on one of two draws if `random`."""
+
+    how: str
+    random: bool = False
+
+    @property
+    def is_random(self):
+        return self.random
+
+    def apply(self, params, key, image):
+        bad = {"below": -image, "above": 300 * image, "nan": image * jnp.nan}[self.how]
+        broken = image[0, 0, 0] == IMAGES[5, 0, 0, 0]
+        if self.random:
+            broken &= jax.random.bernoulli(key)
+        return jnp.where(broken, bad, image)
+
+
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("below", r"^Late returned values in \[-0\.\d+, -0\.\d+\] .*number 5 of the batch"),
+        ("above", r"^Late returned values in \[\d\S*, 2\d\d\S*\] .*number 5 of the batch"),
+        ("nan", r"^Late returned NaN .*number 5 of the batch"),
+    ],
+)
+def test_a_defense_that_breaks_on_a_later_image_is_named(how, sentence, random):
+    target = Defended(Late(how, random), NETWORK)
+    with pytest.raises(ValueError, match=sentence):
+        score(target, PARAMS, KEYS, IMAGES, num_draws=8 if random else 1)
+    if random:
+        return
+    with pytest.raises(ValueError, match=sentence):
+        run_attack(target, fgsm(), PARAMS, KEYS, IMAGES, LABELS)
+    with pytest.raises(ValueError, match=r"^Late returned .* for an image"):
+        universal_perturbation(target, PARAMS, 0, np.arange(6), IMAGES, LABELS, num_epochs=1)
+    # Where nobody asks, a broken defense does not look robust.
+    clean = Defended(Identity(), NETWORK)
+    _, right = attack_batch(
+        target, clean, fgsm(), PARAMS, KEYS, KEYS, IMAGES, LABELS, num_score_draws=1
+    )
+    untouched = jax.vmap(target.logits, (None, 0, 0))(PARAMS, KEYS, IMAGES)
+    np.testing.assert_array_equal(np.isnan(untouched).any(1), np.arange(6) == 5)
+    assert right.shape == (6, 1)
+
+
+def test_images_beyond_the_range_promise_nothing():
+    """Randomized smoothing's noise leaves [0, 1], and its target answers all the same."""
+    target = Defended(Identity(), NETWORK)
+    for image in (IMAGES[0] + 1, IMAGES[0] - 1):
+        assert np.isfinite(target.logits(PARAMS, KEYS[0], jnp.asarray(image))).all()
+    broken = Defended(Returns("nan"), NETWORK)
+    assert np.isnan(broken.logits(PARAMS, KEYS[0], jnp.asarray(IMAGES[0] + 1))).all()
 
 
 def test_what_is_wrong_in_shape_is_refused_where_it_is_traced():
@@ -227,7 +286,7 @@ class Secretly(Defense):
     ids=lambda case: type(case).__name__,
 )
 def test_randomness_is_what_it_says(defense, varies, repeats, sentence):
-    params = {"defense": ((), ()) if isinstance(defense, Chain) else (), "classifier": {}}
+    params = {**PARAMS, "defense": ((), ()) if isinstance(defense, Chain) else ()}
     found = check_randomness(Defended(defense, NETWORK), params, IMAGES[:2])
     assert (found.varies, found.repeats) == (varies, repeats)
     assert found.says_random == defense.is_random
@@ -236,6 +295,32 @@ def test_randomness_is_what_it_says(defense, varies, repeats, sentence):
     else:
         with pytest.raises(ValueError, match=sentence):
             raise ValueError(found.problem)
+
+
+def _noise(how):
+    if how == "host":
+        shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+        draw = lambda: np.random.normal(size=3).astype(np.float32)  # noqa: NPY002
+        return jax.pure_callback(draw, shape, vmap_method="sequential")
+    return np.random.normal(size=3).astype(np.float32)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("how", ["compiled", "host"])
+@pytest.mark.parametrize("defense", [Identity(), Mask()])
+def test_randomness_of_a_classifier_is_found(defense, how, scale):
+    def noisy(kernel, image):
+        return scale * (image.reshape(-1) @ kernel + 0.1 * _noise(how))
+
+    kernel = jax.random.normal(jax.random.key(1), (48, 3))
+    model = nets.from_function(noisy, kernel)
+    params = {"defense": (), "classifier": model.params}
+    found = check_randomness(Defended(defense, model.network), params, IMAGES[:2])
+    assert not found.repeats
+    assert "the classifier not at all" in str(found.problem)
+    quiet = nets.from_function(lambda kernel, image: scale * (image.reshape(-1) @ kernel), kernel)
+    found = check_randomness(Defended(defense, quiet.network), params, IMAGES[:2])
+    assert found.problem is None
 
 
 def test_what_cannot_be_compared_is_refused():

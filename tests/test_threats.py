@@ -47,7 +47,7 @@ class Pictures(ImageSet):
 
     def __init__(self, *, in_turn: bool = True, num: int = 12):
         self._images = np.random.default_rng(0).integers(0, 256, (num, 8, 8, 3), dtype=np.uint8)
-        self._labels = np.arange(num) % 4 if in_turn else np.zeros(num, int)
+        self._labels = np.arange(num) % 4 if in_turn else np.arange(num) * 4 // num
 
     def __len__(self):
         return len(self._images)
@@ -282,9 +282,13 @@ def test_pipelines_that_the_images_do_not_fit_are_named():
 
 def test_a_sorted_set_is_refused():
     check_classes(study(CLEAN, images=Pictures(num=16)))
-    check_classes(study(CLEAN, images=Pictures(in_turn=False, num=15)))  # too few to tell
+    one_by_one = Pictures(in_turn=False, num=64)
+    check_classes(study(CLEAN, images=one_by_one, num_examples=15))  # too few to tell
     with pytest.raises(ValueError, match="The first 16 images of 'pictures' are of 1 of its 4"):
-        check_classes(study(CLEAN, images=Pictures(in_turn=False, num=16)))
+        check_classes(study(CLEAN, images=one_by_one, num_examples=16))
+    few = Pictures(num=16)
+    few._labels = few._labels % 2  # a set that holds two of its four classes, in turn
+    check_classes(study(CLEAN, images=few))
 
 
 def test_a_rounding_defense_is_smooth_to_its_attacker_and_true_in_value():

@@ -254,12 +254,35 @@ def test_what_is_hidden_further_down_is_refused():
     for what in (Subconfig(1), (Subconfig(1),), Config(Subconfig(1))):
         with unchecked(), pytest.raises(ValueError, match="'extra' is no field of Subconfig"):
             Holder(what)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A dataclass of somebody's, which is no value of ours."""
+
+    left: object
+    right: object = None
+
+
+@pytest.mark.parametrize(
+    ("wrap", "owner"),
+    [
+        (lambda module: module, "Holder.what"),
+        (lambda module: (module,), "Holder.what"),
+        (lambda module: (1, (2, (module,))), "Holder.what"),
+        (lambda module: frozenset({module}), "Holder.what"),
+        (lambda module: functools.partial(module), "Holder.what"),
+        (lambda module: functools.partial(np.add, module), "Holder.what"),
+        (lambda module: module.__call__, "Holder.what"),
+        (lambda module: Pair(module), "Pair.left"),
+        (lambda module: (Pair(1, (module,)),), "Pair.right"),
+    ],
+)
+def test_an_nnx_module_is_refused_wherever_a_value_holds_it(wrap, owner):
     module = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
-    with (
-        unchecked(),
-        pytest.raises(ValueError, match=r"Holder.what holds an NNX module, .*from_fl"),
-    ):
-        Holder(module)
+    sentence = rf"^{owner} holds an NNX module, .*from_flax"
+    with unchecked(), pytest.raises(ValueError, match=sentence):
+        Holder(wrap(module))
 
 
 class Inverted(Deterministic):

@@ -3,11 +3,12 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
 
-from rainjax import zoo
+from rainjax import nets, zoo
 from rainjax.attacks import APGD, FAB, PGD, Square
 from rainjax.defenses import RAIN, Chain, Identity, RandomSubset, SuperResolution
 from rainjax.evaluation import run_attack, score, universal
@@ -19,6 +20,7 @@ from rainjax.pipeline import Defended
 from tests.tiny import RESNET_TINY, Linear, unchecked
 
 ENTRY = zoo.load("builtin_resnet")
+MODEL = nets.from_function(lambda kernel, image: image[0] @ kernel, jnp.ones((3, 10)))
 NNX = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
 LINEN = linen.Dense(2)
 TARGET = Defended(Identity(), RESNET_TINY)
@@ -57,6 +59,21 @@ def function(params, image):
             lambda: Defended(Identity(), ENTRY),
             "Defended(classifier=...) takes a Network, not a zoo entry (Entry): take "
             "entry.network, and entry.params among the parameters.",
+        ),
+        (
+            lambda: Defended(Identity(), MODEL),
+            "Defended(classifier=...) takes a Network, not a network with its parameters "
+            "(Model): take model.network, and model.params among the parameters.",
+        ),
+        (
+            lambda: Defended(MODEL, RESNET_TINY),
+            "Defended(defense=...) takes a Defense, not a network with its parameters "
+            "(Model): put model.network into a defense, as in RAIN(model.network).",
+        ),
+        (
+            lambda: RAIN(MODEL),
+            "RAIN(network=...) takes a Network, not a network with its parameters "
+            "(Model): take model.network, and model.params among the parameters.",
         ),
         (
             lambda: Defended(Identity(), function),
@@ -153,6 +170,7 @@ def test_a_part_of_another_kind_is_told_what_to_do(make, sentence):
         (RESNET_TINY, PGD(), "not a Network (ResNet): put it behind a defense"),
         (RAIN(), PGD(), "not a Defense (RAIN): put it before a classifier"),
         (ENTRY, PGD(), "not a zoo entry (Entry): put it behind a defense"),
+        (MODEL, PGD(), "parameters (Model): put it behind a defense: Defended(Identity(), mod"),
         (NNX, PGD(), "not an NNX module (Linear): put it behind a defense"),
         (None, PGD(), "An evaluation takes a Pipeline, not None."),
     ],

@@ -1,5 +1,6 @@
 """Named parameters: saved and loaded bit for bit, and one clear sentence for every mishap."""
 
+import functools
 import hashlib
 import json
 import re
@@ -24,6 +25,7 @@ from rainjax.nets import (
 )
 from rainjax.zoo import _store
 from rainjax.zoo.__main__ import main, table
+from tests.tiny import unchecked
 
 NETWORK = EDSR(num_blocks=11, num_features=2)  # more than ten blocks: "10" sorts before "2"
 CARD = {
@@ -42,9 +44,14 @@ def _numbers(network):
     )
 
 
+@functools.cache
+def zoo_params():
+    return _numbers(NETWORK)
+
+
 @pytest.fixture(scope="module")
 def params():
-    return _numbers(NETWORK)
+    return zoo_params()
 
 
 @pytest.fixture
@@ -71,6 +78,8 @@ def test_what_is_saved_is_loaded_bit_for_bit(path, params):
     assert entry.network == NETWORK
     assert entry.name == "tiny_edsr"
     assert entry.sha256 == entry.card["sha256"]
+    assert f"{num_params(params):,} parameters" in repr(entry)
+    assert len(repr(entry)) < 300
     assert {key: entry.card[key] for key in CARD} == CARD
     assert entry.card["licence"] == "Apache-2.0"
     assert jax.tree.structure(entry.params) == jax.tree.structure(params)
@@ -166,6 +175,11 @@ def test_damaged_file_and_damaged_card(path):
         (lambda c: c.update(metrics=3), "'metrics' = 3; it must be a dict"),
         (lambda c: c.update(dtype="int8"), "dtype 'int8'"),
         (lambda c: c["architecture"].update({"class": "VGG"}), "class 'VGG'; known are EDSR"),
+        (lambda c: c.update(architecture={}), "'architecture' with 'class' = None; .* a str"),
+        (lambda c: c.update(architecture=[]), r"'architecture' = \[\]; it must be a dict"),
+        (lambda c: c["architecture"].update({"class": ["EDSR"]}), r"'class' = \['EDSR'\]; it"),
+        (lambda c: c["architecture"].update(fields=[1]), r"'fields' = \[1\]; it must be a dict"),
+        (lambda c: c["architecture"].pop("fields"), "'fields' = None; it must be a dict"),
         (lambda c: c["architecture"]["fields"].update(depth=3), "EDSR the field 'depth'; it has"),
         (lambda c: c["architecture"]["fields"].update(scale=7), "cannot be built: .*scale=7"),
         (
@@ -182,6 +196,12 @@ def test_card_that_does_not_fit(path, change, message):
     _edit(path, change)
     with pytest.raises(ValueError, match=message):
         zoo.load(path)
+    (verdict,) = zoo.verify(path)
+    assert not verdict.is_well
+    assert "None(" not in str(verdict)
+    # One bad card hides neither the others of its folder nor what is wrong with it.
+    zoo.save(path.parent, "well", NETWORK, zoo_params(), CARD)
+    assert "\nwell " in table(path.parent)
 
 
 def test_file_that_does_not_fit_its_card(path):
@@ -214,6 +234,15 @@ def test_nothing_unfit_is_saved(tmp_path, params):
         save(metrics={"loss": float("nan")})
     with pytest.raises(ValueError, match="lacks 'data'"):
         zoo.save(tmp_path, "x", NETWORK, params, {})
+    with unchecked():
+        with pytest.raises(ValueError, match="The card of 'x' must be a dict with 'command', 'da"):
+            zoo.save(tmp_path, "x", NETWORK, params, None)
+        with pytest.raises(ValueError, match=r"letters, digits, .* got None"):
+            save(name=None)
+    for kind in (jnp.int32, bool):
+        whole = jax.tree.map(lambda leaf, kind=kind: leaf.astype(kind), params)
+        with pytest.raises(ValueError, match=r"is (int32|bool), and float32 is what is kept"):
+            save(params=whole)
     assert not list(tmp_path.iterdir())
 
 
@@ -227,9 +256,20 @@ def test_files_with_the_names_of_pytorch(tmp_path, params, ending):
         safetensors.numpy.save_file(arrays, path)
     loaded = zoo.load_torch(path, NETWORK)
     assert all(map(np.array_equal, jax.tree.leaves(loaded), jax.tree.leaves(params)))
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=f"is not a readable {ending.lstrip('.')}|readable .npz"):
-        zoo.load_torch(path, NETWORK)
+    for content in (path.read_bytes()[:100], b"garbage", b""):
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=f"is not a readable {ending.lstrip('.')}|readable .n"
+        ):
+            zoo.load_torch(path, NETWORK)
+    if ending == ".npz":
+        np.savez(path, tail=np.array([{}], object))
+        with pytest.raises(ValueError, match=r"\.npz file of plain arrays: .* Python objects\.$"):
+            zoo.load_torch(path, NETWORK)
+        np.save(path.with_suffix(".npy"), np.zeros(3))
+        path.write_bytes(path.with_suffix(".npy").read_bytes())
+        with pytest.raises(ValueError, match=r"no archive that numpy.savez wrote"):
+            zoo.load_torch(path, NETWORK)
 
 
 def test_other_files_are_refused(tmp_path):
@@ -358,13 +398,16 @@ def test_verify_names_each_point_that_is_wrong(path, mishap, wrong, unchecked, c
     assert second == f"builtin_resnet: {ALL_WELL}"
 
 
-def test_verify_refuses_what_is_not_there(tmp_path):
+def test_verify_refuses_what_is_not_there(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="no parameters in"):
         zoo.verify(tmp_path)
     with pytest.raises(FileNotFoundError, match="no parameters at"):
         zoo.verify(tmp_path / "none")
     with pytest.raises(SystemExit, match=r"no 'builtin_resnt'. Did you mean 'builtin_resnet'"):
         main(["verify", "builtin_resnt"])
+    status, lines = _verified("builtin_resnet", "builtin_resnt", "builtin_resnet", capsys=capsys)
+    assert "no 'builtin_resnt'" in str(status)
+    assert lines == [f"builtin_resnet: {ALL_WELL}"] * 2
 
 
 def test_shipped_tuning_helps_a_published_classifier(shared_data):

@@ -10,6 +10,8 @@ from jaxtyping import Int, UInt8
 
 from rainjax.data._base import ImageSet
 
+_MOST_CLASSES = 65_535  # without names: one less than the classes up to a -1 in 16 bits
+
 
 class ArraySet(ImageSet):
     """Pictures of one size and their labels; made by `from_arrays`."""
@@ -63,7 +65,7 @@ def from_arrays(
 
     Pictures are uint8 in 0..255, or floats in [0, 1] that are multiples of 1/255, as those of a
     file are. The arrays are copied. Without `class_names` there are as many classes as the highest
-    label says, called by their numbers.
+    label says, called by their numbers: 65,535 at most, for such labels are mostly a -1.
 
     >>> import numpy as np
     >>> from rainjax import data
@@ -75,31 +77,18 @@ def from_arrays(
         ValueError: the arrays are of another shape, kind or range, or do not belong together; says
             which, and how to mend it.
     """
-    if not name or os.sep in name:
+    if not isinstance(name, str) or not name or os.sep in name:
         raise ValueError(f"name={name!r} must be a plain name: records and reports show it.")
-    pictures = _pictures(np.asarray(images))
-    numbers = np.asarray(labels)
-    if numbers.ndim == 2 and np.issubdtype(numbers.dtype, np.number):
-        raise ValueError(
-            f"labels are of shape {numbers.shape}: give one class number for each picture, "
-            "labels.argmax(1) of one-hot ones."
-        )
-    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
-        raise ValueError(
-            f"labels must be one whole number for each picture, not {numbers.dtype} of shape "
-            f"{numbers.shape}."
-        )
+    pictures = _pictures(_array(images, "images", "one size, and be an array `n h w c`"))
+    numbers = _labels(_array(labels, "labels", "one kind, a whole number for each picture"))
     if len(numbers) != len(pictures):
         raise ValueError(f"{len(pictures)} pictures came with {len(numbers)} labels.")
-    most = int(numbers.max())
-    if class_names is None:
-        names = tuple(map(str, range(most + 1)))
-    else:
-        names = tuple(map(str, class_names))
-    if numbers.min() < 0 or most >= len(names):
+    low, most = int(numbers.min()), int(numbers.max())
+    names = _numbers(numbers.dtype, most) if class_names is None else _names(class_names)
+    if low < 0 or most >= len(names):
         raise ValueError(
-            f"labels lie in {numbers.min()}..{most}, and there are {len(names)} classes: number "
-            f"them from 0 to {len(names) - 1}."
+            f"labels lie in {low}..{most}, and there are {len(names)} classes: number them from 0 "
+            f"to {len(names) - 1}, and leave out pictures of no class."
         )
     if len(names) < 2:
         raise ValueError("All labels are 0: give class_names, for there must be two classes.")
@@ -121,16 +110,26 @@ def _pictures(images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
         )
     if images.dtype == np.uint8:
         return images.copy()
-    if not np.issubdtype(images.dtype, np.floating):
+    numeric = np.issubdtype(images.dtype, np.number) or np.issubdtype(images.dtype, np.bool)
+    if not numeric or np.issubdtype(images.dtype, np.complexfloating):
         raise ValueError(
-            f"images must be uint8 in 0..255, or floats in [0, 1], not {images.dtype}: use "
-            ".astype(np.uint8)."
+            f"images must be uint8 in 0..255, or floats in [0, 1], not {images.dtype}."
         )
     low, high = images.min(), images.max()
-    if not (low >= 0 and high <= 1):  # NaN compares false
+    if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(
-            f"images of floats must lie in [0, 1], these in [{low:.6g}, {high:.6g}]: divide them "
-            "by 255."
+            f"images must be uint8 in 0..255, or floats in [0, 1], not {images.dtype} in "
+            f"{low}..{high}: {_to_uint8(images.dtype, int(low), int(high))}."
+        )
+    if not (low >= 0 and high <= 1):  # NaN compares false
+        grey = low >= 0 and high <= 255
+        raise ValueError(
+            f"images of floats must lie in [0, 1], these in [{low:.6g}, {high:.6g}]: "
+            + (
+                "divide them by 255."
+                if grey
+                else "bring them back to [0, 1], undoing whatever standardized or rescaled them."
+            )
         )
     levels = np.round(images.astype(np.float64) * 255)
     if np.abs(levels - images.astype(np.float64) * 255).max() > 1e-3:
@@ -139,3 +138,65 @@ def _pictures(images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
             "np.round(255 * images).astype(np.uint8), where that is what you want to measure."
         )
     return levels.astype(np.uint8)
+
+
+def _array(given: Any, name: str, wanted: str) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except ValueError as error:  # a ragged list
+        raise ValueError(f"{name} must all be of {wanted}: {error}") from None
+
+
+def _to_uint8(kind: np.dtype, low: int, high: int) -> str:
+    """Returns what brings whole numbers to uint8, which wraps around what does not fit it."""
+    if np.issubdtype(kind, np.bool):
+        return "use 255 * images.astype(np.uint8)"
+    if low >= 0 and high <= 255:
+        return "use .astype(np.uint8)"
+    if low < 0:
+        return "shift and scale them to 0..255 first, then use .astype(np.uint8)"
+    if 255 < high <= 65_535 and kind == np.uint16:
+        return "scale 16 bits to 8, np.round(images / 257).astype(np.uint8)"
+    return f"scale them to 0..255 first, np.round(images * (255 / {high})).astype(np.uint8)"
+
+
+def _labels(labels: np.ndarray) -> np.ndarray:
+    """Returns one whole number for each picture, or refuses what is none."""
+    if labels.ndim == 2 and np.issubdtype(labels.dtype, np.number):
+        one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()
+        if labels.shape[1] == 1:
+            mend = ", labels[:, 0]."
+        elif one_hot:
+            mend = ", labels.argmax(1) of these one-hot ones."
+        else:
+            mend = "."
+        raise ValueError(
+            f"labels are of shape {labels.shape}: give one class number for each picture{mend}"
+        )
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"labels must be one whole number for each picture, not {labels.dtype} of shape "
+            f"{labels.shape}."
+        )
+    return labels
+
+
+def _numbers(kind: np.dtype, most: int) -> tuple[str, ...]:
+    """Returns the numbers of the classes as their names, unless the highest is surely none."""
+    wrapped = np.issubdtype(kind, np.unsignedinteger) and most == np.iinfo(kind).max
+    if wrapped or most >= _MOST_CLASSES:
+        said = f", the highest {kind}, which is what -1 becomes" if wrapped else ""
+        raise ValueError(
+            f"labels reach {most}{said}: leave out pictures of no class, or give class_names if "
+            "there are so many."
+        )
+    return tuple(map(str, range(most + 1)))
+
+
+def _names(class_names: Any) -> tuple[str, ...]:
+    try:
+        return tuple(map(str, class_names))
+    except TypeError:
+        raise ValueError(
+            f"class_names={class_names!r} must be a list of names, one for each class."
+        ) from None

@@ -94,7 +94,7 @@ def run_attack(
         run = place(_start(attack, init_keys, images, labels))
         batch = _Batch(loop_keys, secrets, run)
         attacked = _drive(surrogate, attack, params, batch, mesh, tick)
-    check_attacked(attacked)
+    check_attacked(attacked, surrogate, params, attack_keys, images)
     return attacked
 
 
@@ -279,18 +279,21 @@ def check_outcomes(surrogate: Pipeline, eot: EOT, height: int) -> None:
         )
 
 
-def check_attacked(attacked: Images) -> None:
+def check_attacked(
+    attacked: Images, surrogate: Pipeline, params: Params, keys: Keys, images: Given
+) -> None:
     """Refuses what an attack made of a pipeline that is broken, not robust.
 
     Raises:
-        ValueError: an image is NaN; says which.
+        ValueError: an image is NaN; says which, and whether the defense is to blame.
     """
     broken = np.isnan(np.asarray(attacked)).any(axis=(1, 2, 3))
     if broken.any():
+        check_purified(surrogate, params, images, keys)
         raise ValueError(
             f"The surrogate's loss or gradient is NaN for {broken.sum()} of {len(attacked)} "
             f"images, the first of them number {broken.argmax()} of the batch: mend the pipeline, "
-            "or attack a surrogate that has a gradient there."
+            "whose defense must stay in [0, 1], or attack a surrogate that has a gradient there."
         )
 
 

@@ -73,7 +73,7 @@ def attack_batch(
 
     attacked = jax.vmap(one)(attack_keys, secrets, images, labels)
     if not traced:
-        check_attacked(attacked)
+        check_attacked(attacked, surrogate, params, attack_keys, images)
     logits = _score_draws(target, params, score_keys, attacked, 0, num_score_draws)
     broken = jnp.isnan(logits).any(-1)  # NaN is first in argmax: class 0 would look right
     return attacked, (jnp.argmax(logits, axis=-1) == labels[:, None]) & ~broken
@@ -92,7 +92,8 @@ def score(
 
     Raises:
         ValueError: `num_draws` is below 1, images and keys do not belong together or are out
-            of range, or a logit is NaN, which no score should take for an answer.
+            of range, the defense leaves [0, 1] or returns NaN for one of them, or a logit is NaN,
+            which no score should take for an answer.
     """
     if num_draws < 1:
         raise ValueError(f"{num_draws=} must be at least 1.")
@@ -105,6 +106,9 @@ def score(
     logits = jnp.concatenate(logits, axis=1)
     broken = np.isnan(np.asarray(logits)).any(axis=(1, 2))
     if broken.any():
+        for draw in range(num_draws):  # one of them, if the defense is to blame
+            draws = jax.vmap(jax.random.fold_in, (0, None))(score_keys, draw)
+            check_purified(target, params, images, draws)
         raise ValueError(
             f"The target's logits are NaN for {broken.sum()} of {len(images)} images, the first "
             f"of them number {broken.argmax()} of the batch: mend the pipeline."

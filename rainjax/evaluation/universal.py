@@ -81,6 +81,7 @@ def universal_perturbation(
                 count=eot.num_samples,
             )  # fmt: skip
             if bool(jnp.isnan(answer.value).any() | jnp.isnan(answer.gradient).any()):
+                check_purified(surrogate, params, points, keys)
                 raise ValueError(
                     f"The surrogate's loss or gradient is NaN in batch {start // size} of epoch "
                     f"{epoch}: mend the pipeline, or attack a surrogate that has a gradient there."

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 
 def num_params(params: PyTree) -> int:
     """Returns how many numbers `params` holds; shapes do as well as arrays."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(params))
 
 
 def pixel_shuffle(

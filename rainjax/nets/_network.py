@@ -11,6 +11,12 @@ from jaxtyping import Array, PyTree
 
 from rainjax._checks import check_image
 from rainjax._values import Value
+from rainjax.nets._inference import (
+    call_for_inference,
+    check_inference,
+    merge_random,
+    split_random,
+)
 from rainjax.nets._named import check_shapes, flatten
 from rainjax.typing import Params, PRNGKey
 
@@ -55,6 +61,8 @@ class Network(Value):
 class FlaxNetwork(Network):
     """An architecture in Flax NNX; `build` makes the module, in inference mode.
 
+    All its variables are parameters but random state, which nothing draws from in inference.
+
     Raises:
         ValueError: at the first use, the module normalises by the batch, or drops at random.
     """
@@ -65,16 +73,17 @@ class FlaxNetwork(Network):
 
     def init(self, key: PRNGKey) -> Params:
         """Returns fresh parameters as a nested dict of arrays."""
-        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(key))))
+        return nnx.to_pure_dict(split_random(self.build(nnx.Rngs(key)))[-1])
 
     def apply(self, params: Params, *inputs: Array) -> Array:
         """Runs the network on one example: no batch axis goes in, none comes out.
 
         Raises:
-            ValueError: an input is not one image of floats, or `params` are not this network's;
-                names the first that differs.
+            ValueError: an input is not one image of floats, or `params` are not this network's
+                (names the first that differs), or a call puts the module into training mode.
         """
-        return self._module(params, inputs)(*(x[None] for x in inputs))[0]
+        module, batch = self._module(params, inputs), [x[None] for x in inputs]
+        return call_for_inference(module, batch, type(self).__name__)[0]
 
     def apply_in_training(
         self, params: Params, *inputs: Array, axis_name: str
@@ -99,13 +108,14 @@ class FlaxNetwork(Network):
             raise ValueError(_no_batch_norm(self))
         for norm in norms:
             norm.use_running_average, norm.axis_name, norm.momentum = False, axis_name, 0.9
-        output = module(*(x[None] for x in inputs))[0]
-        return output, nnx.to_pure_dict(nnx.state(module))
+        batch, name = [x[None] for x in inputs], type(self).__name__
+        output = call_for_inference(module, batch, name, moves_statistics=True)[0]
+        return output, nnx.to_pure_dict(split_random(module)[-1])
 
     @property
     def has_batch_norm(self) -> bool:
         """Whether there are running statistics, so that `apply_in_training` has a meaning."""
-        return bool(_batch_norms(nnx.merge(*_abstract(self))))
+        return bool(_batch_norms(merge_random(*_abstract(self))))
 
     def _module(self, params: Params, inputs: tuple[Array, ...]) -> Any:
         """Returns a module of its own that holds `params`."""
@@ -116,10 +126,10 @@ class FlaxNetwork(Network):
             for tree in (_shapes(self), params)
         )
         check_shapes(given, want, source="The tree of parameters")
-        graphdef, state = _abstract(self)
+        graphdef, random, state = _abstract(self)
         state = jax.tree.map(lambda leaf: leaf, state)  # the next line mutates it
         nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graphdef, state)
+        return merge_random(graphdef, random, state)
 
 
 def _batch_norms(module: nnx.Module) -> list[nnx.BatchNorm]:
@@ -131,28 +141,6 @@ def _no_batch_norm(network: Network) -> str:
         f"This {type(network).__name__} has no batch norm whose statistics could follow the data: "
         "it has group norm, or it was folded into the convolutions."
     )
-
-
-def check_inference(module: nnx.Module, whose: str) -> None:
-    """Refuses a module that is set up for training, where an image's logits are no function of it.
-
-    Raises:
-        ValueError: naming the first layer that is.
-    """
-    parts = [(".".join(map(str, path)), part) for path, part in nnx.iter_modules(module)]
-    for where, part in parts:
-        if isinstance(part, nnx.BatchNorm) and not part.use_running_average:
-            raise ValueError(
-                f"{where} of {whose} is in training mode, and would normalise each image by "
-                "itself instead of by its running statistics: call module.eval() first, or build "
-                "it with use_running_average=True."
-            )
-    for where, part in parts:
-        if isinstance(part, nnx.Dropout) and part.rate > 0 and not part.deterministic:
-            raise ValueError(
-                f"{where} of {whose} is in training mode, and would drop values at random: call "
-                "module.eval() first, or build it with deterministic=True."
-            )
 
 
 def check_doubles(network: Network, whose: str) -> None:
@@ -177,7 +165,7 @@ def check_doubles(network: Network, whose: str) -> None:
 def _abstract(network: FlaxNetwork):
     module = nnx.eval_shape(lambda: network.build(nnx.Rngs(0)))
     check_inference(module, type(network).__name__)
-    return nnx.split(module)
+    return split_random(module)
 
 
 @functools.cache

@@ -7,30 +7,42 @@ from typing import Any, NoReturn
 import flax.errors
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen, nnx
 from jaxtyping import Array, PyTree
 
 from rainjax._checks import check_image
+from rainjax.nets._inference import (
+    call_for_inference,
+    check_inference,
+    check_takes,
+    merge_random,
+    split_random,
+)
+from rainjax.nets._layers import num_params
 from rainjax.nets._named import check_shapes, flatten
-from rainjax.nets._network import Network, check_inference
+from rainjax.nets._network import Network
 from rainjax.typing import Params, PRNGKey
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A network with its parameters: the two go into `Defended` and into its parameters."""
 
     network: Network
     params: Params
 
+    def __repr__(self) -> str:
+        return f"Model({self.network!r}, {num_params(self.params):,} parameters)"
+
 
 def from_flax(module: nnx.Module) -> Model:
     """Returns a Flax NNX module, images `n h w c` in [0, 1] to logits, as network and parameters.
 
     The module is in inference mode (`module.eval()`), and is copied: what happens to it later
-    changes nothing here. All its variables become parameters, running statistics too. Dropout that
-    is switched off is left out. Networks of modules that were built apart may be unequal, and
-    then compile apart.
+    changes nothing here. All its variables become parameters, running statistics too, but not
+    random state, which nothing may draw from. Networks of modules that were built apart may be
+    unequal, and then compile apart.
 
     >>> from flax import nnx
     >>> import jax
@@ -48,7 +60,8 @@ def from_flax(module: nnx.Module) -> Model:
 
     Raises:
         TypeError: it is no NNX module.
-        ValueError: a layer is in training mode, or a part keeps random state; says which.
+        ValueError: a layer is in training mode, or a call takes more than images; and, at the
+            first call, the call itself puts a layer into training mode, or draws; says which.
     """
     if isinstance(module, type) or not isinstance(module, nnx.Module):
         raise TypeError(
@@ -57,18 +70,8 @@ def from_flax(module: nnx.Module) -> Model:
         )
     name = type(module).__name__
     check_inference(module, name)
-    module = nnx.clone(module)
-    for _, part in nnx.iter_modules(module):
-        if isinstance(part, nnx.Dropout):
-            part.rngs = None  # switched off: its random state is never read
-    random = nnx.to_flat_state(nnx.state(module, nnx.RngState))
-    if random:
-        where = ".".join(map(str, random[0][0]))
-        raise ValueError(
-            f"{name} keeps random state at {where}, and a classifier is a function of its image: "
-            "build it without rngs for inference."
-        )
-    graphdef, state = nnx.split(module)
+    _check_call(module)
+    graphdef, random, state = split_random(nnx.clone(module))
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     parts = {}
     for place, part in nnx.iter_graph(module):
@@ -77,15 +80,16 @@ def from_flax(module: nnx.Module) -> Model:
             parts[name] = type(part)
         elif not (isinstance(part, nnx.Variable | jax.Array) or "_pytree__" in name):
             parts[name] = part
-    return Model(FlaxModule(_Graph(graphdef, abstract, parts)), nnx.to_pure_dict(state))
+    graph = _Graph(graphdef, random, abstract, parts)
+    return Model(FlaxModule(graph), jax.tree.map(jnp.asarray, nnx.to_pure_dict(state)))
 
 
 def from_linen(module: Any, variables: Any) -> Model:
     """Returns a Flax Linen module, `n h w c` in [0, 1] to logits, as network and parameters.
 
     `variables` is what `module.init` returned, or what was restored: `{"params": ...}` and, with
-    batch norm, `"batch_stats"`. The module must be made for inference: an argument such as `train`
-    has a default of False, or `functools.partial` of the module's class fixes it.
+    batch norm, `"batch_stats"`. The module must be made for inference: an argument of its call,
+    such as `train`, has a default, and that is False. Fields may be arrays.
 
     >>> import flax.linen as nn, jax, jax.numpy as jnp
     >>> from rainjax import nets
@@ -101,7 +105,8 @@ def from_linen(module: Any, variables: Any) -> Model:
 
     Raises:
         TypeError: it is no Linen module.
-        ValueError: the variables are none; and, at the first call, the module is in training mode.
+        ValueError: the variables are none, or a call takes more than images; and, at the first
+            call, the module is in training mode, or the variables are not its own.
     """
     if isinstance(module, type) or not isinstance(module, linen.Module):
         raise TypeError(
@@ -114,14 +119,15 @@ def from_linen(module: Any, variables: Any) -> Model:
             f"{_kind(variables)}"
             + (f" with {sorted(variables)}." if hasattr(variables, "keys") else ".")
         )
-    return Model(LinenModule(_Linen(module)), jax.tree.map(jnp.asarray, dict(variables)))
+    _check_call(module)
+    return Model(LinenModule(_Linen(module)), _arrays(dict(variables), "variables"))
 
 
 def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool = False) -> Model:
     """Returns a function as network and parameters: `fn(params, image)`, one image to its logits.
 
-    With `batched` the function takes `n h w c` and returns `n classes`. It must be pure, and
-    differentiable where an attacker is to follow it. Functions are equal to themselves alone.
+    With `batched` the function takes `n h w c` and returns `n classes`, each image by itself. It
+    must be pure, and differentiable where an attacker is to follow it. Functions are equal to themselves alone.
 
     >>> import jax.numpy as jnp
     >>> from rainjax import nets
@@ -132,13 +138,17 @@ def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool 
 
     Raises:
         TypeError: it is no function.
+        ValueError: it takes something else than parameters and an image, or `params` are no tree
+            of arrays.
     """
     if isinstance(fn, nnx.Module | linen.Module) or not callable(fn):
         raise TypeError(
             f"from_function takes a function of parameters and an image, not {_kind(fn)}: for a "
             "module of Flax there are from_flax(module) and from_linen(module, variables)."
         )
-    return Model(Function(fn, batched), jax.tree.map(jnp.asarray, params))
+    name = getattr(fn, "__name__", type(fn).__name__)
+    check_takes(fn, (params, None), name, f"fn(params, image{'s' if batched else ''})")
+    return Model(Function(fn, batched), _arrays(params, "params"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +188,8 @@ class FlaxModule(_Made):
         """Returns the logits of one image.
 
         Raises:
-            ValueError: the input is not one image of floats, or `params` are not this module's.
+            ValueError: the input is not one image of floats, `params` are not this module's, or
+                a call puts the module into training mode.
         """
         for image in inputs:
             check_image(image, "The network")
@@ -190,7 +201,8 @@ class FlaxModule(_Made):
         check_shapes(given, want, source="The tree of parameters")
         nnx.replace_by_pure_dict(state, params)
         module = self.graph.merged(state)
-        return self.logits(module(*(x[None] for x in inputs)), type(module).__name__)
+        name = type(module).__name__
+        return self.logits(call_for_inference(module, [x[None] for x in inputs], name), name)
 
     def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
         """Returns the tree of parameters with `jax.ShapeDtypeStruct` leaves."""
@@ -200,8 +212,9 @@ class FlaxModule(_Made):
 class _Graph:
     """A module without its numbers: equal where structure, fields and shapes are."""
 
-    def __init__(self, graphdef: Any, abstract: Any, parts: dict[str, Any]):
-        self._graphdef, self._abstract, self._parts = graphdef, abstract, parts
+    def __init__(self, graphdef: Any, random: Any, abstract: Any, parts: dict[str, Any]):
+        self._graphdef, self._random, self._abstract = graphdef, random, abstract
+        self._parts = parts
         leaves = flatten(nnx.to_pure_dict(abstract)).items()
         self._shapes = tuple((name, leaf.shape, str(leaf.dtype)) for name, leaf in leaves)
 
@@ -227,7 +240,7 @@ class _Graph:
 
     def merged(self, state: Any) -> Any:
         """Returns a module of its own with these variables."""
-        return nnx.merge(self._graphdef, state)
+        return merge_random(self._graphdef, self._random, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +253,8 @@ class LinenModule(_Made):
         """Returns the logits of one image.
 
         Raises:
-            ValueError: the input is not one image of floats, or the module is in training mode.
+            ValueError: the input is not one image of floats, the module is in training mode, or
+                the variables are not its own.
         """
         for image in inputs:
             check_image(image, "The network")
@@ -251,18 +265,26 @@ class LinenModule(_Made):
         except flax.errors.ModifyScopeVariableError as error:
             raise ValueError(
                 f"{name} is in training mode, and would normalise each image by itself instead of "
-                "by its running statistics: build it with use_running_average=True."
+                "by its running statistics: build it with use_running_average=True, and let an "
+                "argument such as train be False by default."
             ) from error
         except flax.errors.InvalidRngError as error:
             raise ValueError(
                 f"{name} draws random numbers, as dropout does in training: build it with "
-                "deterministic=True."
+                "deterministic=True, and let an argument such as train be False by default."
+            ) from error
+        except flax.errors.FlaxError as error:
+            said = re.sub(r"\s*\(https?://\S*\)$", "", str(error)).rstrip(".")
+            raise ValueError(
+                f"{name} cannot be applied with these variables to an image of shape "
+                f"{inputs[0].shape} ({said}): give those that module.init returned for images of "
+                "this size, batch_stats too."
             ) from error
         return self.logits(outputs, name)
 
 
 class _Linen:
-    """A Linen module as a value: equal where Linen says so, or the same object."""
+    """A Linen module as a value: equal where class and fields are, arrays by their content."""
 
     def __init__(self, module: Any):
         self._module = module
@@ -270,7 +292,7 @@ class _Linen:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Linen):
             return NotImplemented
-        return self._module is other._module or self._module == other._module
+        return _same(self._module, other._module)
 
     def __hash__(self) -> int:
         try:
@@ -313,6 +335,39 @@ class Function(_Made):
         if hasattr(outputs, "shape"):
             outputs = jnp.asarray(outputs)[None]
         return self.logits(outputs, name)
+
+
+def _check_call(module: Any) -> None:
+    """Refuses a module that is not called with images alone."""
+    name = type(module).__name__
+    if not callable(module):
+        raise ValueError(f"{name} has no __call__: a classifier maps images to logits there.")
+    check_takes(module.__call__, (None,), f"{name}.__call__", "module(images)")
+
+
+def _arrays(params: Any, name: str) -> Params:
+    try:
+        return jax.tree.map(jnp.asarray, params)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a tree of arrays: {error}") from error
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Returns whether two fields are equal; `==` of two arrays would be an array."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if hasattr(one, "dtype"):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, linen.Module):
+        names = [f.name for f in dataclasses.fields(one) if f.name != "parent"]
+        return all(_same(getattr(one, name), getattr(other, name)) for name in names)
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return bool(one == other)
 
 
 def _kind(thing: Any) -> str:

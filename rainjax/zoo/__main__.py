@@ -96,7 +96,7 @@ def table(folder: pathlib.Path) -> str:
 
 def _num_params(path: pathlib.Path, card: dict) -> int:
     """Returns how many numbers the network has; for one of somebody's own, how many the file."""
-    if _card.is_known(card["architecture"].get("class")):
+    if _card.is_known(card["architecture"]["class"]):
         return num_params(_card.build(card, where=f"The card of {path}").shapes())
     return num_params(_store.read_safetensors(path, path.read_bytes()))
 
@@ -125,12 +125,23 @@ def main(arguments: list[str] | None = None) -> None:
                 path = _store.find(name_or_path)
                 print(describe(_card.read_card(path.with_suffix(".json")), path))
             case Verify(names_or_paths):
-                wanted = names_or_paths or (None,)
-                verdicts = [verdict for name in wanted for verdict in _verify.verify(name)]
-                print(*verdicts, sep="\n")
-                sys.exit(0 if all(verdict.is_well for verdict in verdicts) else 1)
+                _verify_all(names_or_paths or (None,))
     except (OSError, ValueError) as error:
         sys.exit(str(error))
+
+
+def _verify_all(wanted: tuple[str | None, ...]) -> None:
+    """Prints a line for every entry, and exits with what is missing, or whether all is well."""
+    all_well, missing = True, []
+    for name in wanted:
+        try:
+            verdicts = _verify.verify(name)
+        except (OSError, ValueError) as error:
+            missing.append(str(error))
+            continue
+        print(*verdicts, sep="\n")
+        all_well &= all(verdict.is_well for verdict in verdicts)
+    sys.exit("\n".join(missing) or int(not all_well))
 
 
 def _lines(value: dict, indent: str = "") -> list[str]:

@@ -23,6 +23,10 @@ DTYPES = ("float32", "float16")
 
 def make_card(name: str, network: Network, extra: dict) -> dict:
     """Returns a card without its sha256; raises ValueError if `extra` lacks a needed key."""
+    if not isinstance(extra, dict):
+        raise ValueError(
+            f"The card of {name!r} must be a dict with {_list(map(repr, _GIVEN))}, not {extra!r}."
+        )
     for key in (*_OWN,):
         if key in extra:
             raise ValueError(f"The card's {key!r} is written by zoo.save; leave it out.")
@@ -45,6 +49,13 @@ def read_card(path: pathlib.Path) -> dict:
     if not isinstance(card, dict):
         raise ValueError(f"The card {path} holds a {type(card).__name__}, not an object.")
     _check(card, {**_OWN, **_GIVEN, **dict.fromkeys(_DEFAULTS, str)}, where=f"The card {path}")
+    for key, kind in (("class", str), ("fields", dict)):
+        said = card["architecture"].get(key)
+        if not isinstance(said, kind):
+            raise ValueError(
+                f"The card {path} has 'architecture' with {key!r} = {said!r}; it must be a "
+                f"{kind.__name__}, as zoo.save writes it."
+            )
     return card
 
 
@@ -64,9 +75,9 @@ def describe(network: Network) -> dict:
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "fields": fields}
 
 
-def is_known(cls: object) -> bool:
+def is_known(cls: str) -> bool:
     """Returns whether `build` makes networks of the class that a card names so."""
-    return isinstance(cls, str) and cls in NETWORKS
+    return cls in NETWORKS
 
 
 def check_given(card: dict, network: Network, *, where: str) -> None:
@@ -78,14 +89,13 @@ def check_given(card: dict, network: Network, *, where: str) -> None:
         ValueError: naming the first thing that differs.
     """
     said, given = card["architecture"], describe(network)
-    wanted = str(said.get("class"))
+    wanted = said["class"]
     if wanted.split(".")[-1] != given["class"].split(".")[-1]:
         raise ValueError(
             f"{where} names the network class {wanted!r}, and network= is a {given['class']!r}: "
             "give the network that these parameters were saved with."
         )
-    fields = said.get("fields")
-    for name, value in fields.items() if isinstance(fields, dict) else ():
+    for name, value in said["fields"].items():
         if name in given["fields"] and _tuples(given["fields"][name]) != _tuples(value):
             raise ValueError(
                 f"{where} says {name}={_tuples(value)!r}, and network= has "
@@ -97,16 +107,14 @@ def check_given(card: dict, network: Network, *, where: str) -> None:
 def build(card: dict, *, where: str) -> Network:
     """Returns the network that `card` describes."""
     architecture = card["architecture"]
-    cls, fields = architecture.get("class"), architecture.get("fields")
+    cls, fields = architecture["class"], architecture["fields"]
     if not is_known(cls):
-        mine = str(cls).split(".")[-1]
+        mine = cls.split(".")[-1]
         raise ValueError(
             f"{where} names the network class {cls!r}; known are {_list(NETWORKS)}, and any other "
             f"is given as a value: zoo.load(path, network={mine}(...))."
         )
     known = [field.name for field in dataclasses.fields(NETWORKS[cls])]
-    if not isinstance(fields, dict):
-        raise ValueError(f"{where} has no object of fields for its {cls}.")
     for field in fields:
         if field not in known:
             raise ValueError(f"{where} gives {cls} the field {field!r}; it has {_list(known)}.")

@@ -10,13 +10,14 @@ import zipfile
 import zlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
 from rainjax._checks import check_kind
-from rainjax.nets import Model, Network
+from rainjax.nets import Model, Network, num_params
 from rainjax.nets._named import flatten, unflatten
 from rainjax.nets.convert import from_torch
 from rainjax.nets.own import Function, LinenModule
@@ -27,7 +28,7 @@ WEIGHTS = pathlib.Path(__file__).parent / "weights"
 ENDINGS = (".safetensors", ".npz")  # of files of arrays that `load_torch` reads
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Entry:
     """A network with its numbers; `card` says where they come from, `sha256` which they are."""
 
@@ -36,6 +37,10 @@ class Entry:
     params: Params
     card: dict
     sha256: str
+
+    def __repr__(self) -> str:
+        count = num_params(self.params)
+        return f"Entry({self.name!r}, {self.network!r}, {count:,} parameters)"
 
 
 def names() -> list[str]:
@@ -119,7 +124,8 @@ def save(
 
     Raises:
         ValueError: in one sentence, for a name that is none, a card that lacks something, and
-            parameters that are not the network's, too large for the dtype, or none at all.
+            parameters that are not the network's, no floats, too large for the dtype, or none at
+            all.
     """
     check_name(name)
     check_kind(network, Network, "zoo.save(network=...)")
@@ -127,6 +133,12 @@ def save(
     named = {key: np.asarray(leaf) for key, leaf in flatten(params).items()}
     if not named:
         raise ValueError(f"There is nothing to save as {name!r}: its network has no parameters.")
+    for key, leaf in named.items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"Parameter {key!r} of {name!r} is {leaf.dtype}, and {card['dtype']} is what is "
+                "kept and loaded: make it float32, or a field of the network."
+            )
     # A Linen module and a function know no shapes but those of the parameters they came with.
     came_with_them = isinstance(network, LinenModule | Function)
     shapes = _shapes_of(params) if came_with_them else network.shapes()
@@ -153,7 +165,7 @@ def save(
 
 def check_name(name: str) -> None:
     """Raises ValueError for a name that parameters cannot be saved under."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ValueError(f"A name has letters, digits, '_' and '-' only, got {name!r}.")
 
 
@@ -182,7 +194,11 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file, np.load(file) as archive:
             return dict(archive)
     except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a readable .npz file of plain arrays: {error}") from None
+        # What NumPy says of such a file is how to run the code in it.
+        said = "it is damaged, or holds Python objects"
+        if not zipfile.is_zipfile(path):
+            said = "it is damaged, or no archive that numpy.savez wrote"
+        raise ValueError(f"{path} is not a readable .npz file of plain arrays: {said}.") from error
 
 
 def find(name_or_path: str | os.PathLike) -> pathlib.Path:

@@ -114,9 +114,9 @@ def _verdict(path: pathlib.Path, network: Network | Model | None) -> Verdict:
             found[point] = check()
             well.append(point)
             if point == "card" and network is None:
-                cls = found["card"]["architecture"].get("class")
+                cls = found["card"]["architecture"]["class"]
                 # A class of the zoo's is named without its module, anybody else's with it.
-                needs_network = cls if isinstance(cls, str) and "." in cls else None
+                needs_network = cls if "." in cls else None
         except _Unchecked:
             unchecked.append(point)
         except (OSError, ValueError) as error:
