@@ -11,6 +11,7 @@ from rainjax._files import copy_file, read_arrays, read_json
 from rainjax.evaluation.describe import describe
 from rainjax.evaluation.loading import resized
 from rainjax.evaluation.measures import Measure, Robustness
+from rainjax.evaluation.packing import unpack_indices
 from rainjax.evaluation.plan import (
     Entry,
     Plan,
@@ -26,7 +27,7 @@ from rainjax.evaluation.plan import (
     write_record,
 )
 from rainjax.evaluation.provenance import code_digest, command
-from rainjax.evaluation.records import SCHEMA, Record, load_records, unpack_indices
+from rainjax.evaluation.records import SCHEMA, Record, load_records
 from rainjax.evaluation.study import Study, cells
 from rainjax.evaluation.work import Work
 
@@ -100,7 +101,7 @@ def merge(
         planned = cells(study)
         for extra in study.extras:
             extra.write(Work(study, target), planned, anew=bool(missing))
-    return load_records(target)
+    return load_records(target, displays=None if study is None else study.displays)
 
 
 def _shares(folder: pathlib.Path) -> list[_Made]:
