@@ -184,6 +184,7 @@ def write_record(
         outcome["result"]["members"] = _members(entry["members"], attacks)
     content = {
         **entry["record"],
+        "measure": plan["measure"],
         **outcome,
         "run": {
             "seconds": round(seconds + time.perf_counter() - began, 2),
@@ -229,7 +230,6 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
     return {
         "schema": SCHEMA,
         "kind": study.measure.kind,
-        "measure": describe(study.measure),
         "id": cell.id,
         "decides": work.record_digest(cell, units),
         "study": study.name,

@@ -55,7 +55,10 @@ def known_displays() -> dict[str, type[Display]]:
 def default_displays(results: Results) -> list[Display]:
     """Returns what the records and the files beside them have something to show for."""
     tags = {tag for record in results.records for tag in record.tags}
-    table = "table" if "table" in tags else None
+    attacked = balls(results.records)
+    # Where every attack has tags of its own a table of the clean images alone says nothing.
+    tabled = balls(results.tagged("table")) if attacked else results.tagged("table")
+    table = "table" if tabled else None
     shown = results.scored(table)
     contrast = "comparison" in tags
     many = len({record.subject for record in shown}) > _FEW

@@ -98,13 +98,11 @@ def _folded(number: int) -> Finding:
 def _findings(results: Results) -> list[Finding]:
     """Returns what the strongest attacks leave: a sentence for each subject, or for each ball.
 
-    Balls are those of the table, and all others where this makes few sentences.
+    Balls are those of the table, if there is one, and attacks all that were made within them.
     """
     scored = results.scored(None)
-    words, subjects = ball_texts(balls(scored)), subjects_of(results, scored)
-    if len(words) * len(subjects) > _MOST_SENTENCES:
-        tabled = balls(results.scored("table"))
-        words = {ball: words[ball] for ball in tabled or words}
+    subjects = subjects_of(results, scored)
+    words = ball_texts(balls(results.scored("table")) or balls(scored))
     if not words:
         return _clean_findings(scored, subjects)
     if len(words) * len(subjects) > _MOST_SENTENCES:

@@ -104,6 +104,9 @@ def test_defaults_follow_from_what_was_recorded(tmp_path):
     assert kinds(results_of(many)) == [ResultsTable, Leaderboard, DrawsTable]
     both = [make_record(f"row {n}", "eot", [5], tags=["comparison", "table"]) for n in range(6)]
     assert kinds(results_of(both)) == [BlindAgainstAdaptive, ResultsTable, DrawsTable]
+    tags = {"clean": ["table"], "eot": ["mine"]}
+    own = [make_record("mine", key, [5], tags=tag) for key, tag in tags.items()]
+    assert default_displays(results_of(own))[0] == ResultsTable(None)
     untagged = [make_record("mine", "eot", [5], tags=[])]
     assert default_displays(results_of(untagged))[0] == ResultsTable(None)
 
