@@ -18,7 +18,9 @@ from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import join_processes, use_all_cores
 from rainjax.evaluation.cluster import submit
 from rainjax.evaluation.loading import load_study, resized, users_line
+from rainjax.evaluation.records import load_study_file
 from rainjax.evaluation.shards import parse_shard, shard_of_array
+from rainjax.evaluation.study import Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +212,7 @@ def _evaluate(command: Evaluate) -> None:
     if shard is not None and not shard.is_whole:
         print(f"Made share {shard}. `rainjax merge {folder}` puts the shares together.")
     elif jax.process_index() == 0:
-        _show(folder)
+        _show(folder, study)
 
 
 def _submit(command: Evaluate) -> None:
@@ -255,12 +257,16 @@ def _sanity(command: Sanity) -> None:
             "for no file in the folder decides what code runs."
         )
     else:
-        study, out = resized(load_study(command.study), name=folder.name), folder.parent
+        there = load_study_file(folder)  # what `evaluate`'s command line may have changed
+        draws, seed = there.get("num_score_draws"), there.get("seed")
+        study = load_study(command.study)
+        study = resized(study, name=folder.name, seed=seed, num_score_draws=draws)
+        out = folder.parent
     evaluation.check_study(study, out, subjects=command.subjects, options=command)
     folder = out / study.name
     print(f"\nWrote {folder / 'sanity.json'}")
     if any((folder / "records").glob("*.json")):
-        _show(folder)
+        _show(folder, study)
     else:
         print("`rainjax evaluate` makes the report that will show it.")
 
@@ -269,14 +275,16 @@ def _merge(command: Merge) -> None:
     study = None if command.study is None else load_study(command.study)
     records = evaluation.merge(command.folders, command.out, study=study)
     name = records[0].content["study"]
-    _show(command.folders[0] if command.out is None else command.out / name)
+    _show(command.folders[0] if command.out is None else command.out / name, study)
 
 
-def _show(folder: pathlib.Path) -> None:
+def _show(folder: pathlib.Path, study: Study | None = None) -> None:
+    """Writes the report of a folder, with the displays of the study where it is at hand."""
     from rainjax import report
 
-    paths = report.write_report(folder)
-    print("\n" + report.summary(folder))
+    displays = list(study.displays) or None if study else None
+    paths = report.write_report(folder, displays)
+    print("\n" + report.summary(folder, displays=displays))
     print("\n" + "\n".join(f"Wrote {path}" for path in paths))
 
 

@@ -22,7 +22,16 @@ from beside import STEPS
 from rainjax import Defended, Defense, Identity, data, zoo
 from rainjax.attacks import EOT, PGD
 from rainjax.evaluation import CLEAN, IdentityGradient, Knowledge, Study, Subject, ThreatModel
+from rainjax.report import Cell, Display, ResultsTable, Table
 from tests.tiny import RESNET_TINY, resnet_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Count(Display):
+    """A display of ones own."""
+
+    def tables(self, results):
+        return [Table("Counted", (Cell("records"),), ((Cell(str(len(results.records))),),))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +61,7 @@ def study():
         num_examples=8,
         num_score_draws=2,
         batch_size=4,
+        displays=[ResultsTable(), Count()],
     )
 
 
@@ -103,12 +113,15 @@ def test_a_file_of_ones_own_is_measured_and_shown(mine, tmp_path, capsys):
     assert f"Writing to {out / 'mine'}" in told.err
     assert "EOT-PGD" in told.out
     assert f"Wrote {out / 'mine' / 'report.html'}" in told.out
+    assert "Counted" in (out / "mine" / "report.html").read_text()
 
     before = {path: path.read_bytes() for path in out.glob("mine/records/*.json")}
     run("evaluate", mine, "--out", out, "--quiet")
     assert {path: path.read_bytes() for path in out.glob("mine/records/*.json")} == before
     run("report", out / "mine")
-    assert capsys.readouterr().err == ""
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "display 'mine_of_a_test.Count', which no file" in " ".join(told.out.split())
 
     # Another defense of the same name and the same options is another one: its records are anew.
     mine.write_text(MINE.replace("self.sigma *", "2 * self.sigma *"))
@@ -174,7 +187,7 @@ def test_an_arrays_tasks_take_their_shares(mine, tmp_path, monkeypatch, capsys):
 
 
 def test_sanity_is_asked_of_a_file_or_of_its_folder(mine, tmp_path, capsys):
-    run("evaluate", mine, "--out", tmp_path, "--quiet")
+    run("evaluate", mine, "--out", tmp_path, "--quiet", "--seed", 3)
     folder = tmp_path / "mine"
     with pytest.raises(SystemExit) as exit:
         run("sanity", folder)
@@ -184,9 +197,16 @@ def test_sanity_is_asked_of_a_file_or_of_its_folder(mine, tmp_path, capsys):
     content = json.loads((folder / "sanity.json").read_text())
     assert [row["subject"] for row in content["rows"]] == ["noise"]
     assert "study" not in content["options"]
+    assert content["options"]["seed"] == 3  # as the records are, whatever the file says
     told = capsys.readouterr().out
     assert f"Wrote {folder / 'sanity.json'}" in told
     assert f"Wrote {folder / 'report.html'}" in told
+    wrong = tmp_path / "wrong_of_a_test.py"
+    wrong.write_text(MINE.replace('"test")', '"train")'))
+    with pytest.raises(SystemExit) as exit:
+        run("sanity", folder, "--study", wrong, *words)
+    assert "is of a study with data='builtin, test, builtin-v1', not 'builtin, t" in said(exit)
+    assert json.loads((folder / "sanity.json").read_text()) == content
 
 
 @pytest.mark.parametrize(

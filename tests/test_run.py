@@ -19,7 +19,7 @@ import pytest
 from eval.studies.rain import RAINStudy
 from rainjax import data, zoo
 from rainjax.evaluation import driver, evaluate, load_records, scoring, study
-from rainjax.evaluation.records import pack_counts
+from rainjax.evaluation.packing import pack_counts
 from rainjax.keys import Purpose, example_keys
 from rainjax.nets import ResNet
 from tests import saved_networks
@@ -103,7 +103,7 @@ def test_every_cell_has_its_record(folder):
 
 def test_records_follow_the_schema(folder, config):
     keys = {
-        "": "schema kind id decides study subject threat axes data seed num_score_draws "
+        "": "schema kind measure id decides study subject threat axes data seed num_score_draws "
         "batch_size result run",
         "subject": "name is_random defended target params",
         "threat": "name description knowledge tags surrogate differentiates attack",

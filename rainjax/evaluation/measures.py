@@ -3,8 +3,9 @@
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rainjax._values import Value
-from rainjax.evaluation.records import pack_counts
+from rainjax.evaluation.packing import pack_counts
 from rainjax.evaluation.scoring import round_to_8bit
+from rainjax.evaluation.validation import OTHER, ROBUSTNESS
 from rainjax.metrics import wilson_interval
 from rainjax.pipeline import majority
 
@@ -25,8 +27,14 @@ Scorer = Callable[[np.ndarray], Float[np.ndarray, "n draws classes"]]
 class Measure(Value):
     """Two steps: `unit` keeps what has to be computed, `reduce` makes the record's result of it.
 
-    Whatever can be read from what is kept costs no attack and no pass through a network.
+    Whatever can be read from what is kept costs no attack and no pass through a network. A
+    record holds the `result` and, as texts, what tables show of it, so that a report needs no
+    code of the measure.
     """
+
+    kind: ClassVar[str] = OTHER
+    """The kind of its records, and so which fields a result must have: only `Robustness` and
+    what extends it must have some."""
 
     @abc.abstractmethod
     def unit(
@@ -42,6 +50,13 @@ class Measure(Value):
     def reduce(self, kept: Arrays, labels: Int[np.ndarray, "n"]) -> dict[str, Any]:
         """Returns the `result` of a record, from the arrays of all batches together."""
 
+    def shown(self, result: dict[str, Any]) -> dict[str, str]:
+        """Returns what a table's cell shows of a `result`: titles and texts, the main one first.
+
+        By default every number and text in it, under its own name.
+        """
+        return dict(_texts(result))
+
 
 @dataclasses.dataclass(frozen=True)
 class Robustness(Measure):
@@ -49,6 +64,8 @@ class Robustness(Measure):
 
     With `eight_bit` also that on the adversarial images rounded to 8 bits, as a file holds them.
     """
+
+    kind: ClassVar[str] = ROBUSTNESS
 
     eight_bit: bool = False
 
@@ -88,6 +105,57 @@ class Robustness(Measure):
             few = kept["rounded_logits"].argmax(-1) == labels[:, None]
             result["rounded"] = share(few.mean(1))
         return result
+
+
+def outcome_of(measure: Measure, result: Any) -> dict[str, Any]:
+    """Returns what a record says of a measure's result: the result as plain JSON, and its texts.
+
+    Raises:
+        ValueError: the result holds what JSON does not; says what, and where.
+    """
+    name = type(measure).__name__
+    if not isinstance(result, dict):
+        raise ValueError(f"{name}.reduce returns {result!r}: return a dict of names and values.")
+    found = {"result": _plain(result, f"{name}.reduce's result")}
+    if measure.kind != ROBUSTNESS:
+        found["shown"] = _shown(measure, found["result"])
+    return found
+
+
+def _shown(measure: Measure, result: dict[str, Any]) -> dict[str, str]:
+    shown = measure.shown(result)
+    if isinstance(shown, dict) and all(isinstance(t, str) for pair in shown.items() for t in pair):
+        return shown
+    raise ValueError(
+        f"{type(measure).__name__}.shown returns {shown!r}: return a dict of titles and texts."
+    )
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Returns a value as plain JSON; what NumPy and JAX hold becomes numbers and lists."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        value = np.asarray(value).tolist()
+    if isinstance(value, dict):
+        return {str(name): _plain(part, f"{where}[{name!r}]") for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part, where) for part in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError(f"{where} is {value!r}: a result is of finite numbers, texts, lists, dicts.")
+
+
+def _texts(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the numbers and texts of a result, those of its parts too."""
+    for name, value in result.items():
+        title = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, dict):
+            yield from _texts(value, f"{title}, ")
+        elif isinstance(value, float):
+            yield title, f"{value:.4g}"
+        elif isinstance(value, str | int):
+            yield title, str(value)
 
 
 def share(successes: np.ndarray) -> dict[str, float]:

@@ -107,7 +107,7 @@ def merge(
         planned = cells(study)
         for extra in study.extras:
             extra.write(Work(study, target), planned, anew=bool(missing))
-    return load_records(target)
+    return load_records(target, displays=None if study is None else study.displays)
 
 
 def _shares(folder: pathlib.Path) -> list[_Made]:

@@ -18,17 +18,12 @@ from jaxtyping import Int
 from rainjax._files import read_arrays, read_json, write_json
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
-from rainjax.evaluation.measures import Measure
+from rainjax.evaluation.measures import Measure, outcome_of
+from rainjax.evaluation.packing import pack_indices, unpack_indices
 from rainjax.evaluation.provenance import code_digest
-from rainjax.evaluation.records import (
-    KIND,
-    SCHEMA,
-    find_problem,
-    load_order,
-    pack_indices,
-    unpack_indices,
-)
+from rainjax.evaluation.records import SCHEMA, load_order
 from rainjax.evaluation.study import Cell, Study, Subject
+from rainjax.evaluation.validation import find_problem
 from rainjax.evaluation.work import MEMBER, Unit, Work
 
 Plan = dict[str, Any]  # what `make_plan` returns
@@ -220,28 +215,43 @@ def write_record(
     seconds = sum(float(part.pop("seconds")) for part in (*kept, *attacks))
     together = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
     rows = unpack_indices(entry["record"]["data"]["indices"])
-    result = measure.reduce(together, labels(plan)[rows])
+    outcome = outcome_of(measure, measure.reduce(together, labels(plan)[rows]))
     if entry["members"] is not None:
-        result["members"] = _members(entry["members"], attacks)
+        outcome["result"]["members"] = _members(entry["members"], attacks)
     content = {
         **entry["record"],
-        "result": result,
+        "measure": plan["measure"],
+        **outcome,
         "run": {
             "seconds": round(seconds + time.perf_counter() - began, 2),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **run,
         },
     }
+    problem = find_problem(content)
+    if problem is not None:  # before the rest is measured
+        raise ValueError(
+            f"What {type(measure).__name__}.reduce returns makes no usable record of "
+            f"{content['id']}: {problem}."
+        )
     write_json(record_path(folder, entry), content)
 
 
 def write_order(folder: pathlib.Path, plan: Plan) -> None:
-    """Says in study.json in which order displays show what; names of earlier runs stay."""
+    """Says in study.json what this run measured, by which code, and in which order to show it.
+
+    Subjects and names of earlier runs stay.
+    """
     path = folder / "study.json"
     there = read_json(path)
     for kind in ("subjects", "threats"):
         there[kind] = list(dict.fromkeys([*plan["order"][kind], *there.get(kind, [])]))
     there["displays"] = plan["order"]["displays"]
+    there["code"] = plan["code"]
+    newest: dict[str, list[str]] = {}
+    for entry in plan["cells"]:
+        newest.setdefault(entry["record"]["subject"]["name"], []).append(entry["record"]["id"])
+    there["records"] = {**there.get("records", {}), **newest}
     write_json(path, there)
 
 
@@ -255,7 +265,7 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
     study, subject, threat = work.study, cell.subject, cell.threat
     return {
         "schema": SCHEMA,
-        "kind": KIND,
+        "kind": study.measure.kind,
         "id": cell.id,
         "decides": work.record_digest(cell, units),
         "study": study.name,

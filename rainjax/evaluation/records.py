@@ -13,10 +13,11 @@ from jaxtyping import Int
 
 from rainjax._files import read_json
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.packing import unpack_counts, unpack_indices
+from rainjax.evaluation.validation import ROBUSTNESS, find_problem
 from rainjax.metrics import wilson_interval
 
 SCHEMA = 2
-KIND = "robustness"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,17 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """Where records come from: their study's folder, and the displays that the study named.
+
+    `displays` is None where the study itself is not at hand.
+    """
+
+    folder: pathlib.Path
+    displays: tuple[Any, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Record:
     """One measured number with everything that a display asks for; `content` is the JSON object.
 
@@ -36,10 +48,28 @@ class Record:
     """
 
     content: dict[str, Any] = dataclasses.field(repr=False)
+    origin: Origin | None = dataclasses.field(default=None, repr=False)
 
     def __repr__(self) -> str:
+        if not self.scored:
+            return f"<Record {self.id}: {', '.join(map(' '.join, self.shown.items()))}>"
         score = self.score()
         return f"<Record {self.id}: {score.accuracy:.1%} [{score.low:.1%}, {score.high:.1%}]>"
+
+    @property
+    def scored(self) -> bool:
+        """Whether it has accuracies: it is of `Robustness`, or of a measure that extends it."""
+        return self.content["kind"] == ROBUSTNESS
+
+    @property
+    def measure(self) -> str:
+        """The name of the measure's class."""
+        return self.content.get("measure", {}).get("class", "Robustness").rpartition(".")[2]
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """What a measure other than `Robustness` has displays show: titles and texts."""
+        return self.content.get("shown", {})
 
     @property
     def id(self) -> str:
@@ -131,8 +161,8 @@ class Record:
 
     @property
     def num_examples(self) -> int:
-        """How many images were scored."""
-        return self.content["result"]["num_examples"]
+        """How many images were measured."""
+        return len(self.indices)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -140,7 +170,16 @@ class Record:
         return self.content["result"]
 
     def score(self, name: str = "mean") -> Score:
-        """Returns "mean" accuracy over draws, that of their "vote", or of the "worst" draw."""
+        """Returns "mean" accuracy over draws, that of their "vote", or of the "worst" draw.
+
+        Raises:
+            ValueError: it is of a measure that knows no accuracy.
+        """
+        if not self.scored:
+            raise ValueError(
+                f"The record {self.id!r} is of the measure {self.measure!r}, which gives no "
+                "accuracy: read its `result`."
+            )
         found = self.content["result"][name]
         return Score(found["accuracy"], found["low"], found["high"])
 
@@ -156,49 +195,47 @@ class Record:
         return Score(correct / len(counts), *wilson_interval(correct, len(counts)))
 
 
-def load_records(folder: pathlib.Path | str) -> list[Record]:
+def load_records(
+    folder: pathlib.Path | str, *, displays: Sequence[Any] | None = None
+) -> list[Record]:
     """Returns the records under `folder`/records, subjects and threat models in their order.
 
-    The order is that of `folder`/study.json; what it does not name comes last, by name.
+    The order is that of `folder`/study.json; what it does not name comes last, by name. Of a
+    subject that was measured in several runs the records are those of the newest one: another
+    number of images, say, makes records beside the old ones, which `load_earlier` returns.
+
+    Args:
+        folder: The study's folder.
+        displays: Those of the study, which a report of these records then shows.
 
     Raises:
         ValueError: there are none, or one is damaged, incomplete, of another schema, of another
             study than the first, or at odds with its own counts; says which.
     """
-    folder = pathlib.Path(folder)
-    paths = sorted((folder / "records").glob("*.json"))
-    if not paths:
-        raise ValueError(
-            f"{folder} holds no records/*.json: name the folder that `rainjax evaluate` wrote."
-        )
-    records: list[Record] = []
-    seen: dict[str, str] = {}
-    for path in paths:
-        record = Record(read_json(path))
-        problem = find_problem(record.content)
-        if problem is None and record.id in seen:
-            problem = f"its id {record.id!r} is also that of {seen[record.id]}"
-        if problem is None and records and _study(record) != _study(records[0]):
-            problem = (
-                f"it belongs to the study {_study(record)!r}, the others to "
-                f"{_study(records[0])!r}; keep each study in a folder of its own"
-            )
-        if problem is not None:
-            raise ValueError(f"{path} is no usable record: {problem}.")
-        seen[record.id] = path.name
-        records.append(record)
-    return in_order(records, load_order(folder))
+    origin = Origin(pathlib.Path(folder), None if displays is None else tuple(displays))
+    return _load(origin, earlier=False)
+
+
+def load_earlier(folder: pathlib.Path | str) -> list[Record]:
+    """Returns the records of earlier runs that the newest did not make again; raises as above."""
+    return _load(Origin(pathlib.Path(folder)), earlier=True)
 
 
 def load_order(folder: pathlib.Path | str) -> dict[str, list[str]]:
     """Returns the names of "subjects" and "threats" as study.json orders them, or empty lists."""
-    path = pathlib.Path(folder) / "study.json"
-    content = read_json(path) if path.exists() else {}
+    content = load_study_file(folder)
     found = {kind: content.get(kind, []) for kind in ("subjects", "threats")}
     for kind, names in found.items():
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        if not _are_names(names):
+            path = pathlib.Path(folder) / "study.json"
             raise ValueError(f"{path} is damaged: {kind!r} must be a list of names.")
     return found
+
+
+def load_study_file(folder: pathlib.Path | str) -> dict[str, Any]:
+    """Returns what study.json says of the study and of its newest run; empty without a file."""
+    path = pathlib.Path(folder) / "study.json"
+    return read_json(path) if path.exists() else {}
 
 
 def in_order(records: Sequence[Record], order: dict[str, list[str]]) -> list[Record]:
@@ -236,159 +273,52 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text.lower().replace("_", "-")).strip("-")
 
 
-def pack_indices(indices: Int[np.ndarray, "n"] | Sequence[int]) -> str:
-    """Returns positions as ranges: `"0-199"`, `"0-4,7,9-12"`; the order is kept."""
-    found: list[list[int]] = []
-    for index in map(int, indices):
-        if found and index == found[-1][1] + 1:
-            found[-1][1] = index
-        else:
-            found.append([index, index])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
-
-
-def unpack_indices(text: str) -> Int[np.ndarray, "n"]:
-    """Returns the positions that `pack_indices` wrote.
-
-    Raises:
-        ValueError: the text holds no ranges.
-    """
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise ValueError(f"{text!r} holds no ranges such as 0-4,7")
-    spans = [[int(end) for end in span.split("-")] for span in text.split(",")]
-    return np.concatenate([np.arange(span[0], span[-1] + 1) for span in spans])
-
-
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-
-def pack_counts(counts: Int[np.ndarray, "n"] | Sequence[int]) -> str:
-    """Returns counts as text: a digit in base 36 each, or, where one is larger, with commas."""
-    counts = [int(count) for count in counts]
-    if max(counts) < len(_DIGITS):
-        return "".join(_DIGITS[count] for count in counts)
-    return ",".join(map(str, counts)) + ","
-
-
-def unpack_counts(text: str) -> Int[np.ndarray, "n"]:
-    """Returns the counts that `pack_counts` wrote.
-
-    Raises:
-        ValueError: the text holds none.
-    """
-    if re.fullmatch(r"(\d+,)+", text):
-        return np.array([int(number) for number in text[:-1].split(",")])
-    if not re.fullmatch(r"[0-9a-z]+", text):
-        raise ValueError(f"{text[:40]!r} holds no counts")
-    return np.array([_DIGITS.index(digit) for digit in text])
-
-
-_NUMBER = (int, float)
-_FIELDS: dict[str, Any] = {
-    "id": str,
-    "study": str,
-    "subject.name": str,
-    "subject.is_random": bool,
-    "subject.defended": bool,
-    "subject.target": dict,
-    "subject.params": dict,
-    "threat.name": str,
-    "threat.description": str,
-    "threat.knowledge": str,
-    "threat.tags": list,
-    "axes.num_draws": int,
-    "axes.num_steps": int,
-    "data.name": str,
-    "data.split": str,
-    "data.fingerprint": str,
-    "data.indices": str,
-    "seed": int,
-    "num_score_draws": int,
-    "result.num_examples": int,
-    "result.correct_draws": str,
-    "result.linf_max": _NUMBER,
-    "run.seconds": _NUMBER,
-    "run.started": str,
-    "run.versions": dict,
-    "run.backend": str,
-    "run.device": str,
-    "run.command": str,
-}
-_SCORES = ("mean", "worst", "vote")
-_WORDS = {
-    str: "text",
-    int: "whole number",
-    list: "list",
-    dict: "object",
-    bool: "truth value",
-    _NUMBER: "number",
-}
-
-
-def find_problem(record: dict[str, Any]) -> str | None:
-    """Says what is wrong with the content of a record, or None."""
-    if record.get("kind") != KIND:
-        return f"its kind is {record.get('kind')!r}, not {KIND!r}"
-    if record.get("schema") != SCHEMA:
-        return f"its schema is {record.get('schema')!r}, and this program reads {SCHEMA}"
-    scores = [f"result.{s}.{e}" for s in _SCORES for e in ("low", "accuracy", "high")]
-    for path, kind in (_FIELDS | dict.fromkeys(scores, _NUMBER)).items():
-        value = _at(record, path)
-        if value is None:
-            return f"it lacks {path!r}"
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            return f"{path} is {value!r}, which is no {_WORDS[kind]}"
-    return _threat_problem(record) or _result_problem(record)
-
-
-def _threat_problem(record: dict[str, Any]) -> str | None:
-    threat, axes = record["threat"], record["axes"]
-    names = [knowledge.name.lower() for knowledge in Knowledge]
-    if threat["knowledge"] not in names:
-        return f"threat.knowledge is {threat['knowledge']!r}, none of {', '.join(names)}"
-    if not all(isinstance(tag, str) for tag in threat["tags"]):
-        return f"threat.tags is {threat['tags']!r}, no list of names"
-    attack, norm, radius = threat.get("attack"), axes.get("norm"), axes.get("radius")
-    if attack is None:
-        return None if norm is None else "axes.norm is given, but threat.attack is not"
-    if not isinstance(attack, dict) or not isinstance(attack.get("class"), str):
-        return "threat.attack is no object with its 'class'"
-    if not isinstance(norm, str):
-        return f"axes.norm is {norm!r}, no text"
-    if radius is not None and not (isinstance(radius, _NUMBER) and 0 <= radius < math.inf):
-        return f"axes.radius is {radius!r}; it must be finite and not negative"
-    return None
-
-
-def _result_problem(record: dict[str, Any]) -> str | None:
-    result, draws = record["result"], record["num_score_draws"]
-    num = result["num_examples"]
-    try:
-        indices = unpack_indices(record["data"]["indices"]).tolist()
-        counts = unpack_counts(result["correct_draws"]).tolist()
-    except ValueError as error:
-        return str(error)
-    if num < 1 or draws < 1:
-        return f"it counts {num} examples and {draws} draws; both must be at least 1"
-    if not len(indices) == len(counts) == num:
-        return (
-            f"result.num_examples is {num}, but it names {len(indices)} images and counts draws "
-            f"for {len(counts)}"
+def _load(origin: Origin, *, earlier: bool) -> list[Record]:
+    folder = origin.folder
+    paths = sorted((folder / "records").glob("*.json"))
+    if not paths:
+        raise ValueError(
+            f"{folder} holds no records/*.json: name the folder that `rainjax evaluate` wrote."
         )
-    if not all(0 <= count <= draws for count in counts):
-        return f"result.correct_draws must hold whole numbers from 0 to {draws}"
-    for name in _SCORES:
-        low, middle, high = (result[name][end] for end in ("low", "accuracy", "high"))
-        if not 0 <= low <= middle + 1e-9 <= high + 2e-9 <= 1 + 4e-9:
-            return f"result.{name} is {middle!r} in [{low!r}, {high!r}]; 0 to 1, in order"
-    recount = {"mean": sum(counts) / (num * draws), "worst": counts.count(draws) / num}
-    for name, share in recount.items():
-        if abs(share - result[name]["accuracy"]) > 1e-4:
-            return (
-                f"result.{name}.accuracy is {result[name]['accuracy']!r}, but "
-                f"result.correct_draws add up to {share:.4f}"
+    records: list[Record] = []
+    seen: dict[str, str] = {}
+    for path in paths:
+        record = Record(read_json(path), origin)
+        problem = _schema_problem(record.content) or find_problem(record.content)
+        if problem is None and record.id in seen:
+            problem = f"its id {record.id!r} is also that of {seen[record.id]}"
+        if problem is None and records and _study(record) != _study(records[0]):
+            problem = (
+                f"it belongs to the study {_study(record)!r}, the others to "
+                f"{_study(records[0])!r}; keep each study in a folder of its own"
             )
-    return None
+        if problem is not None:
+            raise ValueError(f"{path} is no usable record: {problem}.")
+        seen[record.id] = path.name
+        records.append(record)
+    newest = {name: ids for name, ids in _newest(folder).items() if seen.keys() & set(ids)}
+    is_earlier = lambda record: record.id not in newest.get(record.subject, [record.id])
+    chosen = [record for record in records if is_earlier(record) is earlier]
+    return in_order(chosen, load_order(folder))
+
+
+def _newest(folder: pathlib.Path) -> dict[str, list[str]]:
+    """Returns the records of the newest run of every subject, as study.json names them."""
+    found = load_study_file(folder).get("records", {})
+    if not isinstance(found, dict) or not all(map(_are_names, found.values())):
+        raise ValueError(
+            f"{folder / 'study.json'} is damaged: 'records' must name each subject's records."
+        )
+    return found
+
+
+def _are_names(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
+
+
+def _schema_problem(record: dict[str, Any]) -> str | None:
+    found = record.get("schema")
+    return None if found == SCHEMA else f"its schema is {found!r}, and this program reads {SCHEMA}"
 
 
 def _study(record: Record) -> str:
@@ -398,10 +328,3 @@ def _study(record: Record) -> str:
 def _size(norm: str, radius: float) -> str:
     """Returns a radius as a file's name has it: in 255ths for `linf`."""
     return f"{radius * 255:.6g}" if norm == "linf" else f"{radius:.6g}"
-
-
-def _at(record: dict[str, Any], path: str) -> Any:
-    value: Any = record
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value

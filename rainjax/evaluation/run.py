@@ -116,7 +116,7 @@ def evaluate(
                 extra.write(work, planned, anew=bool(missing))
     if shard.distributed:
         wait_for_files([record_path(folder, entry) for entry in plan["cells"]])
-    return load_records(folder)
+    return load_records(folder, displays=study.displays)
 
 
 class _Teller:

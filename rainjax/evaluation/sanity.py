@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rainjax._files import write_json
+from rainjax._files import read_json, write_json
 from rainjax.evaluation.checks import Check, run_checks
 from rainjax.evaluation.describe import describe, describe_attack, describe_program
-from rainjax.evaluation.plan import describe_params
+from rainjax.evaluation.plan import claim, describe_params, identity
 from rainjax.evaluation.probes import check_randomness
-from rainjax.evaluation.provenance import provenance
+from rainjax.evaluation.provenance import code_digest, provenance
 from rainjax.evaluation.records import SCHEMA
 from rainjax.evaluation.strength import check_strength
 from rainjax.evaluation.study import Study, Subject, chosen
@@ -92,7 +92,8 @@ def check_study(
         progress: Whether to say on stderr what was found, and how far it is.
 
     Raises:
-        ValueError: the study has no subject or threat model of a name, or too few images.
+        ValueError: the study has no subject or threat model of a name, or too few images, or its
+            folder holds another study.
     """
     asked = chosen(study, subjects)
     names = [threat.name for threat in study.threats]
@@ -105,6 +106,8 @@ def check_study(
             "they vary from image to image: give it two at least."
         )
     folder = pathlib.Path(out) / study.name
+    _check_records(folder, study)
+    claim(folder, identity(study))
     images, labels = study.images.get(np.arange(count))
     images = images.astype(np.float32) / 255
     suspects = [_suspect(study, subject, options) for subject in asked]
@@ -116,6 +119,7 @@ def check_study(
         "schema": SCHEMA,
         "kind": KIND,
         "study": study.name,
+        "code": code_digest(),
         "options": {
             **{f.name: getattr(options, f.name) for f in dataclasses.fields(SanityOptions)},
             **_settings(suspects),
@@ -136,6 +140,31 @@ def check_study(
     }
     write_json(folder / "sanity.json", content)
     return content
+
+
+def _check_records(folder: pathlib.Path, study: Study) -> None:
+    """Refuses a folder whose records are of another study, also where no file says whose it is.
+
+    Raises:
+        ValueError: saying what differs.
+    """
+    wanted = identity(study)
+    for path in sorted((folder / "records").glob("*.json")):
+        content = read_json(path)
+        data, subject = content.get("data", {}), content.get("subject", {})
+        there = {
+            "name": content.get("study"),
+            "data": ", ".join(str(data.get(part)) for part in ("name", "split", "fingerprint")),
+            "seed": content.get("seed"),
+        }
+        if subject.get("is_random"):
+            there["num_score_draws"] = content.get("num_score_draws")
+        for name, value in there.items():
+            if value != wanted[name]:
+                raise ValueError(
+                    f"{path} is of a study with {name}={value!r}, not {wanted[name]!r}: give the "
+                    "study that the records are of, or another folder."
+                )
 
 
 def _suspect(study: Study, subject: Subject, options: SanityOptions) -> Suspect | None:
@@ -245,9 +274,10 @@ def _nobody_climbs(subject: Subject, names: tuple[str, ...]) -> Check:
 def _suspicion(suspect: Suspect | None) -> dict[str, Any]:
     """Returns what a record says of the attack under suspicion."""
     if suspect is None:
-        return {"threat": None, "attack": None, "differentiates": None}
+        return {"threat": None, "attack": None, "measured": None, "differentiates": None}
     return {
         "threat": suspect.threat,
         "attack": describe_attack(suspect.attack),
+        "measured": describe_attack(suspect.measured),
         "differentiates": describe(suspect.surrogate),
     }

@@ -46,13 +46,15 @@ class Suspect:
     """The attack under suspicion: an attacker of a subject who follows a gradient in a ball.
 
     `threat` is the name of the threat model, and `climbers` are all the names of those that take
-    gradients of the whole pipeline. `surrogate` is what the attack differentiates.
+    gradients of the whole pipeline. `surrogate` is what the attack differentiates, and `measured`
+    the attack that the study has in the place of this one.
     """
 
     threat: str
     climbers: tuple[str, ...]
     surrogate: Pipeline
     attack: PGD
+    measured: Any = None
 
     def __post_init__(self):
         if not self.attack.radius:
@@ -97,7 +99,8 @@ def find_suspect(
     changes = {"step_size": step_size, "num_steps": num_steps, "eot": eot}
     given = {name: value for name, value in changes.items() if value is not None}
     attack = attack if radius is None else within(attack, radius)
-    return Suspect(cell.threat.name, climbers, surrogate, dataclasses.replace(attack, **given))
+    attack = dataclasses.replace(attack, **given)
+    return Suspect(cell.threat.name, climbers, surrogate, attack, cell.attack)
 
 
 def applying(study: Study, subject: Subject) -> list[Cell]:

@@ -16,6 +16,7 @@ from rainjax.report.text import (
     norm_text,
     percent,
     radius_text,
+    radius_texts,
     steps_text,
     unique,
 )
@@ -46,11 +47,11 @@ class BlindAgainstAdaptive(Display):
         return "No attack within a radius was recorded, so there is no such figure."
 
     def tables(self, results: Results) -> list[Table]:
-        shown = results.tagged(self.tag)
+        shown = results.scored(self.tag)
         return [_table(self, results, shown)] if shown else []
 
     def drawings(self, results: Results) -> list[Drawing]:
-        shown = results.tagged(self.tag)
+        shown = results.scored(self.tag)
         return [_drawing(self, results, shown)] if radii(shown, self.norm) else []
 
     def blind(self, shown: Iterable[Record], subject: str, radius: float) -> Record | None:
@@ -88,8 +89,8 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
     quoted = _quoted(display, shown)
     num = max(record.num_examples for record in shown)
     header = [Cell(""), Cell("clean")]
-    for radius in quoted:
-        text = radius_text(display.norm, radius)
+    texts = radius_texts(display.norm, quoted)
+    for text in texts.values():
         header += [Cell(f"{text}, blind"), Cell(f"{text}, adaptive")]
     body = []
     for subject in subjects_of(results, shown):
@@ -101,7 +102,7 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
             cells += [_marked(results, _cell(best, num, radius), best)]
         body.append(tuple(cells))
     data = shown[0].content["data"]
-    within = " and ".join(radius_text(display.norm, radius) for radius in quoted)
+    within = " and ".join(texts.values())
     draws = max(record.num_score_draws for record in shown)
     seen = f"; where a row is random, the mean over {draws} draws that no attacker saw"
     seen = seen if draws > 1 else ""
@@ -219,10 +220,11 @@ def _drawing(display: BlindAgainstAdaptive, results: Results, shown: list[Record
     with styled({"axes.grid.axis": "x"}):
         figure = new_figure(2.6 + 2.1 * len(every), height)
         grid = figure.subplots(1, len(every), sharey=True, squeeze=False)[0]
+        texts = radius_texts(display.norm, every)
         for axes, radius in zip(grid, every, strict=True):
             for place, subject in enumerate(subjects):
                 _draw_row(display, axes, place, shown, subject, radius)
-            axes.set_title(radius_text(display.norm, radius))
+            axes.set_title(texts[radius])
             axes.set_xlim(-3, 103)
             axes.set_xticks([0, 50, 100], ["0", "50", "100 %"])
             axes.set_ylim(len(subjects) - 0.4, -0.6)

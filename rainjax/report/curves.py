@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from rainjax.evaluation.records import Record, Score
 from rainjax.report._display import Display, Drawing
-from rainjax.report.results import Results, subjects_of
+from rainjax.report.results import Results, balls, subjects_of
 from rainjax.report.style import (
     new_figure,
     percent_axis,
@@ -19,7 +19,7 @@ from rainjax.report.style import (
     threat_look,
 )
 from rainjax.report.text import (
-    ball_text,
+    ball_texts,
     draws_of,
     norm_text,
     num_text,
@@ -93,7 +93,7 @@ class Curve(Display):
         return _AXES[self.x].absent
 
     def drawings(self, results: Results) -> list[Drawing]:
-        shown = [record for record in results.tagged(self.tag) if record.attack is not None]
+        shown = [record for record in results.scored(self.tag) if record.attack is not None]
         if self.x == "radius":
             # A figure has one radius axis; L-infinity is the one that most studies sweep.
             norms = sorted(
@@ -101,16 +101,16 @@ class Curve(Display):
                 key=lambda norm: norm != "linf",
             )
             return [_against_radius(self, results, norm) for norm in norms[:1]]
-        every = [run[0].ball for run in self.runs(results)]
+        words = ball_texts(balls(run[0] for run in self.runs(results)))
         return [
-            _against_number(self, results, ball, alone=len(set(every)) == 1)
-            for ball in sorted({ball for ball in every if ball})
+            _against_number(self, results, ball, "" if len(words) == 1 else f", {words[ball]}")
+            for ball in words
         ]
 
     def runs(self, results: Results) -> list[list[Record]]:
         """Returns the records of every line, from the smallest `x` to the largest."""
         found: dict[tuple, list[Record]] = {}
-        for record in results.tagged(self.tag):
+        for record in results.scored(self.tag):
             bounded = record.radius is not None and record.radius < math.inf
             level = self.x == "num_draws" and draws_of(record) == "enumerated"
             if record.attack is not None and not level and (bounded or self.x != "radius"):
@@ -219,7 +219,7 @@ def _radius_line(results: Results, run: list[Record], scale: int) -> _Line:
 
 def _clean_score(results: Results, run: Record) -> Score | None:
     """The subject's clean accuracy on the very images of `run`, if they were all scored."""
-    for record in results.records:
+    for record in results.scored(None):
         same_images = set(run.indices.tolist()) <= set(record.indices.tolist())
         if record.attack is None and record.subject == run.subject and same_images:
             return record.score_on(run.indices.tolist())
@@ -227,14 +227,17 @@ def _clean_score(results: Results, run: Record) -> Score | None:
 
 
 def _against_number(
-    curve: Curve, results: Results, ball: tuple[str, float], *, alone: bool
+    curve: Curve, results: Results, ball: tuple[str, float], where: str
 ) -> Drawing:
-    """All subjects in one panel, over draws or over steps, on a logarithmic axis."""
+    """All subjects in one panel, over draws or over steps, on a logarithmic axis.
+
+    `where` names the ball, where the display has several.
+    """
     axis = _AXES[curve.x]
     runs = [run for run in curve.runs(results) if run[0].ball == ball]
     levels = [
         record
-        for record in results.tagged(curve.tag)
+        for record in results.scored(curve.tag)
         if curve.x == "num_draws" and record.ball == ball and draws_of(record) == "enumerated"
     ]
     lines = [_number_line(curve, results, run, runs) for run in runs]
@@ -274,9 +277,8 @@ def _against_number(
         f" {record.subject} under {record.threat}: {percent(record.score().accuracy)}."
         for record in levels
     )
-    title = axis.title if alone else f"{axis.title}, {ball_text(ball)}"
-    suffix = "" if alone else f"-{norm}-{radius:.4g}"
-    return Drawing(f"{_name(curve)}{suffix}", title, caption, alt, png)
+    suffix = f"-{norm}-{radius:.4g}" if where else ""
+    return Drawing(f"{_name(curve)}{suffix}", axis.title + where, caption, alt, png)
 
 
 def _number_line(

@@ -6,52 +6,60 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from rainjax._files import read_json
+from rainjax.evaluation.records import load_study_file
 from rainjax.report._display import Display
 from rainjax.report.contrast import BlindAgainstAdaptive
 from rainjax.report.curves import Curve
 from rainjax.report.pictures import Gallery, Panels, Spectrum, Surfaces
-from rainjax.report.results import Results, balls
+from rainjax.report.results import Results, balls, common_origin
 from rainjax.report.tabular import DrawsTable, Leaderboard, ResultsTable
-from rainjax.report.text import draws_of
+from rainjax.report.text import Finding, draws_of, unique
 
-# A file names one of these and never decides what code runs.
-DISPLAYS: dict[str, type[Display]] = {
-    kind.__name__: kind
-    for kind in (
-        ResultsTable,
-        DrawsTable,
-        Leaderboard,
-        BlindAgainstAdaptive,
-        Curve,
-        Panels,
-        Gallery,
-        Spectrum,
-        Surfaces,
-    )
-}
 # More subjects than these are compared at a glance in a ranking, and not in curves.
 _FEW = 4
 
 
-def choose(results: Results) -> list[Display]:
-    """Returns the displays that study.json names or, where it names none, the default ones.
+def choose(results: Results) -> tuple[list[Display], list[Finding]]:
+    """Returns the study's displays or, where it names none, the default ones; and what to say.
+
+    They are those of the study itself, where `evaluate` returned the records, or else those that
+    study.json names, as far as they are this library's: a file never decides what code runs.
 
     Raises:
-        ValueError: it names something else; says what.
+        ValueError: study.json is damaged, or names no field of a display; says what.
     """
-    if results.folder is not None:
-        named = load_displays(results.folder)
-        if named:
-            return named
-    return default_displays(results)
+    origin = common_origin(results.records)
+    displays, unknown = origin.displays if origin else (), []
+    if displays is None:
+        displays, unknown = load_displays(results.folder) if results.folder else ((), [])
+    notes = [
+        Finding(
+            f"The study also has the display {name!r}, which no file can bring along: see it with "
+            "`rainjax evaluate` of the study's file, or `report(folder, displays=[...])`."
+        )
+        for name in unique(unknown)
+    ]
+    return list(displays) or default_displays(results), notes
+
+
+def known_displays() -> dict[str, type[Display]]:
+    """Returns the displays of this library, by name."""
+    found, kinds = {}, [Display]
+    while kinds:
+        kinds += (kind := kinds.pop()).__subclasses__()
+        if kind is not Display and kind.__module__.startswith("rainjax."):
+            found[kind.__name__] = kind
+    return found
 
 
 def default_displays(results: Results) -> list[Display]:
     """Returns what the records and the files beside them have something to show for."""
     tags = {tag for record in results.records for tag in record.tags}
-    table = "table" if "table" in tags else None
-    shown = results.tagged(table)
+    attacked = balls(results.records)
+    # Where every attack has tags of its own a table of the clean images alone says nothing.
+    tabled = balls(results.tagged("table")) if attacked else results.tagged("table")
+    table = "table" if tabled else None
+    shown = results.scored(table)
     contrast = "comparison" in tags
     many = len({record.subject for record in shown}) > _FEW
     found: list[Display] = []
@@ -75,30 +83,26 @@ def default_displays(results: Results) -> list[Display]:
     return found
 
 
-def load_displays(folder: pathlib.Path) -> list[Display]:
-    """Returns the displays that a folder's study.json names; none where there is no such file.
+def load_displays(folder: pathlib.Path) -> tuple[list[Display], list[str]]:
+    """Returns the displays that a folder's study.json names, and the names that are not ours.
 
     Raises:
         ValueError: it names something that is no display, or no field of one; says what.
     """
-    path = folder / "study.json"
-    if not path.exists():
-        return []
-    named = read_json(path).get("displays", [])
+    path, named = folder / "study.json", load_study_file(folder).get("displays", [])
     if not isinstance(named, list):
         raise ValueError(f"{path} is damaged: 'displays' must be a list.")
-    return [_display(value, path) for value in named]
+    wrong = [v for v in named if not isinstance(v, dict) or not isinstance(v.get("class"), str)]
+    if wrong:
+        raise ValueError(f"{path} is damaged: the display {wrong[0]!r} has no 'class'.")
+    kinds = known_displays()
+    found = [_display(kinds[v["class"]], v, path) for v in named if v["class"] in kinds]
+    return found, [v["class"] for v in named if v["class"] not in kinds]
 
 
-def _display(value: Any, path: pathlib.Path) -> Display:
-    fields = dict(value) if isinstance(value, dict) else {}
-    name = fields.pop("class", None)
-    kind = DISPLAYS.get(name) if isinstance(name, str) else None
-    if kind is None:
-        raise ValueError(
-            f"{path} names the display {name!r}; it can name {', '.join(DISPLAYS)}. Give one of "
-            "your own to rainjax.report.report(folder, displays=[...])."
-        )
+def _display(kind: type[Display], value: dict[str, Any], path: pathlib.Path) -> Display:
+    fields = {field: item for field, item in value.items() if field != "class"}
+    name = kind.__name__
     known = {field.name for field in dataclasses.fields(kind)}
     wrong = [field for field in fields if field not in known]
     if wrong:

@@ -16,14 +16,14 @@ from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report import sanity
 from rainjax.report._display import Display, Drawing
-from rainjax.report.displays import DISPLAYS, choose
+from rainjax.report.displays import choose, known_displays
 from rainjax.report.results import Results
-from rainjax.report.tables import Table, as_markdown, as_plain
+from rainjax.report.tables import ABSENT, Table, as_markdown, as_plain
+from rainjax.report.tabular import score_cell
 from rainjax.report.text import (
     Finding,
     attack_text,
-    interval,
-    percent,
+    counted,
     unique,
     without_markup,
 )
@@ -56,6 +56,11 @@ class Report:
     results: Results
     displays: Sequence[Display]
     extra_tables: Sequence[Table] = ()
+    notes: Sequence[Finding] = ()
+
+    def __repr__(self) -> str:
+        study, records = self.results.records[0].content["study"], self.results.records
+        return f"<Report of {study!r}: {counted(len(records), 'records')}>"
 
     @functools.cached_property
     def headline(self) -> list[Table]:
@@ -75,6 +80,8 @@ class Report:
         return [
             *verdict(self.results, self.displays),
             *sanity.findings(self.results.checked),
+            *_earlier(self.results.earlier),
+            *self.notes,
         ]
 
     @functools.cached_property
@@ -126,10 +133,11 @@ def report(
     *,
     extra_tables: Sequence[Table] = (),
 ) -> Report:
-    """Returns the report of a study's folder, or of records alone.
+    """Returns the report of a study's folder, or of records.
 
-    The displays are those given, or those that the study named, or what the records have
-    something to show for. `extra_tables` stand behind those of the first.
+    Records that `evaluate` or `load_records` returned bring along what their folder says of them:
+    the study's order, and the sanity checks. The displays are those given, or those of the study,
+    or what the records have something to show for. `extra_tables` stand behind those of the first.
 
     Raises:
         ValueError: the folder holds no records, or a file in it is damaged; says which.
@@ -138,7 +146,8 @@ def report(
         results = Results.read(source)
     else:
         results = Results.of(source)
-    return Report(results, choose(results) if displays is None else displays, extra_tables)
+    chosen, notes = choose(results) if displays is None else (displays, [])
+    return Report(results, chosen, extra_tables, notes)
 
 
 def write_report(
@@ -165,7 +174,7 @@ def write_report(
         path = folder / "figures" / f"{drawing.name}.png"
         path.write_bytes(drawing.png)
         paths.append(path)
-    for old in _our_figures(folder) - set(paths):
+    for old in _our_figures(folder, made.displays) - set(paths):
         old.unlink()  # a figure of an earlier run, which these records do not support
     for path, text in zip(paths, texts, strict=False):
         path.write_text(text, encoding="utf-8")
@@ -176,14 +185,24 @@ def summary(
     source: pathlib.Path | str | Sequence[Record],
     width: int = 99,
     *,
+    displays: Sequence[Display] | None = None,
     extra_tables: Sequence[Table] = (),
 ) -> str:
     """Returns the first display's tables and the verdict as plain text; raises as `report`."""
-    return report(source, extra_tables=extra_tables).summary(width)
+    return report(source, displays, extra_tables=extra_tables).summary(width)
 
 
-def _our_figures(folder: pathlib.Path) -> set[pathlib.Path]:
-    patterns = {pattern for kind in DISPLAYS.values() for pattern in kind.files}
+def _earlier(records: Sequence[Record]) -> list[Finding]:
+    if not records:
+        return []
+    found = f"{counted(len(records), 'records')} of earlier runs, such as {records[0].id}"
+    return [Finding(f"Not shown: {found}. Every subject is shown as it was measured last.")]
+
+
+def _our_figures(folder: pathlib.Path, displays: Sequence[Display]) -> set[pathlib.Path]:
+    """Returns the figures that displays have written; those that are not named here are kept."""
+    kinds = [*known_displays().values(), *map(type, displays)]
+    patterns = {pattern for kind in kinds for pattern in kind.files}
     return {path for pattern in patterns for path in (folder / "figures").glob(pattern)}
 
 
@@ -196,6 +215,8 @@ def _context(made: Report) -> dict[str, Any]:
         "study": first["study"],
         "data": first["data"],
         "checked": results.checked,
+        "scored": any(record.scored for record in records),
+        "quantity": "accuracy" if any(record.scored for record in records) else "result",
         "threats": _threats(results),
         "configuration": _configuration(records),
         "targets": _targets(results),
@@ -265,14 +286,14 @@ def _targets(results: Results) -> list[tuple[str, str]]:
 
 
 def _record_line(record: Record) -> dict[str, Any]:
-    score = record.score()
+    cell, reach = score_cell(record), record.result.get("linf_max")
     return {
         "id": record.id,
         "attack": attack_text(record),
         "num": record.num_examples,
-        "mean": percent(score.accuracy),
-        "interval": interval(score),
-        "reach": f"{255 * record.result['linf_max']:.2f}/255",
+        "mean": cell.value,
+        "interval": cell.detail,
+        "reach": f"{255 * reach:.2f}/255" if isinstance(reach, int | float) else ABSENT.value,
         "seconds": f"{record.content['run']['seconds']:.0f}",
     }
 

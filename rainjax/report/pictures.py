@@ -60,7 +60,7 @@ class Panels(Display):
         ]
 
     def _shown(self, results: Results) -> list[Record]:
-        shown = results.tagged(self.tag)
+        shown = results.scored(self.tag)
         subjects = subjects_of(results, shown)
         found: list[Record] = []
         for subject in [s for s in subjects if not results.is_bare(s)] or subjects:

@@ -7,7 +7,14 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from rainjax.evaluation.knowledge import Knowledge
-from rainjax.evaluation.records import Record, Score, load_order, load_records
+from rainjax.evaluation.records import (
+    Origin,
+    Record,
+    Score,
+    load_earlier,
+    load_order,
+    load_records,
+)
 from rainjax.report import sanity
 
 Ball = tuple[str, float]
@@ -17,15 +24,16 @@ Ball = tuple[str, float]
 class Results:
     """The records of one study with the order in which displays show its names.
 
-    `folder` holds what lies beside the records, if anything does, and `checked` is the record of
-    sanity checks.
+    `folder` holds what lies beside the records, if anything does, `checked` is the record of
+    sanity checks, and `earlier` are records of earlier runs, which no display shows.
     """
 
     records: Sequence[Record]
     subjects: Sequence[str]
     threats: Sequence[str]
-    folder: pathlib.Path | None = None
-    checked: sanity.Checked | None = None
+    folder: pathlib.Path | None = dataclasses.field(default=None, repr=False)
+    checked: sanity.Checked | None = dataclasses.field(default=None, repr=False)
+    earlier: Sequence[Record] = ()
 
     @staticmethod
     def read(folder: pathlib.Path | str) -> "Results":
@@ -34,27 +42,41 @@ class Results:
         Raises:
             ValueError: a file in it is damaged, or of another study than the others; says which.
         """
-        folder = pathlib.Path(folder)
-        records, order = load_records(folder), load_order(folder)
+        return Results.of(load_records(folder), load_earlier(folder))
+
+    @staticmethod
+    def of(records: Sequence[Record], earlier: Sequence[Record] = ()) -> "Results":
+        """Returns the results of records, with what lies in the folder that all of them are from.
+
+        The order is the study's; of records without a folder no defense comes first, and the
+        least informed attack.
+
+        Raises:
+            ValueError: there are no records, or `read` would raise it.
+        """
+        if not records:
+            raise ValueError("There are no records, so there is nothing to report.")
         subjects, threats = _names(records)
+        origin = common_origin(records)
+        if origin is None:
+            return Results(records, subjects, threats, earlier=earlier)
+        order = load_order(origin.folder)
         return Results(
             records,
             _known_first(order["subjects"], subjects),
             _known_first(order["threats"], threats),
-            folder,
-            sanity.load(folder, records),
+            origin.folder,
+            sanity.load(origin.folder, records),
+            earlier,
         )
-
-    @staticmethod
-    def of(records: Sequence[Record]) -> "Results":
-        """Returns results without a folder: no defense first, the least informed attack first."""
-        if not records:
-            raise ValueError("There are no records, so there is nothing to report.")
-        return Results(records, *_names(records))
 
     def tagged(self, tag: str | None) -> list[Record]:
         """Returns the records of the threat models with a tag; all of them for None."""
         return [record for record in self.records if tag is None or tag in record.tags]
+
+    def scored(self, tag: str | None) -> list[Record]:
+        """Returns the records with a tag that have accuracies, which some measures do not give."""
+        return [record for record in self.tagged(tag) if record.scored]
 
     @functools.cached_property
     def doubts(self) -> dict[tuple[str, str], list[str]]:
@@ -64,6 +86,12 @@ class Results:
     def is_bare(self, subject: str) -> bool:
         """Whether a subject has no defense: it is what the others are held against."""
         return any(not r.defended for r in self.records if r.subject == subject)
+
+
+def common_origin(records: Iterable[Record]) -> Origin | None:
+    """Returns where all of the records come from, None if they come from several places."""
+    origins = {record.origin for record in records}
+    return origins.pop() if len(origins) == 1 else None
 
 
 def subjects_of(results: Results, shown: Iterable[Record]) -> list[str]:

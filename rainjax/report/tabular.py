@@ -10,7 +10,7 @@ from rainjax.report.results import Ball, Results, balls, clean, strongest, subje
 from rainjax.report.tables import ABSENT, Cell, Table
 from rainjax.report.text import (
     attack_text,
-    ball_text,
+    ball_texts,
     counted,
     interval,
     num_text,
@@ -25,8 +25,9 @@ _Column = dict[str, Record]
 class ResultsTable(Display):
     """Mean accuracy by subject and threat model, the strongest attack last; a table for each ball.
 
-    An accuracy that a failed sanity check puts in doubt bears a dagger, and the strongest attack
-    of its row as well. Shown are the records with the tag, all of them for None.
+    Of another measure than `Robustness` a cell shows what the measure says. A number that a failed
+    sanity check puts in doubt bears a dagger, and the strongest attack of its row as well. Shown
+    are the records with the tag, all of them for None.
     """
 
     tag: str | None = "table"
@@ -40,7 +41,11 @@ class ResultsTable(Display):
         shown = results.tagged(self.tag)
         if not shown:
             raise ValueError(f"No record has the tag {self.tag!r}, so there is no table to make.")
-        return [_ball_table(results, shown, ball) for ball in balls(shown) or [None]]
+        titles = {ball: f"Attacks {words}" for ball, words in ball_texts(balls(shown)).items()}
+        return [
+            _ball_table(results, shown, ball, title)
+            for ball, title in (titles or {None: "Clean images only"}).items()
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +55,11 @@ class DrawsTable(Display):
     tag: str | None = "table"
 
     def tables(self, results: Results) -> list[Table]:
-        shown = results.tagged(self.tag)
-        return [_draws_table(results, shown, ball) for ball in balls(shown)]
+        shown = results.scored(self.tag)
+        return [
+            _draws_table(results, shown, ball, f"Clean images and the strongest attack {words}")
+            for ball, words in ball_texts(balls(shown)).items()
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +69,30 @@ class Leaderboard(Display):
     tag: str | None = "table"
 
     def tables(self, results: Results) -> list[Table]:
-        shown = results.tagged(self.tag)
-        return [_ranking(results, shown, ball) for ball in balls(shown)]
+        shown = results.scored(self.tag)
+        return [
+            _ranking(results, shown, ball, f"By the strongest attack {words}")
+            for ball, words in ball_texts(balls(shown)).items()
+        ]
 
 
 def score_cell(record: Record, name: str = "mean", *, own_num: bool = False) -> Cell:
-    """Returns a record's score with its interval, and with its n where the column has several."""
-    score = record.score(name)
+    """Returns a record's score with its interval, and with its n where the column has several.
+
+    Of a measure without scores it is what the measure says.
+    """
     num = f" n={record.num_examples}" if own_num else ""
+    if not record.scored:
+        (_, main), *others = list(record.shown.items()) or [("", str(ABSENT))]
+        return Cell(main, (", ".join(f"{title} {text}" for title, text in others) + num).strip())
+    score = record.score(name)
     return Cell(percent(score.accuracy), interval(score) + num)
 
 
-def _ball_table(results: Results, every: list[Record], ball: Ball | None) -> Table:
+def _ball_table(results: Results, every: list[Record], ball: Ball | None, title: str) -> Table:
     shown = [record for record in every if record.ball in (None, ball)]
     columns = _columns(results, shown)
+    ranked = ball is not None and any(record.scored for record in shown)
     header = [Cell(""), *_column_heads(columns)]
     body = []
     for subject in subjects_of(results, shown):
@@ -88,18 +106,17 @@ def _ball_table(results: Results, every: list[Record], ball: Ball | None) -> Tab
                 cells.append(Cell("= white box"))
             else:
                 cells.append(ABSENT)
-        if ball is not None:
+        if ball is not None and ranked:
             cells.append(_strongest_cell(results, shown, subject, ball))
         body.append(tuple(cells))
-    if ball is not None:
+    if ranked:
         header.append(Cell("strongest attack"))
-    title = "Clean images only" if ball is None else f"Attacks {ball_text(ball)}"
     notes = _notes(results, shown, columns)
-    return Table(title, tuple(header), tuple(body), notes, judged_by_last=ball is not None)
+    return Table(title, tuple(header), tuple(body), notes, judged_by_last=ranked)
 
 
 def _strongest_cell(results: Results, shown: list[Record], subject: str, ball: Ball) -> Cell:
-    best = strongest(shown, subject, ball)
+    best = strongest([record for record in shown if record.scored], subject, ball)
     if best is None:
         return ABSENT
     cell = score_cell(best)
@@ -119,7 +136,7 @@ def _columns(results: Results, shown: list[Record]) -> list[tuple[str, _Column]]
     """Returns the titles of columns and the record of each subject in them.
 
     A threat model is one column. Where a subject has several records under it, it is one column
-    for each of their settings, and says what sets it apart.
+    for each of their settings, or numbers of images, and says what sets it apart.
     """
     columns = []
     for threat in results.threats:
@@ -128,16 +145,28 @@ def _columns(results: Results, shown: list[Record]) -> list[tuple[str, _Column]]
         if len(set(subjects)) == len(subjects):
             columns += [(threat, {record.subject: record for record in own})] if own else []
             continue
-        groups: dict[tuple, _Column] = {}
+        groups: dict[tuple, list[Record]] = {}
         for record in sorted(own, key=lambda record: (record.num_draws, record.num_steps)):
-            group = groups.setdefault(tuple(sorted(_settings(record).items())), {})
-            other = group.setdefault(record.subject, record)
-            if other is not record:
-                raise ValueError(
-                    f"The records {other.id!r} and {record.id!r} claim the same table cell."
-                )
-        columns += [(_apart(threat, group, groups.values()), group) for group in groups.values()]
+            groups.setdefault(tuple(sorted(_settings(record).items())), []).append(record)
+        split = [part for group in groups.values() for part in _by_num(group)]
+        columns += [(_apart(threat, part, split), part) for part in split]
     return columns
+
+
+def _by_num(group: list[Record]) -> list[_Column]:
+    """Returns records of one attack as a column, or as one for each number of images."""
+    subjects = [record.subject for record in group]
+    if len(set(subjects)) == len(subjects):
+        return [{record.subject: record for record in group}]
+    columns: dict[int, _Column] = {}
+    for record in sorted(group, key=lambda record: -record.num_examples):
+        column = columns.setdefault(record.num_examples, {})
+        other = column.setdefault(record.subject, record)
+        if other is not record:
+            raise ValueError(
+                f"The records {other.id!r} and {record.id!r} claim the same table cell."
+            )
+    return list(columns.values())
 
 
 def _settings(record: Record) -> dict[str, str]:
@@ -157,15 +186,18 @@ def _settings(record: Record) -> dict[str, str]:
 
 def _apart(threat: str, column: _Column, columns: Iterable[_Column]) -> str:
     """Returns a threat model's name with the options that its other columns have otherwise."""
-    own, *_ = map(_settings, column.values())
-    others = [_settings(next(iter(group.values()))) for group in columns]
-    alike = [other for other in others if other["class"] == own["class"]]
-    words = [] if len(alike) == len(others) else [own["class"]]
+    first, firsts = next(iter(column.values())), [next(iter(c.values())) for c in columns]
+    own, others = _settings(first), list(map(_settings, firsts))
+    kind = lambda settings: settings.get("class", "no attack")
+    alike = [other for other in others if kind(other) == kind(own)]
+    words = [] if len(alike) == len(others) else [kind(own)]
     words += [
         _option_text(name, value)
         for name, value in own.items()
-        if any(other[name] != value for other in alike)
+        if any(other.get(name) != value for other in alike)
     ]
+    if any(_settings(other) == own and other is not first for other in firsts):
+        words.append(num_text([first]))
     return ", ".join([threat, *words])
 
 
@@ -182,7 +214,8 @@ def _column_heads(columns: Sequence[tuple[str, _Column]]) -> list[Cell]:
     numbers = [num_text(column.values()) for _, column in columns]
     same = len(set(numbers)) == 1
     return [
-        Cell(title, "" if same else num) for (title, _), num in zip(columns, numbers, strict=True)
+        Cell(title, "" if same or title.endswith(num) else num)
+        for (title, _), num in zip(columns, numbers, strict=True)
     ]
 
 
@@ -204,11 +237,18 @@ def _notes(
     random = [str(num) for num in draws if num > 1] or ["1"]
     once = " (one where nothing is random)" if draws[0] == 1 < draws[-1] else ""
     data = shown[0].content["data"]
-    notes = [
-        f"Accuracy on {data['name']} ({data['split']} split), mean over {' or '.join(random)} "
-        f"random draws that the attacker never saw{once}; in brackets the 95 % Wilson interval "
-        "for the choice of images."
-    ]
+    notes = []
+    if any(record.scored for record in shown):
+        notes.append(
+            f"Accuracy on {data['name']} ({data['split']} split), mean over {' or '.join(random)} "
+            f"random draws that the attacker never saw{once}; in brackets the 95 % Wilson "
+            "interval for the choice of images."
+        )
+    for name in unique(record.measure for record in shown if not record.scored):
+        titles = unique(next(iter(r.shown), "") for r in shown if r.measure == name)
+        what = f"**{' or '.join(filter(None, titles))}**, as {name} measures it,"
+        where = f"on {data['name']} ({data['split']} split)"
+        notes.append(f"{what} {where}, under {' or '.join(random)} random draws{once}.")
     subjects = subjects_of(results, shown)
     for title, column in columns:
         own = [column[subject] for subject in subjects if subject in column]
@@ -219,7 +259,7 @@ def _notes(
         for _, column in columns
     ):
         notes.append("**= white box**: without a defense there is nothing to be blind to.")
-    attacks = [record for record in shown if record.attack is not None]
+    attacks = [record for record in shown if record.attack is not None and record.scored]
     if attacks:
         rivals = [r for r in attacks if r.knowledge is not Knowledge.KEYS]
         known = len(rivals) < len(attacks)
@@ -253,7 +293,7 @@ def _column_note(title: str, column: list[Record]) -> str:
     return f"**{title}**: {'; '.join([*parts, num_text(column)])}.{rounded}"
 
 
-def _draws_table(results: Results, every: list[Record], ball: Ball) -> Table:
+def _draws_table(results: Results, every: list[Record], ball: Ball, title: str) -> Table:
     shown = [record for record in every if record.ball in (None, ball)]
     body = []
     for subject in subjects_of(results, shown):
@@ -265,7 +305,7 @@ def _draws_table(results: Results, every: list[Record], ball: Ball) -> Table:
                 body.append((Cell(subject), Cell(record.threat), *scores, num, draws))
     names = ("", "images", "mean over draws", "majority vote", "every draw right", "n", "draws")
     return Table(
-        f"Clean images and the strongest attack {ball_text(ball)}",
+        title,
         tuple(map(Cell, names)),
         tuple(body),
         (
@@ -277,7 +317,7 @@ def _draws_table(results: Results, every: list[Record], ball: Ball) -> Table:
     )
 
 
-def _ranking(results: Results, every: list[Record], ball: Ball) -> Table:
+def _ranking(results: Results, every: list[Record], ball: Ball, title: str) -> Table:
     best = {
         subject: record
         for subject in subjects_of(results, every)
@@ -298,7 +338,7 @@ def _ranking(results: Results, every: list[Record], ball: Ball) -> Table:
         )
     names = ("", "clean", "strongest attack", "n", "what it leaves")
     return Table(
-        f"By the strongest attack {ball_text(ball)}",
+        title,
         tuple(map(Cell, names)),
         tuple(body),
         (

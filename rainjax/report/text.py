@@ -38,17 +38,38 @@ def radius_text(norm: str, radius: float) -> str:
     return f"{round(steps)}/255" if abs(steps - round(steps)) < 0.03 else f"{steps:.3g}/255"
 
 
+def radius_texts(norm: str, radii: Iterable[float]) -> dict[float, str]:
+    """Returns `radius_text` of radii of one norm; those that read alike also in plain digits."""
+    radii = sorted(set(radii))
+    plain = {radius: radius_text(norm, radius) for radius in radii}
+    for radius, text in plain.items():
+        alike = [other for other in radii if radius_text(norm, other) == text]
+        for digits in range(3, 18):
+            numbers = {f"{other:.{digits}g}" for other in alike}
+            if len(numbers) == len(alike):
+                break
+        if len(alike) > 1:
+            plain[radius] = f"{text} ({radius:.{digits}g})"
+    return plain
+
+
 def norm_text(norm: str) -> str:
     """Returns a norm as papers print it."""
     return {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}.get(norm, norm)
 
 
-def ball_text(ball: tuple[str, float]) -> str:
-    """Returns the words for attacks within a ball, or for those that look for the nearest one."""
-    norm, radius = ball
-    if radius == math.inf:
-        return f"that look for the nearest success in {norm_text(norm)}"
-    return f"within {norm_text(norm)} radius {radius_text(norm, radius)}"
+def ball_texts(balls: Iterable[tuple[str, float]]) -> dict[tuple[str, float], str]:
+    """Returns the words for attacks within balls, or for those that look for the nearest one.
+
+    No two balls have the same words.
+    """
+    balls, found = list(balls), {}
+    for norm, radius in balls:
+        texts = radius_texts(norm, (size for other, size in balls if other == norm))
+        found[norm, radius] = f"within {norm_text(norm)} radius {texts[radius]}"
+        if radius == math.inf:
+            found[norm, radius] = f"that look for the nearest success in {norm_text(norm)}"
+    return found
 
 
 def draws_of(record: Record) -> str:

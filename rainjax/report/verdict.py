@@ -1,10 +1,13 @@
 """Says in plain words what the records show, and which of them should make a reader doubt."""
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record, Score
+from rainjax.report import sanity
 from rainjax.report._display import Display
 from rainjax.report.curves import Curve
 from rainjax.report.displays import default_displays
@@ -22,11 +25,13 @@ from rainjax.report.results import (
 from rainjax.report.text import (
     Finding,
     attack_text,
-    ball_text,
+    ball_texts,
     counted,
     interval,
+    norm_text,
     percent,
     radius_text,
+    unique,
 )
 
 # Of more subjects and balls than these a table says it better.
@@ -38,35 +43,46 @@ _MOST_BY_CHANCE = 3
 def verdict(results: Results, displays: Sequence[Display] | None = None) -> list[Finding]:
     """Returns the findings, then the flags; both follow from the records alone.
 
-    Attacks with the tag "table" are held against each other, and the points of every curve among
-    the `displays`, by default those that the records allow.
+    All attacks within a ball are held against each other, and the points of every curve among the
+    `displays`, by default those that the records allow. What was not compared is not said to be
+    in order.
     """
     if displays is None:
         displays = default_displays(results)
-    shown = results.tagged("table")
-    places = list(itertools.product(balls(shown), subjects_of(results, shown)))
-    findings = []
-    if len(places) <= _MOST_SENTENCES:
-        findings = [_subject_finding(shown, subject, ball) for ball, subject in places]
-    findings = [finding for finding in findings if finding is not None]
+    scored = results.scored(None)
+    findings = _findings(results) + _measured(results)
     curves = [display for display in displays if isinstance(display, Curve)]
-    flags = [
-        *_ball_flags(results.records),
-        *_order_flags(shown),
-        *(flag for curve in curves for flag in _curve_flags(results, curve)),
-    ]
+    compared = [_ball_flags(scored), _order_flags(scored)]
+    compared += [_curve_flags(results, curve) for curve in curves]
+    flags = [flag for part in compared for flag in part.flags]
     chance = [flag for flag in flags if flag.chance]
-    if not flags:
-        flags = [
-            Finding(
-                "No flag was raised: no attack left its ball, no weaker threat model did better "
-                "than a stronger one, and where sweeps were run neither more gradient samples nor "
-                "more steps nor a larger radius helped the defense."
-            )
-        ]
-    elif len(chance) > _MOST_BY_CHANCE or len(chance) == len(findings + flags):
+    doubted = any(finding.flag for finding in sanity.findings(results.checked))
+    if not flags and not doubted and scored:
+        flags = [_no_flag([part.well for part in compared if part.well])]
+    elif len(chance) > _MOST_BY_CHANCE:
         flags = [flag for flag in flags if not flag.chance] + [_folded(len(chance))]
     return findings + flags
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compared:
+    """What a comparison of attacks flags, and what is well where it flags nothing.
+
+    `well` is empty where there was nothing to compare.
+    """
+
+    flags: list[Finding]
+    well: str
+
+
+def _no_flag(well: list[str]) -> Finding:
+    if not well:
+        return Finding(
+            "No two attacks here can be held against each other, so nothing was there to be "
+            "flagged."
+        )
+    listed = ", ".join(well[:-1]) + ", and " * (len(well) > 1) + well[-1]
+    return Finding(f"No flag was raised: {listed}.")
 
 
 def _folded(number: int) -> Finding:
@@ -77,6 +93,56 @@ def _folded(number: int) -> Finding:
         flag=True,
         chance=True,
     )
+
+
+def _findings(results: Results) -> list[Finding]:
+    """Returns what the strongest attacks leave: a sentence for each subject, or for each ball.
+
+    Balls are those of the table, if there is one, and attacks all that were made within them.
+    """
+    scored = results.scored(None)
+    subjects = subjects_of(results, scored)
+    words = ball_texts(balls(results.scored("table")) or balls(scored))
+    if not words:
+        return _clean_findings(scored, subjects)
+    if len(words) * len(subjects) > _MOST_SENTENCES:
+        found = [_range_finding(scored, subjects, *ball) for ball in words.items()]
+    else:
+        found = [_subject_finding(scored, s, ball) for ball in words for s in subjects]
+    return [finding for finding in found if finding is not None]
+
+
+def _clean_findings(scored: list[Record], subjects: list[str]) -> list[Finding]:
+    told = [(s, record) for s in subjects if (record := clean(scored, s)) is not None]
+    shares = [f"{subject} {percent(record.score().accuracy)}" for subject, record in told]
+    text = f"Nobody attacked. Right on clean images: {', '.join(shares)}."
+    return [Finding(text)] if shares else []
+
+
+def _range_finding(
+    scored: list[Record], subjects: list[str], ball: Ball, words: str
+) -> Finding | None:
+    """Returns what the strongest attacks within a ball leave of the best and the worst subject."""
+    best = [record for s in subjects if (record := strongest(scored, s, ball)) is not None]
+    if not best:
+        return None
+    best.sort(key=lambda record: record.score().accuracy)
+    ends = [
+        f"{_told(record.score())} of {record.subject} ({record.threat})"
+        for record in dict.fromkeys([best[0], best[-1]])
+    ]
+    return Finding(
+        f"Of {counted(len(best), 'subjects')}, the strongest attacks {words} leave "
+        f"{'at least ' * (len(ends) > 1)}{' and at most '.join(ends)}."
+    )
+
+
+def _measured(results: Results) -> list[Finding]:
+    """Says of measures without accuracies where their results are: no rule judges those."""
+    names = unique(record.measure for record in results.records if not record.scored)
+    if not names:
+        return []
+    return [Finding(f"The tables show what {' and '.join(names)} measured; no rule judges it.")]
 
 
 def _subject_finding(shown: list[Record], subject: str, ball: Ball) -> Finding | None:
@@ -119,58 +185,82 @@ def _subject_finding(shown: list[Record], subject: str, ball: Ball) -> Finding |
     return Finding(text)
 
 
-def _order_flags(shown: list[Record]) -> list[Finding]:
-    """Compares each attack with those that know less; the clean images know nothing."""
-    flags, several = [], len(balls(shown)) > 1
-    for weaker, stronger in itertools.permutations(shown, 2):
+def _order_flags(scored: list[Record]) -> _Compared:
+    """Compares each attack with those that know less; the clean images know nothing.
+
+    Of a threat model with several settings in a ball the one that leaves least speaks for it.
+    """
+    groups: dict[tuple, list[Record]] = {}
+    for record in scored:
+        groups.setdefault((record.subject, record.ball, record.threat), []).append(record)
+    best = [record for group in groups.values() if (record := lowest(group)) is not None]
+    words = ball_texts(balls(best))
+    flags, number, unattacked = [], 0, 0
+    for weaker, stronger in itertools.permutations(best, 2):
         comparable = weaker.subject == stronger.subject and weaker.ball in (None, stronger.ball)
-        if not comparable or not knows_less(weaker, stronger) or not _below(weaker, stronger):
+        if not comparable or not knows_less(weaker, stronger):
+            continue
+        number += weaker.attack is not None
+        unattacked += weaker.attack is None
+        if not _below(weaker, stronger):
             continue
         if weaker.attack is None:
             pair = f"clean images score lower than {stronger.threat}"
         else:
             pair = f"the weaker threat model {weaker.threat} did better than {stronger.threat}"
-        if several and stronger.ball is not None:
-            pair += f" {ball_text(stronger.ball)}"
+        if len(words) > 1 and stronger.ball is not None:
+            pair += f" {words[stronger.ball]}"
         flags.append(_comparison(pair, weaker, stronger, "gradient masking or a weak setting"))
-    return flags
+    well = "no weaker threat model did better than a stronger one" if number else ""
+    if unattacked and not number:
+        well = "no attack left more than there is without one"
+    return _Compared(flags, well)
 
 
-def _curve_flags(results: Results, curve: Curve) -> list[Finding]:
+_AXES = {
+    "radius": (
+        lambda record: (
+            f"{record.threat} at radius " + radius_text(record.norm or "", record.radius or 0.0)
+        ),
+        "an attack that has not converged",
+        "a larger radius",
+    ),
+    "num_draws": (
+        lambda record: f"K = {record.num_draws}",
+        "noise in the attack, or too few steps",
+        "more gradient samples",
+    ),
+    "num_steps": (
+        lambda record: counted(record.num_steps, "steps"),
+        "an attack that loses what it had found",
+        "more steps",
+    ),
+}
+
+
+def _curve_flags(results: Results, curve: Curve) -> _Compared:
     """Flags a point that leaves more than the best before it, which had less to work with."""
-    name, cause = {
-        "radius": (_radius_name, "an attack that has not converged"),
-        "num_draws": (_draws_name, "noise in the attack, or too few steps"),
-        "num_steps": (_steps_name, "an attack that loses what it had found"),
-    }[curve.x]
-    flags = []
-    for run in curve.runs(results):
+    name, cause, more = _AXES[curve.x]
+    flags, runs = [], curve.runs(results)
+    for run in runs:
         for number, record in enumerate(run[1:], start=1):
             best = min(run[:number], key=lambda record: record.score().accuracy)
             if _below(best, record):
                 pair = f"{name(best)} did better than {name(record)}"
                 flags.append(_comparison(pair, best, record, cause))
-    return flags
+    swept = any(len(run) > 1 for run in runs)
+    return _Compared(flags, f"{more} never helped the defense" if swept else "")
 
 
-def _radius_name(record: Record) -> str:
-    return f"{record.threat} at radius {radius_text(record.norm or '', record.radius or 0.0)}"
-
-
-def _draws_name(record: Record) -> str:
-    return f"K = {record.num_draws}"
-
-
-def _steps_name(record: Record) -> str:
-    return counted(record.num_steps, "steps")
-
-
-def _ball_flags(records: Sequence[Record]) -> list[Finding]:
-    flags = []
-    for record in records:
+def _ball_flags(scored: Sequence[Record]) -> _Compared:
+    flags, number = [], 0
+    for record in scored:
         reach, radius = record.result["linf_max"], record.radius
+        if record.norm != "linf" or radius is None or radius == math.inf:
+            continue
+        number += 1
         # An attacked image is stored in float32; half an ulp at 1 is 6e-8.
-        if record.norm == "linf" and radius is not None and reach > radius + 1e-6:
+        if reach > radius + 1e-6:
             flags.append(
                 Finding(
                     f"{record.subject}: {record.threat} moved a pixel by {reach:.6f}, further "
@@ -178,7 +268,7 @@ def _ball_flags(records: Sequence[Record]) -> list[Finding]:
                     flag=True,
                 )
             )
-    return flags
+    return _Compared(flags, f"no attack left its {norm_text('linf')} ball" if number else "")
 
 
 def _comparison(pair: str, lower: Record, higher: Record, cause: str) -> Finding:

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import scipy.stats
 
-from rainjax.evaluation.records import Record, pack_counts, pack_indices
+from rainjax.evaluation.packing import pack_counts, pack_indices
+from rainjax.evaluation.records import Record
 from rainjax.metrics import wilson_interval
 from rainjax.report import Results, verdict
 

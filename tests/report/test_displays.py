@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rainjax import report
-from rainjax.evaluation import Record
+from rainjax.evaluation import Record, load_records
 from rainjax.evaluation.describe import describe
 from rainjax.report import (
     BlindAgainstAdaptive,
@@ -25,7 +25,7 @@ from rainjax.report import (
     Table,
     default_displays,
 )
-from rainjax.report.displays import DISPLAYS, load_displays
+from rainjax.report.displays import known_displays, load_displays
 from tests.report.made_records import (
     expected_cell,
     full_study,
@@ -35,6 +35,7 @@ from tests.report.made_records import (
     write_extras,
     write_study,
 )
+from tests.report.test_sanity import made_record
 from tests.tiny import unchecked
 
 EVERY = [
@@ -49,17 +50,16 @@ def named(folder, displays):
 
 
 def test_displays_come_back_from_a_study_as_they_were(tmp_path):
-    assert {type(display).__name__ for display in EVERY} == set(DISPLAYS)
-    assert named(tmp_path, [describe(display) for display in EVERY]) == EVERY
-    assert named(tmp_path, []) == []
+    assert {type(display).__name__ for display in EVERY} == set(known_displays())
+    assert named(tmp_path, [describe(display) for display in EVERY]) == (EVERY, [])
+    assert named(tmp_path, []) == ([], [])
 
 
 @pytest.mark.parametrize(
     ("display", "sentence"),
     [
-        ({"class": "mine.MyTable"}, r"names the display 'mine.MyTable'; it can name ResultsTable"),
-        ({"class": "Display"}, "names the display 'Display'; it can name"),
-        ("ResultsTable", "names the display None"),
+        ("ResultsTable", "the display 'ResultsTable' has no 'class'"),
+        ({"class": 3}, "the display .* has no 'class'"),
         ({"class": "Curve", "y": 1}, "gives Curve the field 'y', which it does not have"),
         ({"class": "Curve", "x": "time", "tag": None}, "names no usable Curve: x='time' is no ax"),
         ({"class": "Curve", "x": "radius"}, "names no usable Curve: .*'tag'"),
@@ -104,6 +104,9 @@ def test_defaults_follow_from_what_was_recorded(tmp_path):
     assert kinds(results_of(many)) == [ResultsTable, Leaderboard, DrawsTable]
     both = [make_record(f"row {n}", "eot", [5], tags=["comparison", "table"]) for n in range(6)]
     assert kinds(results_of(both)) == [BlindAgainstAdaptive, ResultsTable, DrawsTable]
+    tags = {"clean": ["table"], "eot": ["mine"]}
+    own = [make_record("mine", key, [5], tags=tag) for key, tag in tags.items()]
+    assert default_displays(results_of(own))[0] == ResultsTable(None)
     untagged = [make_record("mine", "eot", [5], tags=[])]
     assert default_displays(results_of(untagged))[0] == ResultsTable(None)
 
@@ -123,6 +126,36 @@ def test_a_display_of_ones_own_is_a_value_too(tmp_path):
     write_study(tmp_path, small_study())
     report.write_report(tmp_path, [Count()])
     assert "**Records**" in (tmp_path / "report.md").read_text()
+
+
+def test_a_display_that_no_file_can_bring_along_is_named_and_left_out(tmp_path):
+    write_study(tmp_path, small_study())
+    own = {"class": "mine.MyTable", "source": "12"}
+    for there in ([own], [own, describe(Leaderboard())], [{"class": "Display"}]):
+        _, unknown = named(tmp_path, there)
+        assert unknown == [there[0]["class"]]
+        made = report.report(tmp_path)
+        assert f"display '{unknown[0]}', which no file can bring along" in made.summary()
+        kinds = [type(display) for display in made.displays]
+        assert kinds == ([Leaderboard] if len(there) > 1 else [ResultsTable, DrawsTable])
+    assert "no file" not in report.report(tmp_path, [Count()]).summary()
+
+
+def test_records_of_a_folder_bring_its_order_its_checks_and_its_displays(tmp_path):
+    write_study(tmp_path, full_study())
+    order = {"subjects": ["RAIN, fine-tuned"], "threats": ["EOT-PGD"]}
+    (tmp_path / "study.json").write_text(json.dumps({**order, "displays": [{"class": "x.Mine"}]}))
+    (tmp_path / "sanity.json").write_text(json.dumps(made_record(False)))
+    for given, shown in (([Count()], [Count()]), ([], [ResultsTable(), DrawsTable()])):
+        made = report.report(load_records(tmp_path, displays=given))
+        assert made.displays[:2] == shown
+        assert made.results.subjects[0] == "RAIN, fine-tuned"
+        assert made.results.threats[0] == "EOT-PGD"
+        assert made.notes == []
+    assert "†" in made.text()
+    some = [record for record in load_records(tmp_path) if record.subject != "Undefended"]
+    assert "†" in report.report(some).text()
+    assert str(tmp_path) not in repr(made) + repr(made.results)
 
 
 def test_a_notebook_shows_tables_and_verdict():

@@ -6,8 +6,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from rainjax import evaluation
-from rainjax.evaluation import records
+from rainjax import evaluation, report
+from rainjax.evaluation import packing
 from tests.report.made_records import make_record, small_study, write_study
 
 
@@ -88,19 +88,19 @@ def test_folder_without_records_is_named(tmp_path):
 
 @hypothesis.given(st.lists(st.integers(0, 99), min_size=1, max_size=60))
 def test_positions_are_packed_without_loss_and_in_their_order(indices):
-    text = records.pack_indices(indices)
-    assert records.unpack_indices(text).tolist() == indices
+    text = packing.pack_indices(indices)
+    assert packing.unpack_indices(text).tolist() == indices
 
 
 @hypothesis.given(st.lists(st.integers(0, 50), min_size=1, max_size=60))
 def test_counts_are_packed_without_loss(counts):
-    assert records.unpack_counts(records.pack_counts(counts)).tolist() == counts
+    assert packing.unpack_counts(packing.pack_counts(counts)).tolist() == counts
 
 
 def test_packed_text_is_as_records_show_it():
-    assert records.pack_indices([0, 1, 2, 7, 9, 10]) == "0-2,7,9-10"
-    assert records.pack_counts([0, 5, 10, 35]) == "05az"
-    assert records.pack_counts([0, 36]) == "0,36,"
+    assert packing.pack_indices([0, 1, 2, 7, 9, 10]) == "0-2,7,9-10"
+    assert packing.pack_counts([0, 5, 10, 35]) == "05az"
+    assert packing.pack_counts([0, 36]) == "0,36,"
 
 
 @pytest.mark.parametrize("radius", [None, 0.5])
@@ -122,6 +122,24 @@ def test_records_come_in_the_order_of_the_study(tmp_path):
     ]  # fmt: skip
     (tmp_path / "study.json").write_text(json.dumps({"subjects": [1]}))
     with pytest.raises(ValueError, match=r"study.json is damaged: 'subjects' must be a list"):
+        evaluation.load_records(tmp_path)
+
+
+def test_of_a_subject_the_records_of_the_newest_run_are_shown(tmp_path):
+    def made(row, column, num):
+        return make_record(row, column, [5] * num) | {"id": f"{row} {column} {num}"}
+
+    records = [made(r, c, n) for r in ("mine", "other") for c in ("clean", "eot") for n in (4, 8)]
+    write_study(tmp_path, records)
+    newest = {"mine": ["mine clean 8", "mine eot 8"], "gone": [], "lost": ["x"]}
+    (tmp_path / "study.json").write_text(json.dumps({"records": newest}))
+    shown = {record.id for record in evaluation.load_records(tmp_path)}
+    # What "other" was measured on in its last run is not known.
+    assert shown == {*newest["mine"], *(r["id"] for r in records if r["id"].startswith("other"))}
+    text = " ".join(report.summary(tmp_path).split())
+    assert "Not shown: 2 records of earlier runs, such as mine eot 4." in text
+    (tmp_path / "study.json").write_text(json.dumps({"records": {"mine": "all"}}))
+    with pytest.raises(ValueError, match=r"study.json is damaged: 'records' must name"):
         evaluation.load_records(tmp_path)
 
 

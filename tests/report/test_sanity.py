@@ -21,7 +21,7 @@ def made_record(passed, key="rain_finetuned"):
     study = next(r for r in full_study() if r["subject"]["name"] == TITLES[key])
     row = {
         "subject": TITLES[key], "checks": [check], "surfaces": [surface],
-        "params": study["subject"]["params"],
+        "target": study["subject"]["target"], "params": study["subject"]["params"],
     }  # fmt: skip
     return {
         "schema": 2, "kind": "sanity", "study": "quick", "rows": [row],
@@ -89,11 +89,6 @@ def test_unusable_sanity_records_are_refused(tmp_path):
         (json.dumps(made_record(True) | {"schema": 1}), "is no usable record of sanity checks"),
         (json.dumps(made_record(True) | {"rows": [{}]}), "is no usable record of sanity checks"),
         (json.dumps(made_record(True) | {"study": "other"}), "is of the study 'other'"),
-        (json.dumps(made_record(True) | {"options": {"radius": 0.5}}), "was made of radius 0.5"),
-        (
-            json.dumps(made_record(True) | {"data": {"fingerprint": "x", "num_examples": 2}}),
-            "was made of other images",
-        ),
     ):
         (tmp_path / "sanity.json").write_text(text)
         with pytest.raises(ValueError, match=sentence):
@@ -104,9 +99,57 @@ def test_parameters_are_known_by_their_content_not_by_their_files_name():
     record, records = made_record(True), [Record(content) for content in full_study()]
     renamed = {"name": "of_another_name", "sha256": "ab"}
     record["rows"][0]["params"] = record["rows"][0]["params"] | {"classifier": renamed}
-    assert sanity.stale(record, records) is None
+    assert sanity.stale(record, records) == {}
     record["rows"][0]["params"]["classifier"] = {**renamed, "sha256": "cd"}
-    assert sanity.stale(record, records) == "other parameters of 'RAIN, fine-tuned'"
+    assert sanity.stale(record, records) == {"RAIN, fine-tuned": "other parameters"}
+
+
+def _row(**changes):
+    return {"rows": [made_record(True)["rows"][0] | changes]}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (_row(target={"class": "Defended", "defense": {"class": "Other"}}), "another pipeline"),
+        ({"options": {"radius": 0.5}}, "radius 0.5, which no attack of the study has"),
+        ({"data": {"fingerprint": "x", "num_examples": 2}}, "other images"),
+        ({"code": "another"}, "other code of the library"),
+        (
+            _row(threat="EOT-PGD", measured={"class": "PGD", "num_steps": 99}),
+            "other settings of EOT-PGD",
+        ),
+        (_row(threat="gone", measured={"class": "PGD"}), "other settings of gone"),
+    ],
+)
+@pytest.mark.parametrize("passed", [True, False])
+def test_checks_of_what_has_changed_say_nothing_of_it(tmp_path, change, why, passed):
+    write_study(tmp_path, full_study())
+    (tmp_path / "study.json").write_text(json.dumps({"code": "this"}))
+    content = made_record(True) | {"code": "this"} | change
+    content["rows"][0]["checks"][0]["passed"] = passed
+    (tmp_path / "sanity.json").write_text(json.dumps(content))
+    text = report.summary(tmp_path)
+    assert "sanity checks of the attacks passed" not in text
+    assert "failed" not in text
+    assert "†" not in text
+    assert f"RAIN, fine-tuned: the sanity checks were made of {why}" in " ".join(text.split())
+    assert "FAILED" not in report.report(tmp_path, [report.ResultsTable()]).markdown()
+
+
+def test_checks_of_the_attack_as_it_was_measured_are_current():
+    records = [Record(content) for content in full_study()]
+    attack = next(r.attack for r in records if r.threat == "EOT-PGD")
+    checked = made_record(True) | _row(threat="EOT-PGD", measured=attack)
+    assert sanity.stale(checked, records) == {}
+
+
+def test_no_flag_is_not_said_above_a_check_that_failed(tmp_path):
+    write_study(tmp_path, full_study())
+    (tmp_path / "sanity.json").write_text(json.dumps(made_record(True)))
+    assert "No flag was raised" in report.summary(tmp_path)
+    (tmp_path / "sanity.json").write_text(json.dumps(made_record(False)))
+    assert "No flag was raised" not in report.summary(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -120,4 +163,4 @@ def test_a_check_is_told_in_a_word(passed, word):
 def test_checks_without_an_attack_are_of_no_radius():
     record, records = made_record(True), [Record(content) for content in full_study()]
     for options in ({}, {"radius": None}):
-        assert sanity.stale(record | {"options": options}, records) is None
+        assert sanity.stale(record | {"options": options}, records) == {}

@@ -6,7 +6,16 @@ import pytest
 
 from rainjax import report
 from rainjax.evaluation import Record
-from rainjax.report import Cell, Leaderboard, ResultsTable, Table, as_markdown, as_plain
+from rainjax.report import (
+    BlindAgainstAdaptive,
+    Cell,
+    DrawsTable,
+    Leaderboard,
+    ResultsTable,
+    Table,
+    as_markdown,
+    as_plain,
+)
 from tests.report.made_records import (
     cells,
     expected_cell,
@@ -102,6 +111,32 @@ def test_two_radii_make_two_tables():
     assert cells(table)[3][-1] == f"{expected_cell(3, 10)} EOT-PGD"
 
 
+def test_radii_that_read_alike_are_told_apart():
+    near = [make_record("mine", "eot", [5], radius=radius) for radius in (8 / 255, 0.0314)]
+    results = results_of([*near, make_record("mine", "eot", [5], radius=2 / 255)])
+    for display in (ResultsTable(), DrawsTable(), Leaderboard()):
+        titles = [table.title for table in display.tables(results)]
+        assert len(set(titles)) == 3
+        assert sorted(title.partition("radius ")[2] for title in titles) == [
+            "2/255", "8/255 (0.03137)", "8/255 (0.0314)",
+        ]  # fmt: skip
+    (table,) = BlindAgainstAdaptive(tag=None, radii=(8 / 255,)).tables(results)
+    assert len({str(cell) for cell in table.header}) == len(table.header)
+
+
+def test_one_threat_model_on_two_numbers_of_images_is_two_columns():
+    records = [
+        make_record("rain_finetuned", key, [5] * num) | {"id": f"{key}{num}"}
+        for key in ("clean", "eot")
+        for num in (4, 8)
+    ]
+    header, _, row = cells(results_table(records, style="markdown"))
+    assert header[1:-1] == [
+        "clean, n = 8", "clean, n = 4", "EOT-PGD, n = 8", "EOT-PGD, n = 4",
+    ]  # fmt: skip
+    assert row[1:3] == [expected_cell(8, 8), expected_cell(4, 4)]
+
+
 def test_rounded_radius_and_other_norms_are_printed_as_papers_do():
     record = make_record("rain_finetuned", "eot", [5], radius=0.0313)
     assert "L∞ radius 8/255" in results_table([record])
@@ -110,7 +145,7 @@ def test_rounded_radius_and_other_norms_are_printed_as_papers_do():
 
 
 def test_two_records_for_one_cell_are_refused():
-    twin = make_record("rain_finetuned", "eot", [5] * 7) | {"id": "twin"}
+    twin = make_record("rain_finetuned", "eot", [5] * 10) | {"id": "twin"}
     with pytest.raises(ValueError, match=r"r8--k16' and 'twin' claim the same table cell"):
         results_table([*small_study(), twin])
     with pytest.raises(

@@ -143,10 +143,18 @@ def by_chance(count):
     return records
 
 
-def test_a_verdict_of_nothing_but_chance_is_one_line():
-    (finding,) = report.verdict(results_of(by_chance(9)))
-    assert finding.chance
-    assert finding.text.startswith("In 9 pairs of attacks the one with less to work with did")
+def test_a_verdict_is_never_nothing_but_chance():
+    records = by_chance(9)
+    records[4] = make_record("row 2", "white_box", share(10))
+    records[5] = make_record("row 2", "eot", share(10.5))
+    result, chance = report.verdict(results_of(records))
+    assert not result.flag
+    assert result.text.startswith(
+        "Of 9 subjects, the strongest attacks within L∞ radius 8/255 leave at least 10.0 % ["
+    )
+    assert "of row 2 (white-box PGD) and at most 29.0 % [" in result.text
+    assert chance.chance
+    assert chance.text.startswith("In 9 pairs of attacks the one with less to work with did")
     # Few beside other findings are told one by one, many would hide what chance does not explain.
     assert len(flags(by_chance(3))) == 3
     worse = [make_record("bad", "blind", share(10)), make_record("bad", "eot", share(60))]
@@ -180,3 +188,42 @@ def test_more_steps_that_help_the_defense_are_flagged():
     ]
     (flag,) = flags(records)
     assert "10 steps did better than 40 steps" in flag
+
+
+def test_what_was_not_compared_is_not_said_to_be_in_order():
+    lone = make_record("rain_finetuned", "eot", share(20))
+    assert findings([lone])[-1] == "No flag was raised: no attack left its L∞ ball."
+    unbounded = make_record("rain_finetuned", "eot", share(20), radius=None, norm="l2")
+    assert findings([unbounded])[-1].startswith("No two attacks here can be held against each")
+    clean = make_record("rain_finetuned", "clean", share(90))
+    assert findings([clean])[0].startswith("Nobody attacked. Right on clean images: RAIN, fine-t")
+    swept = [
+        make_record("rain_finetuned", "eot", share(20), num_steps=steps, tags=["steps"])
+        for steps in (10, 40)
+    ]
+    (text,) = [text for text in findings(swept) if text.startswith("No flag")]
+    assert "more steps never helped" in text
+    assert "weaker" not in text
+    assert "radius" not in text
+
+
+def test_threat_models_of_any_tag_are_held_against_each_other():
+    records = [
+        make_record("rain_finetuned", "clean", share(90)),
+        make_record("rain_finetuned", "black_box", share(20), tags=["mine"]),
+        make_record("rain_finetuned", "eot", share(80), tags=["mine"]),
+    ]
+    (flag,) = flags(records)
+    assert "the weaker threat model Square did better than EOT-PGD" in flag
+    assert "20.0 % [" in findings(records)[0]
+    records[2] = make_record("rain_finetuned", "eot", share(80))
+    assert len(flags(records)) == 1
+
+
+def test_of_a_sweep_the_strongest_setting_speaks_for_the_threat_model():
+    records = [
+        make_record("rain_finetuned", "white_box", share(30)),
+        make_record("rain_finetuned", "eot", share(20)),
+        make_record("rain_finetuned", "eot", share(60), num_steps=1, tags=["mine"]),
+    ]
+    assert flags(records) == []

@@ -1,0 +1,142 @@
+"""What is wrong with the content of a record, if anything, in a sentence."""
+
+import math
+from typing import Any
+
+from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.packing import unpack_counts, unpack_indices
+
+ROBUSTNESS = "robustness"
+OTHER = "measure"
+_NUMBER = (int, float)
+_FIELDS: dict[str, Any] = {
+    "id": str,
+    "study": str,
+    "subject.name": str,
+    "subject.is_random": bool,
+    "subject.defended": bool,
+    "subject.target": dict,
+    "subject.params": dict,
+    "threat.name": str,
+    "threat.description": str,
+    "threat.knowledge": str,
+    "threat.tags": list,
+    "axes.num_draws": int,
+    "axes.num_steps": int,
+    "data.name": str,
+    "data.split": str,
+    "data.fingerprint": str,
+    "data.indices": str,
+    "seed": int,
+    "num_score_draws": int,
+    "result": dict,
+    "run.seconds": _NUMBER,
+    "run.started": str,
+    "run.versions": dict,
+    "run.backend": str,
+    "run.device": str,
+    "run.command": str,
+}
+_SCORES = ("mean", "worst", "vote")
+_OF_KIND: dict[str, dict[str, Any]] = {
+    ROBUSTNESS: {
+        "result.num_examples": int,
+        "result.correct_draws": str,
+        "result.linf_max": _NUMBER,
+        **{f"result.{s}.{e}": _NUMBER for s in _SCORES for e in ("low", "accuracy", "high")},
+    },
+    OTHER: {"measure.class": str, "shown": dict},
+}
+_WORDS = {
+    str: "text",
+    int: "whole number",
+    list: "list",
+    dict: "object",
+    bool: "truth value",
+    _NUMBER: "number",
+}
+
+
+def find_problem(record: dict[str, Any]) -> str | None:
+    """Says what is wrong with the content of a record, or None."""
+    own = _OF_KIND.get(str(record.get("kind")))
+    if own is None:
+        return f"its kind is {record.get('kind')!r}, none of {', '.join(map(repr, _OF_KIND))}"
+    for path, kind in (_FIELDS | own).items():
+        value = _at(record, path)
+        if value is None:
+            return f"it lacks {path!r}"
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            return f"{path} is {value!r}, which is no {_WORDS[kind]}"
+    of_kind = _scores_problem if record["kind"] == ROBUSTNESS else _shown_problem
+    return _threat_problem(record) or _indices_problem(record) or of_kind(record)
+
+
+def _threat_problem(record: dict[str, Any]) -> str | None:
+    threat, axes = record["threat"], record["axes"]
+    names = [knowledge.name.lower() for knowledge in Knowledge]
+    if threat["knowledge"] not in names:
+        return f"threat.knowledge is {threat['knowledge']!r}, none of {', '.join(names)}"
+    if not all(isinstance(tag, str) for tag in threat["tags"]):
+        return f"threat.tags is {threat['tags']!r}, no list of names"
+    attack, norm, radius = threat.get("attack"), axes.get("norm"), axes.get("radius")
+    if attack is None:
+        return None if norm is None else "axes.norm is given, but threat.attack is not"
+    if not isinstance(attack, dict) or not isinstance(attack.get("class"), str):
+        return "threat.attack is no object with its 'class'"
+    if not isinstance(norm, str):
+        return f"axes.norm is {norm!r}, no text"
+    if radius is not None and not (isinstance(radius, _NUMBER) and 0 <= radius < math.inf):
+        return f"axes.radius is {radius!r}; it must be finite and not negative"
+    return None
+
+
+def _indices_problem(record: dict[str, Any]) -> str | None:
+    if record["num_score_draws"] < 1:
+        return f"num_score_draws is {record['num_score_draws']}; it must be at least 1"
+    try:
+        unpack_indices(record["data"]["indices"])
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _shown_problem(record: dict[str, Any]) -> str | None:
+    if all(isinstance(text, str) for text in record["shown"].values()):
+        return None
+    return f"shown is {record['shown']!r}, which is no object of texts"
+
+
+def _scores_problem(record: dict[str, Any]) -> str | None:
+    result, draws = record["result"], record["num_score_draws"]
+    num, indices = result["num_examples"], unpack_indices(record["data"]["indices"])
+    try:
+        counts = unpack_counts(result["correct_draws"]).tolist()
+    except ValueError as error:
+        return str(error)
+    if not len(indices) == len(counts) == num:
+        return (
+            f"result.num_examples is {num}, but it names {len(indices)} images and counts draws "
+            f"for {len(counts)}"
+        )
+    if not all(0 <= count <= draws for count in counts):
+        return f"result.correct_draws must hold whole numbers from 0 to {draws}"
+    for name in _SCORES:
+        low, middle, high = (result[name][end] for end in ("low", "accuracy", "high"))
+        if not 0 <= low <= middle + 1e-9 <= high + 2e-9 <= 1 + 4e-9:
+            return f"result.{name} is {middle!r} in [{low!r}, {high!r}]; 0 to 1, in order"
+    recount = {"mean": sum(counts) / (num * draws), "worst": counts.count(draws) / num}
+    for name, share in recount.items():
+        if abs(share - result[name]["accuracy"]) > 1e-4:
+            return (
+                f"result.{name}.accuracy is {result[name]['accuracy']!r}, but "
+                f"result.correct_draws add up to {share:.4f}"
+            )
+    return None
+
+
+def _at(record: dict[str, Any], path: str) -> Any:
+    value: Any = record
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
