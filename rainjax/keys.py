@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer, Key
 
+from rainjax._checks import is_whole
 from rainjax.typing import PRNGKey, Stratum
 
 
@@ -31,10 +32,10 @@ def purpose_key(seed: int, purpose: Purpose) -> PRNGKey:
     """Returns the root of one purpose's branch of the tree grown from `seed`.
 
     Raises:
-        ValueError: `seed` is not in 0..2**32-1; JAX would wrap it into another one.
+        ValueError: `seed` is no whole number in 0..2**32-1; JAX would wrap it into another one.
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"{seed=} must lie in 0..2**32-1.")
+    if not is_whole(seed) or not 0 <= seed < 2**32:
+        raise ValueError(f"{seed=} must be a whole number in 0..2**32-1.")
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 

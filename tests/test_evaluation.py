@@ -349,12 +349,14 @@ def test_outcomes_are_enumerated_once_each(setting):
 
 
 def test_scores_and_seeds_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="num_draws=0 must be at least 1"):
+    with pytest.raises(ValueError, match="num_draws=0 must be a whole number, and at least 1"):
         score(SECRET_TARGET, SECRET_PARAMS, _score_keys(), GREY, num_draws=0)
     with pytest.raises(ValueError, match=r"Images must lie in \[0, 1\]"):
         score(SECRET_TARGET, SECRET_PARAMS, _score_keys(), GREY - 1, num_draws=1)
     for seed in (-1, 2**32):
-        with pytest.raises(ValueError, match=rf"seed={seed} must lie in 0..2\*\*32-1"):
+        with pytest.raises(
+            ValueError, match=rf"seed={seed} must be a whole number in 0..2\*\*32-1"
+        ):
             purpose_key(seed, Purpose.SCORE)
     assert purpose_key(2**32 - 1, Purpose.SCORE) != purpose_key(0, Purpose.SCORE)
 

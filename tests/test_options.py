@@ -32,11 +32,13 @@ from rainjax.defenses import (
     TotalVariation,
     WaveletDenoising,
 )
-from rainjax.evaluation import GradientOf, Itself, Robustness, When
+from rainjax.evaluation import GradientOf, Itself, Robustness, When, score
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.gradients import BPDA, expectation
+from rainjax.keys import Purpose, purpose_key
+from rainjax.pipeline import Defended
 from tests.contracts import DEFENSES
-from tests.tiny import unchecked
+from tests.tiny import Linear, unchecked
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,11 @@ def test_the_public_attacks_are_all_looked_at():
         (lambda: fgsm(0.0), "step_size=0.0 must be finite and positive"),
         (lambda: PGD(eot=EOT), "takes an EOT, not the class EOT: make a value of it"),
         (lambda: EOT(4, chunk_size=True), "chunk_size=True must be a whole number"),
+        (lambda: purpose_key("3", Purpose.ATTACK), "seed='3' must be a whole number"),
+        (
+            lambda: score(Defended(Identity(), Linear(3, 2)), {}, [], [], num_draws=1.5),
+            "num_draws=1.5 must be a whole number",
+        ),
         (lambda: expectation(len, True), "num_samples=True .* must be whole numbers"),
         (lambda: GradientOf("identity"), "takes a Defense, not 'identity'"),
         (lambda: When(Itself), "takes a Surrogate, not the class Itself: make a value of it"),

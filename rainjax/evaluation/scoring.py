@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from rainjax import gradients
+from rainjax._checks import is_whole
 from rainjax.attacks import Attack, balls
 from rainjax.evaluation.driver import (
     Given,
@@ -95,8 +96,8 @@ def score(
             of range, the defense leaves [0, 1] or returns NaN for one of them, or a logit is NaN,
             which no score should take for an answer.
     """
-    if num_draws < 1:
-        raise ValueError(f"{num_draws=} must be at least 1.")
+    if not is_whole(num_draws) or num_draws < 1:
+        raise ValueError(f"{num_draws=} must be a whole number, and at least 1.")
     images = jnp.asarray(images)
     check_batch(target, params, score_keys, images)
     check_purified(target, params, images)
