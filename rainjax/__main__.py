@@ -5,7 +5,6 @@ Write a file with a function `study()` that returns a `rainjax.evaluation.Study`
 """
 
 import dataclasses
-import os
 import pathlib
 import sys
 from typing import Annotated, Literal
@@ -14,6 +13,7 @@ import jax
 import tyro
 
 from rainjax import evaluation
+from rainjax._output import close_output
 from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import join_processes, use_all_cores
 from rainjax.evaluation.cluster import submit
@@ -148,8 +148,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {where}: {error}" if where else f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on from here.")
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        close_output()
 
 
 def _help() -> str:

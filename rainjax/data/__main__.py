@@ -10,6 +10,7 @@ import PIL.Image
 import tyro
 
 from rainjax import data
+from rainjax._output import close_output
 from rainjax.data import builtin, generated
 from rainjax.data.importing import import_pictures
 
@@ -92,6 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
                 _import(command)
             case Show():
                 _show(command)
+    except BrokenPipeError:
+        close_output()
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from rainjax._output import close_output
 from rainjax.nets import num_params
 from rainjax.zoo import _card, _store, _verify
 
@@ -126,6 +127,8 @@ def main(arguments: list[str] | None = None) -> None:
                 print(describe(_card.read_card(path.with_suffix(".json")), path))
             case Verify(names_or_paths):
                 _verify_all(names_or_paths or (None,))
+    except BrokenPipeError:
+        close_output()
     except (OSError, ValueError) as error:
         sys.exit(str(error))
 
