@@ -124,7 +124,8 @@ def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool 
     """Returns a function as network and parameters: `fn(params, image)`, one image to its logits.
 
     With `batched` the function takes `n h w c` and returns `n classes`, each image by itself. It
-    must be pure, and differentiable where an attacker is to follow it. Functions are equal to themselves alone.
+    must be pure, and differentiable where an attacker is to follow it. Functions are equal to
+    themselves alone.
 
     >>> import jax.numpy as jnp
     >>> from rainjax import nets
