@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Int, Key
 
 from rainjax._checks import check_fields, check_image
 from rainjax._values import Value
@@ -48,6 +48,17 @@ class Pipeline(Value):
         if isinstance(draw, Stratum) or not jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
             raise TypeError(f"{type(self).__name__} knows no draws but keys, not {draw}.")
         return self.logits(params, draw, image)
+
+    def checked_logits(self, params: Params, draw: Draw, image: Image) -> Logits:
+        """Returns `logits_of_draw` for a score; NaN where a part breaks its promises for `image`.
+
+        What is broken must not look robust, on whichever image. Randomized smoothing has no use
+        for it: its noise leaves [0, 1], and any function may follow it.
+
+        Raises:
+            TypeError: as `logits_of_draw`.
+        """
+        return self.logits_of_draw(params, draw, image)
 
     @property
     def is_random(self) -> bool:
@@ -199,13 +210,25 @@ class Defended(Pipeline):
     def logits_of_draw(self, params: Params, draw: Draw, image: Image) -> Logits:
         """Returns the classifier's logits for the image purified with one draw.
 
-        They are NaN where the image or the purified one holds a NaN, and where the purified one
-        leaves [0, 1] though the image does not: whatever a draw leaves out, and whatever the
-        classifier makes of it, what is broken must not look robust.
+        They are NaN where the image or the purified one holds a NaN, whatever a draw leaves out
+        and whatever the classifier makes of it.
 
         Raises:
             ValueError: the defense returns another shape or type, or the classifier no logits.
         """
+        return self._seen_and_logits(params, draw, image)[1]
+
+    def checked_logits(self, params: Params, draw: Draw, image: Image) -> Logits:
+        """Returns `logits_of_draw`, and NaN where the purified image leaves [0, 1].
+
+        Raises:
+            ValueError: as `logits_of_draw`.
+        """
+        seen, logits = self._seen_and_logits(params, draw, image)
+        within = (seen >= -RANGE_TOLERANCE) & (seen <= 1 + RANGE_TOLERANCE)
+        return jnp.where(within.all(), logits, jnp.nan)
+
+    def _seen_and_logits(self, params: Params, draw: Draw, image: Image) -> tuple[Image, Logits]:
         check_image(image, type(self).__name__)
         purified = self.purify(params, draw, image)
         logits = self.classifier.apply(params["classifier"], purified)
@@ -216,12 +239,7 @@ class Defended(Pipeline):
                 "image: a classifier returns its logits, floats of shape (classes,)."
             )
         broken = jnp.isnan(image).any() | jnp.isnan(purified).any()
-        left = _within(image, 0.0) & ~_within(purified, RANGE_TOLERANCE)
-        return jnp.where(broken | left, jnp.nan, logits)
-
-
-def _within(image: Image, tolerance: float) -> Bool[Array, ""]:
-    return ((image >= -tolerance) & (image <= 1 + tolerance)).all()
+        return purified, jnp.where(broken, jnp.nan, logits)
 
 
 def _shape_and_type(image: Any) -> str:

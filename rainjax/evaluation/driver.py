@@ -293,7 +293,7 @@ def check_attacked(
         raise ValueError(
             f"The surrogate's loss or gradient is NaN for {broken.sum()} of {len(attacked)} "
             f"images, the first of them number {broken.argmax()} of the batch: mend the pipeline, "
-            "whose defense must stay in [0, 1], or attack a surrogate that has a gradient there."
+            "or attack a surrogate that has a gradient there."
         )
 
 

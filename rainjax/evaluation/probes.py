@@ -22,10 +22,10 @@ def check_purified(
     """Refuses a pipeline whose defense returns NaN or leaves [0, 1] for images within it.
 
     It looks at one draw for each of the first four images, so that a broken defense is named
-    before any work, or at every image under `draws`. Other images are not forgotten: the logits
-    are NaN where a defense breaks, and whoever meets that asks here which it was. What is no
-    image of the same shape and type is refused when the pipeline is traced. Randomized smoothing
-    asks for no such promise: its noise leaves [0, 1], and any function may follow it.
+    before any work, or at every image under `draws`. Other images are not forgotten: what a score
+    asks for, `checked_logits`, is NaN where a defense breaks, and it then asks here which it was.
+    What is no image of the same shape and type is refused when the pipeline is traced. Randomized
+    smoothing asks for no such promise: its noise leaves [0, 1], and any function may follow it.
 
     Raises:
         ValueError: naming the defense, what it returned, and for which image.

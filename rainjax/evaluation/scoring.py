@@ -187,7 +187,7 @@ def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: floa
 
 def _score_draws(target: Pipeline, params, keys, images, start, num_draws: int):
     def one(key, image):
-        logits = lambda i: target.logits_of_draw(params, gradients.draw(key, i), image)
+        logits = lambda i: target.checked_logits(params, gradients.draw(key, i), image)
         return jax.vmap(logits)(start + jnp.arange(num_draws))
 
     return jax.vmap(one)(keys, images)
