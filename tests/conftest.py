@@ -3,6 +3,7 @@
 import collections
 import os
 import pathlib
+import time
 from importlib.metadata import version
 
 import hypothesis
@@ -48,11 +49,12 @@ def pytest_report_header() -> str:
 
 
 # What `make test-fast` leaves out is written by `make test ARGS=--write-slow`, on a machine that
-# does nothing else. A module's fixtures count for the first test that wants them: where those are
-# slow, `make test-fast ARGS=--write-slow` then finds the next one.
+# does nothing else. A fixture counts for every test that wants it: without the others, each of
+# them would be the one to wait for it.
 _SLOW = pathlib.Path(__file__).with_name("slow.txt")
 _SLOW_SECONDS = 1.5
 _seconds: collections.Counter[str] = collections.Counter()
+_fixture_seconds: dict[str, float] = {}  # of the latest fixture of a name
 
 
 def pytest_addoption(parser):
@@ -75,9 +77,29 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """Measures a fixture, without those that it wants itself."""
+    start = time.perf_counter()
+    try:
+        return (yield)
+    finally:
+        _fixture_seconds[fixturedef.argname] = time.perf_counter() - start
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Says in a test's report what it took, with all its fixtures."""
+    if call.when == "call":
+        waited = sum(_fixture_seconds.get(name, 0.0) for name in item.fixturenames)
+        item.user_properties.append(("seconds", call.duration + waited))
+    return (yield)
+
+
 def pytest_runtest_logreport(report):
-    """Adds up what each test takes, with its fixtures and all its parameters."""
-    _seconds[report.nodeid.split("[")[0]] += report.duration
+    """Adds up what the reports of a test say, over all its parameters."""
+    if report.when == "call":
+        _seconds[report.nodeid.split("[")[0]] += dict(report.user_properties)["seconds"]
 
 
 def pytest_sessionfinish(session):

@@ -132,7 +132,9 @@ def test_slow_tests_are_written_down(tmp_path, monkeypatch):
     monkeypatch.setattr(conftest, "_seconds", collections.Counter())
     for name, seconds in (("fast_now", 0.1), ("many[1]", 0.8), ("many[2]", 0.8), ("quick", 0.2)):
         conftest.pytest_runtest_logreport(
-            types.SimpleNamespace(nodeid=f"a.py::test_{name}", duration=seconds)
+            types.SimpleNamespace(
+                nodeid=f"a.py::test_{name}", when="call", user_properties=[("seconds", seconds)]
+            )
         )
 
     def finish(**config):
