@@ -10,7 +10,6 @@ import pytest
 
 from rainjax import Defended, Identity
 from rainjax.attacks import APGD, EOT, PGD, CarliniWagner, NoisyAPGD, Square
-from rainjax.data import ImageSet
 from rainjax.defenses import JPEG, RAIN, BitDepth, GaussianNoise, LowPass, MeanFieldRAIN
 from rainjax.evaluation import (
     CLEAN,
@@ -31,6 +30,7 @@ from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.study import cells, check_classes
 from rainjax.gradients import BPDA
 from rainjax.pipeline import Pipeline
+from tests.small_studies import Arrays
 from tests.tiny import EDSR_TINY, Linear, edsr_params, unchecked
 
 NETWORK = Linear(8 * 8 * 3, 4)
@@ -40,29 +40,14 @@ ROUNDED = Defended(BitDepth(3), NETWORK)
 BEHIND_RAIN = Defended(RAIN(EDSR_TINY, shift_fraction=0.25), NETWORK)
 
 
-class Pictures(ImageSet):
+class Pictures(Arrays):
     """Twelve pictures of four classes, in turn or one class after the other."""
 
     name, split, class_names, fingerprint = "pictures", "test", tuple("abcd"), "none"
 
     def __init__(self, *, in_turn: bool = True, num: int = 12):
-        self._images = np.random.default_rng(0).integers(0, 256, (num, 8, 8, 3), dtype=np.uint8)
-        self._labels = np.arange(num) % 4 if in_turn else np.arange(num) * 4 // num
-
-    def __len__(self):
-        return len(self._images)
-
-    def get(self, indices):
-        return self._images[indices], self.labels(indices)
-
-    def image(self, index):
-        return self._images[index]
-
-    def labels(self, indices):
-        return self._labels[indices].astype(np.int32)
-
-    def source_index(self, indices):
-        return indices
+        images = np.random.default_rng(0).integers(0, 256, (num, 8, 8, 3), dtype=np.uint8)
+        super().__init__(images, np.arange(num) % 4 if in_turn else np.arange(num) * 4 // num)
 
 
 def subject(pipeline, name="it"):
