@@ -49,6 +49,7 @@ def command() -> str:
         return shlex.join(words)
     if words[0] == "-c":
         return "in a Python program"
+    interpreter = pathlib.PurePath(interpreter).name  # whatever environment it is of
     interpreter = re.sub(r"^python[\d.]*(\.exe)?$", "python", interpreter)
     return shlex.join([interpreter, *words])
 

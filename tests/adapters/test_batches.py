@@ -33,7 +33,7 @@ def test_padding_and_neighbours_change_nothing(network):
 
 
 def test_bad_seeds_are_refused():
-    with unchecked(), pytest.raises(ValueError, match="seed=-1 must lie in"):
+    with unchecked(), pytest.raises(ValueError, match="seed=-1 must be a whole number"):
         Batched(*linear(), seed=-1, fresh=True)
 
 
