@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import pathlib
 import subprocess
@@ -118,19 +119,23 @@ def soften(image):
         ("", "within(image)\n\ndef within(x):\n    import helper\n    return helper.soften(x)"),
     ],
 )  # fmt: skip
-def test_code_of_other_files_decides_what_reaches_it(tmp_path, imports, call):
+def test_code_of_other_files_decides_what_reaches_it(tmp_path, monkeypatch, imports, call):
     """Whether a name of another module is reached directly, through the module or at a call."""
-    program = (
-        "import json, mine\n"
-        "from rainjax.evaluation.describe import describe\n"
-        "print(json.dumps(describe(mine.Mine())))"
-    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def described(levels=4, unused=0, more=""):
         (tmp_path / "helper.py").write_text(HELPER.format(levels=levels, unused=unused))
         source = SOURCE.format(body=call, strength=1.0).replace("import dataclasses", "{}\n{}")
-        (tmp_path / "mine.py").write_text(source.format("import dataclasses", imports) + more)
-        return run(program, tmp_path)
+        (tmp_path / "describes.py").write_text(source.format("import dataclasses", imports) + more)
+        for name in ("helper", "describes"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        try:
+            return describe(importlib.import_module("describes").Mine())
+        finally:
+            for name in ("helper", "describes"):
+                sys.modules.pop(name, None)
 
     first = described()
     assert described(more="\n\ndef study():\n    return 1\n") == first
