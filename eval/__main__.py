@@ -106,7 +106,8 @@ def _study_first(words: list[str]) -> list[str]:
     if (rest and not rest[0].startswith("-")) or {"-h", "--help"} & {*rest}:
         return words
     for place in range(1, len(rest)):
-        if rest[place] in studies() and not rest[place - 1].startswith("--"):
+        before = rest[place - 1]
+        if rest[place] in studies() and not (before.startswith("--") and "=" not in before):
             return [word, rest.pop(place), *rest]
     return [word, "quick", *rest]
 

@@ -118,5 +118,7 @@ def test_a_study_is_asked_for_its_own_rows_and_options(both):
     for words in (["random_contrast", "--lowest", "0.9"], ["--lowest", "0.9", "random_contrast"]):
         command = program.read(["sanity", *words])
         assert (command.study, command.study_options) == ("random_contrast", ("--lowest", "0.9"))
+    command = program.read(["sanity", "--num-examples=5", "random_contrast"])
+    assert (command.study, command.num_examples) == ("random_contrast", 5)
     with pytest.raises(ValueError, match="rows='contrast' is none of no defense, random contrast"):
         program.sanity.run(program.read(["sanity", "random_contrast", "--rows", "contrast"]))

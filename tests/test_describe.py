@@ -1,25 +1,33 @@
 """What records are keyed by: values with their code, parameters by content."""
 
 import dataclasses
+import enum
 import functools
 import importlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
+import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import scipy.interpolate
+import scipy.sparse
 from flax import nnx
+from jax.experimental.sparse import BCOO
 
 from rainjax.attacks import EOT, PGD, Square
 from rainjax.defenses import Defense, Identity
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.describe import content_digest, describe, describe_attack
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.gradients import straight_through
 
 SOURCE = '''
 """A module of somebody's own."""
@@ -181,7 +189,9 @@ def test_compiled_and_decorated_functions_are_the_functions_inside():
     def made(sign):
         return lambda x: sign * x
 
-    assert describe(jax.jit(made(1))) == describe(made(1)) != describe(jax.jit(made(-1)))
+    assert describe(jax.jit(made(1))) == describe(jax.jit(made(1))) != describe(jax.jit(made(-1)))
+    assert describe(jax.vmap(jnp.sum, 0)) != describe(jax.vmap(jnp.sum, 1))
+    assert describe(jax.grad(made(1))) != describe(made(1))
     assert describe(jax.nn.relu) != describe(jax.nn.relu6)
     assert "relu" in str(describe(jax.nn.relu))
     assert describe(jnp.tanh) != describe(jnp.sinh)
@@ -196,6 +206,77 @@ def test_compiled_and_decorated_functions_are_the_functions_inside():
 
     assert describe(with_gradient(1)) == describe(with_gradient(1))
     assert describe(with_gradient(1)) != describe(with_gradient(0))
+
+
+def levels(number):
+    def decorate(function):
+        @functools.wraps(function)
+        def rounded(image):
+            return jnp.round(function(image) * number) / number
+
+        return rounded
+
+    return decorate
+
+
+def test_decorators_and_factories_of_anybody_count():
+    def made(number, factory):
+        chosen = factory(number)
+        return lambda image: chosen(image)
+
+    factories = [
+        lambda n: levels(n)(abs),
+        lambda n: straight_through(lambda x: jnp.round(x * n) / n),
+        lambda n: functools.partial(max, n),
+        lambda n: optax.cosine_decay_schedule(1.0, n),
+        lambda n: re.compile("a" * 300 + "b" * n),
+        lambda n: scipy.sparse.csr_matrix(np.eye(3) * n),
+        lambda n: scipy.interpolate.interp1d([0, 1], [0, n]),
+        lambda n: BCOO.fromdense(n * jnp.eye(2)),
+        lambda n: np.ma.masked_array([1, 2], [False, n == 2]),
+    ]
+    for factory in factories:
+        assert describe(made(2, factory)) == describe(made(2, factory))
+        assert describe(made(2, factory)) != describe(made(3, factory))
+
+
+def test_kinds_of_ones_own_are_more_than_what_they_add_to():
+    def made(number):
+        class Mode(enum.Enum):
+            LIGHT = number
+
+        class Pair(typing.NamedTuple):
+            first: int = 1
+
+            def total(self):
+                return self.first + number
+
+        class Text(str):
+            def much(self):
+                return self * number
+
+        class Times:
+            __call__ = functools.partialmethod(lambda self, n, x: n * x, number)
+
+        return Mode.LIGHT, Pair(), Text("a"), Times()
+
+    for first, again, other in zip(made(1), made(1), made(2), strict=True):
+        assert describe(first) == describe(again) != describe(other)
+
+
+def test_shared_parts_are_looked_at_once():
+    shared = Holder(1)
+    for _ in range(40):
+        shared = Holder((shared, shared))
+    assert describe(shared) == describe(shared)
+
+
+def test_memory_is_only_that_of_draws():
+    @dataclasses.dataclass(frozen=True)
+    class Patches:
+        chunk_size: int
+
+    assert describe_attack(Patches(2)) != describe_attack(Patches(3))
 
 
 def test_functions_that_refer_to_themselves_come_to_an_end():

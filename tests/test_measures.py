@@ -145,3 +145,23 @@ def test_another_measure_takes_the_place_of_the_old_one(tmp_path):
     assert all(record.scored for record in measured(Robustness(), tmp_path))
     content = json.loads(next(tmp_path.glob("small/records/*")).read_text())
     assert content["measure"]["class"] == "Robustness"
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (np.zeros(12), r"Keeps.unit returned a ndarray: return a dict"),
+        ({"top": np.float32(1)}, r"Keeps.unit returned 'top' of shape \(\) for 12 images"),
+        ({"top": np.zeros(3)}, r"Keeps.unit returned 'top' of shape \(3,\) for 12 images"),
+        ({"seconds": np.zeros(12)}, "Keeps.unit returned an array 'seconds': that name is taken"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_before_it_is(tmp_path, kept, message):
+    @dataclasses.dataclass(frozen=True)
+    class Keeps(Confidence):
+        def unit(self, scorer, images, attacked, attack):
+            return kept
+
+    with pytest.raises(ValueError, match=message):
+        measured(Keeps(), tmp_path)
+    assert not list((tmp_path / "small").glob("work/s-*"))

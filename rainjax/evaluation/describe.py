@@ -1,18 +1,18 @@
 """What decides a result, as plain JSON: values with their code, parameters by content."""
 
-import argparse
 import contextvars
+import copyreg
 import dataclasses
 import decimal
 import enum
 import fractions
-import functools
 import hashlib
 import json
 import pathlib
-import re
+import sys
 import types
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from rainjax.evaluation.source import NoContent, digest_source, functions_of, is_somebodys, name_of
+from rainjax.evaluation.provenance import without_folder
+from rainjax.evaluation.source import (
+    NoContent,
+    digest_source,
+    is_somebodys,
+    name_of,
+    parts_of_callable,
+)
 
 
 def describe(value: Any) -> Any:
@@ -36,26 +43,38 @@ def describe(value: Any) -> Any:
         ValueError: something in it has neither fields nor content that could be told apart;
             says what, and how to mend it.
     """
-    if isinstance(value, enum.Enum):
-        return value.name
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, jax.Array | np.ndarray):
-        return {"array": content_digest(value)}
+        mask = {"mask": content_digest(value.mask)} if isinstance(value, np.ma.MaskedArray) else {}
+        return {"array": content_digest(value), **mask}
+    if isinstance(value, pathlib.PurePath):  # another machine has another folder
+        return {"class": "path", "is": without_folder(str(value))}
     if isinstance(value, np.dtype | np.ufunc | types.BuiltinFunctionType | types.ModuleType):
         return str(getattr(value, "__name__", value))
     if isinstance(value, _PLAIN):
         return {"class": type(value).__name__, "is": repr(value)}
-    around = _around.get()
-    if id(value) in around:
-        return {"class": name_of(type(value)), "again": around[::-1].index(id(value))}
-    token = _around.set((*around, id(value)))
-    try:
-        return _describe(value)
-    finally:
-        _around.reset(token)
+    known = _known.get()
+    if known is None:
+        token, limit = _known.set({}), sys.getrecursionlimit()
+        try:
+            sys.setrecursionlimit(max(limit, _DEEPEST))
+            return describe(value)
+        except RecursionError:
+            raise ValueError(
+                f"A {type(value).__name__} reaches too many definitions, one through the other, "
+                "for its code to be digested: give what it holds a method `content_digest()`."
+            ) from None
+        finally:
+            sys.setrecursionlimit(limit)
+            _known.reset(token)
+    if id(value) not in known:
+        # An object that holds itself is named there, and not gone into again.
+        known[id(value)] = value, {"class": name_of(type(value)), "again": len(known)}
+        known[id(value)] = value, _describe(value)
+    return known[id(value)][1]
 
 
 def describe_attack(attack: Any) -> Any:
@@ -71,11 +90,17 @@ def describe_program(value: Any) -> Any:
     """
     described = describe(value)
     place, code = (type(value), hash(value)), digest(described)
-    if _compiled.setdefault(place, code) != code:
+    first = place not in _compiled and _is_interactive()  # it may have run before it was known
+    if first or _compiled.setdefault(place, code) != code:
         jax.clear_caches()
-        _compiled.clear()
+        if not first:
+            _compiled.clear()
         _compiled[place] = code
     return described
+
+
+def _is_interactive() -> bool:
+    return "ipykernel" in sys.modules or hasattr(sys, "ps1")
 
 
 def content_digest(params: PyTree) -> str:
@@ -97,44 +122,53 @@ def digest(value: Any) -> str:
 
 # What was last compiled for a value; its hash stands for it, so that it is not kept alive.
 _compiled: dict[tuple[type, int], str] = {}
-_PLAIN = (
-    types.EllipsisType,
-    complex,
-    bytes,
-    range,
-    slice,
-    pathlib.PurePath,
-    fractions.Fraction,
-    decimal.Decimal,
+_PLAIN = (types.EllipsisType, complex, bytes, range, slice, fractions.Fraction, decimal.Decimal)
+_DEEPEST = 10_000  # calls, some ten for each definition that reaches the next
+# What was described on the way, so that what is held twice is looked at once.
+_known: contextvars.ContextVar[dict[int, tuple[Any, Any]] | None] = contextvars.ContextVar(
+    "known", default=None
 )
-# What is being described: an object that holds itself is named there, not gone into again.
-_around: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar("around", default=())
 
 
 def _describe(value: Any) -> Any:
+    kind = type(value)
+    own = is_somebodys(kind.__module__)
+    if isinstance(value, enum.Enum):
+        return {**_class(kind), "is": describe(value.value)} if own else value.name
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {**_class(type(value)), **_own(value), **fields}
-    if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(name): describe(item) for name, item in value.items()}
-    if isinstance(value, set | frozenset):  # whose order differs from process to process
-        return sorted((describe(item) for item in value), key=json.dumps)
+        return {**_class(kind), **_own(value), **fields}
+    if isinstance(value, bool | int | float | str):  # of a class that adds to these
+        plain = next(base for base in (bool, int, float, str) if isinstance(value, base))
+        return {**_class(kind), "is": plain(value)}
+    if isinstance(value, weakref.WeakKeyDictionary | weakref.WeakValueDictionary):
+        return {"class": kind.__name__}  # a cache
+    if isinstance(value, list | tuple | Mapping | set | frozenset):
+        return {**_class(kind), "items": _items(value)} if own else _items(value)
     if isinstance(value, type):
         return _class(value)
-    if isinstance(value, functools.partial):
-        parts = {"function": value.func, "args": value.args, "options": value.keywords}
-        return {"class": "partial", **{name: describe(part) for name, part in parts.items()}}
     if isinstance(value, types.MethodType):
         return {"method": describe(value.__func__), "of": describe(value.__self__)}
-    functions = functions_of(value)
-    if functions:
-        described = [_function(function) for function in functions]
-        return described[0] if len(described) == 1 else described
+    if isinstance(value, types.FunctionType):
+        return {"function": _full_name(value), **_source(value)}
+    parts = parts_of_callable(value)
+    if parts is not None:
+        return {"class": kind.__name__, **{name: describe(part) for name, part in parts.items()}}
     if hasattr(value, "content_digest") or hasattr(value, "decided_by"):
-        return {**_class(type(value)), **_own(value)}
-    return {**_class(type(value)), "holds": describe(_content(value))}
+        return {**_class(kind), **_own(value)}
+    return {**_class(kind), "holds": digest(describe(_content(value)))}
+
+
+def _items(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): describe(item) for name, item in value.items()}
+    items = [describe(item) for item in value]
+    # A set's order differs from process to process.
+    return sorted(items, key=json.dumps) if isinstance(value, set | frozenset) else items
+
+
+def _full_name(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
 
 
 def _class(kind: type) -> dict[str, str]:
@@ -144,22 +178,6 @@ def _class(kind: type) -> dict[str, str]:
 def _source(thing: Any) -> dict[str, str]:
     found = digest_source(thing, describe)
     return {} if found is None else {"source": found}
-
-
-def _function(function: types.FunctionType) -> dict[str, Any]:
-    """Returns a function by its code; one of the library's by what it closes over as well."""
-    described = {"function": f"{function.__module__}.{function.__qualname__}"}
-    source = _source(function)
-    if source:
-        return {**described, **source}
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    closed = {name: describe(cell.cell_contents) for name, cell in cells.items()}
-    options = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return {
-        **described,
-        **({"closure": closed} if closed else {}),
-        **({"defaults": describe(options)} if options else {}),
-    }
 
 
 def _own(value: Any) -> dict[str, Any]:
@@ -186,14 +204,20 @@ def _content(value: Any) -> Any:
                 f"A {kind.__name__} is a module with parameters that no record would see: hand it "
                 f"over by {mend}, or its parameters as arrays."
             )
-    if is_somebodys(kind.__module__) or kind in (argparse.Namespace, types.SimpleNamespace):
-        slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
-        held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-        return held | getattr(value, "__dict__", {})
+    try:
+        known = copyreg.dispatch_table.get(kind)  # what would be pickled of it
+        reduced = value.__reduce_ex__(4) if known is None else known(value)
+    except (TypeError, AttributeError, ValueError, RuntimeError):
+        reduced = None
+    if isinstance(reduced, str):
+        return reduced
+    if reduced is not None:
+        make, args, *state = reduced
+        args = args[1:] if args and args[0] is kind else args
+        held = [list(args), *(list(x) if isinstance(x, Iterator) else x for x in state)]
+        if is_somebodys(kind.__module__) or any(held):
+            return [describe(make), *held]
     text = repr(value)
-    # An address is another one in the next process, and an object's own repr may leave out much.
-    if not re.search(r"\b0x[0-9a-f]{6,}|\.\.\.", text):
-        return text
     raise NoContent(
         f"{text if len(text) < 200 else text[:200] + ' ...'} has no content that a record could "
         "name: make its class a frozen dataclass, or give it a method `content_digest()` that "
@@ -202,9 +226,10 @@ def _content(value: Any) -> Any:
 
 
 def without_chunks(described: Any) -> Any:
-    """Leaves out how many draws are held at a time, which is memory and no result."""
+    """Leaves out how many draws an EOT holds at a time, which is memory and no result."""
     if isinstance(described, dict):
-        return {k: without_chunks(v) for k, v in described.items() if k != "chunk_size"}
+        memory = ("chunk_size",) if described.get("class") == "EOT" else ()
+        return {k: without_chunks(v) for k, v in described.items() if k not in memory}
     if isinstance(described, list):
         return [without_chunks(item) for item in described]
     return described

@@ -24,7 +24,7 @@ def check_name(name: Any) -> None:
             f"name={name[:20]!r}... is of {len(name)} letters: displays and file names have room "
             f"for {_MOST} bytes; say the rest in a description."
         )
-    if not slug(name):
+    if not any(letter.isalnum() for letter in slug(name)):
         raise ValueError(f"name={name!r} must hold a letter or a digit: files are called so.")
 
 

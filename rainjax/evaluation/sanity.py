@@ -199,6 +199,9 @@ def _row(
 ) -> dict[str, Any]:  # fmt: skip
     """Checks one subject."""
     began = time.perf_counter()
+    target = describe_program(subject.pipeline)  # before anything runs that was compiled for it
+    for program in () if suspect is None else (suspect.surrogate, suspect.attack):
+        describe_program(program)
     names = tuple(dict.fromkeys(cell.threat.name for cell in applying(study, subject)))
     total = 0
     if suspect:
@@ -231,7 +234,7 @@ def _row(
                 add(check)
     return {
         "subject": subject.name,
-        "target": describe_program(subject.pipeline),
+        "target": target,
         "params": describe_params(subject),
         **_suspicion(suspect),
         "checks": [{**dataclasses.asdict(c), "doubts": list(c.doubts)} for c in checks],

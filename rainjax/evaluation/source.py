@@ -1,5 +1,6 @@
 """Digests of code: of a class or a function, and of all that it reaches by name."""
 
+import ast
 import contextvars
 import dis
 import functools
@@ -10,17 +11,25 @@ import pathlib
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 from rainjax.evaluation.provenance import source_digest
 
-# What computes the same in every release, as far as anybody promises, and whose versions records
-# hold. Other installed packages are digested.
+# What computes the same in every release, as far as anybody promises. Other installed packages are
+# digested.
 _FRAMEWORKS = ("flax", "jax", "jaxlib", "jaxtyping", "keras", "numpy", "optax", "scipy")
 _FRAMEWORKS += ("tensorflow", "torch", "torchvision")
 
 
+# What Python keeps in a class beside what its body says.
+_NO_CODE = frozenset(
+    {"_abc_impl", "__abstractmethods__", "__annotate_func__", "__annotations__"}
+    | {"__annotations_cache__", "__classcell__", "__dataclass_fields__", "__dataclass_params__"}
+    | {"__dict__", "__doc__", "__firstlineno__", "__match_args__", "__module__", "__orig_bases__"}
+    | {"__parameters__", "__qualname__", "__slotnames__", "__slots__", "__static_attributes__"}
+    | {"__type_params__", "__weakref__"}
+)
 # What `dataclass` writes; fields say the same.
 _GENERATED = ("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__")
 
@@ -50,53 +59,63 @@ class _Walk:
         return self._labels[id(thing)][1]
 
     def _digest(self, thing: Any) -> str | None:
-        module = _module(thing)
-        if is_ours(module) or _top(module) in _FRAMEWORKS:
-            return None
-        package = _installed(module)
-        if package is not None:
-            return package
-        return text_digest(
-            self._class(thing) if isinstance(thing, type) else self._function(thing)
-        )
+        # `functools.wraps` gives a function another's name and module.
+        is_function = isinstance(thing, types.FunctionType)
+        module = thing.__globals__.get("__name__") if is_function else _module(thing)
+        known = is_ours(module) or _top(module) in _FRAMEWORKS
+        package = None if known else _installed(module)
+        if not known and package is None:
+            parts = self._class(thing) if isinstance(thing, type) else self._function(thing)
+            return text_digest(parts)
+        if is_function and thing.__closure__:
+            return text_digest([package, self._held(thing, strict=False)])
+        return package
 
     def _class(self, kind: type) -> dict[str, Any]:
         """Returns what the body of a class says: its methods, and the values it gives to names."""
         parts: dict[str, Any] = {"bases": [self.visit(base) for base in kind.__mro__[1:]]}
         for name, part in vars(kind).items():
-            code = getattr(_plain(part), "__code__", None)
-            generated = code is not None and name in _GENERATED and code.co_filename == "<string>"
-            special = name.startswith("__") and name.endswith("__") and code is None
-            if not (generated or special or name == "_abc_impl"):
+            file = getattr(getattr(part, "__code__", None), "co_filename", None)
+            generated = name in _GENERATED and (part is None or file == "<string>")
+            if not (generated or name in _NO_CODE):
                 parts[name] = self._reached(part, f"{name} of {kind.__qualname__}", strict=False)
         return parts
 
     def _function(self, function: Any) -> dict[str, Any]:
         code = function.__code__
+        return {
+            "code": _compiled(code),
+            **self._held(function, strict=True),
+            "globals": dict(self._globals(function, code)),
+            "imports": sorted(_imported(code, function.__globals__)),
+        }
+
+    def _held(self, function: Any, *, strict: bool) -> dict[str, Any]:
+        """Returns what a function closes over, and its defaults."""
+        code, where = function.__code__, f"the function {function.__qualname__}"
         cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
         options = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-        where = f"the function {function.__qualname__}"
+        names = _attributes(code)
+        reached = functools.partial(self._reached, names=names, strict=strict)
         return {
-            "code": _compiled(code, function.__doc__),
-            "closure": {n: self._reached(_content(cell), f"{n} of {where}") for n, cell in cells},
-            "defaults": [self._reached(option, f"a default of {where}") for option in options],
-            "globals": dict(self._globals(function, code)),
-            "imports": [_imported(name, function) for name in _imports(code)],
+            "closure": {
+                name: reached(_content(cell), f"{name} of {where}") for name, cell in cells
+            },
+            "defaults": [
+                self._reached(option, f"a default of {where}", strict=False) for option in options
+            ],
         }
 
     def _globals(self, function: Any, code: types.CodeType) -> Iterator[tuple[str, Any]]:
-        attributes = {name for each in _codes(code) for name in each.co_names}
+        names = _attributes(code)
         for name in sorted(_global_names(code)):
-            if name not in function.__globals__:
-                continue  # built in, or not there yet
-            value = function.__globals__[name]
-            if isinstance(value, types.ModuleType):
-                yield name, self._of_module(value, attributes, set())
-            else:
+            # What is not there is built in, or is not there yet; a file's own place is no content.
+            if name in function.__globals__ and name not in ("__file__", "__name__"):
                 where = f"the global {name} of {function.__qualname__}"
-                yield name, self._reached(value, where, strict=False)
+                value = function.__globals__[name]
+                yield name, self._reached(value, where, names=names, strict=False)
 
-    def _of_module(self, module: types.ModuleType, names: set[str], seen: set[str]) -> Any:
+    def _of_module(self, module: types.ModuleType, names: Set[str], seen: Set[str]) -> Any:
         """Returns what of a module of somebody's own has one of these names."""
         name = module.__name__
         if not is_somebodys(name):
@@ -112,17 +131,21 @@ class _Walk:
                 parts[attribute] = self._reached(value, f"{name}.{attribute}", strict=False)
         return [name, parts]
 
-    def _reached(self, value: Any, where: str, *, strict: bool = True) -> Any:
-        functions = functions_of(value)
-        if functions:
-            return [self.visit(function) for function in functions]
+    def _reached(
+        self, value: Any, where: str, *, names: Set[str] = frozenset(), strict: bool = True
+    ) -> Any:
+        if isinstance(value, types.ModuleType):
+            return self._of_module(value, names, set())
+        if isinstance(value, types.FunctionType | type):
+            return self.visit(value)
         try:
             return self._describe(value)
+        except NoContent as error:
+            if not strict and not is_somebodys(type(value).__module__):
+                return name_of(type(value))  # a lock, a file: nothing that is computed with
+            raise NoContent(f"{where}: {error}") from error
         except ValueError as error:
-            no_content = isinstance(error, NoContent)
-            if not strict and no_content and not is_somebodys(type(value).__module__):
-                return name_of(type(value))  # a lock, a logger: nothing that is computed with
-            raise type(error)(f"{where}: {error}") from error
+            raise ValueError(f"{where}: {error}") from error
 
 
 _active: contextvars.ContextVar[_Walk | None] = contextvars.ContextVar("walk", default=None)
@@ -149,17 +172,27 @@ def digest_source(thing: Any, describe: Callable[[Any], Any]) -> str | None:
         _active.reset(token)
 
 
-def functions_of(value: Any) -> list[Any]:
-    """Returns the functions that something callable is made of, or the class that it is.
+def parts_of_callable(value: Any) -> dict[str, Any] | None:
+    """Returns what something callable that is no function is made of; None if it is no such thing.
 
-    Of a compiled program, a method or a property that is the function inside, of one with a
-    gradient of its own that as well.
+    Of a method or a property that is the function inside, of a compiled program the function that
+    was compiled, of one with a gradient or a batching rule of its own those as well.
     """
-    plain = _plain(value)
-    if not isinstance(plain, types.FunctionType | type):
-        return []
-    gradients = (getattr(value, name, None) for name in ("fwd", "bwd", "jvp"))
-    return [plain, *(g for g in gradients if isinstance(g, types.FunctionType))]
+    if isinstance(value, staticmethod | classmethod):
+        return {"function": value.__func__}
+    if isinstance(value, property):
+        return {name: getattr(value, name) for name in ("fget", "fset", "fdel")}
+    if isinstance(value, functools.cached_property):
+        return {"function": value.func}
+    if isinstance(value, functools.partial | functools.partialmethod):
+        return {"function": value.func, "args": value.args, "options": value.keywords}
+    if isinstance(value, types.FunctionType | type) or not callable(value):
+        return None
+    inner = getattr(value, "__wrapped__", None)
+    if inner is None:
+        return None
+    held = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
+    return {"function": inner, **held}
 
 
 def name_of(thing: Any) -> str:
@@ -195,6 +228,8 @@ def _module(thing: Any) -> str | None:
     if isinstance(thing, types.ModuleType):
         return thing.__name__
     module = thing.__module__
+    if module == "__main__":
+        return _main()
     if isinstance(thing, type) and is_ours(module) and module in sys.modules:
         name = thing.__qualname__.partition(".")[0]
         if name not in vars(sys.modules[module]):
@@ -204,6 +239,14 @@ def _module(thing: Any) -> str | None:
 
 def _top(module: str | None) -> str:
     return (module or "").split(".")[0]
+
+
+def _main() -> str:
+    """Returns the name that a program's own module has where it is imported, or "__main__"."""
+    main = sys.modules["__main__"]
+    spec, path = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    name = spec.name if spec is not None else pathlib.Path(path or "__main__").stem
+    return name if is_somebodys(name) else "__main__"
 
 
 @functools.cache
@@ -237,27 +280,11 @@ def _installed(module: str | None) -> str | None:
     if top == "__main__" or path is None or not _is_installed(pathlib.Path(path)):
         return None  # a notebook's or a program's own code, whatever started it
     for name in _distributions().get(top, ()):
-        files = importlib.metadata.distribution(name).files or ()
-        hashes = [f"{file} {file.hash.value}" for file in files if file.hash is not None]
-        return text_digest([h for h in sorted(hashes) if not h.startswith("..")])
+        distribution = importlib.metadata.distribution(name)
+        files = [file for file in distribution.files or () if file.suffix == ".py"]
+        hashes = sorted(f"{file} {file.hash.value}" for file in files if file.hash is not None)
+        return text_digest([name, distribution.version, hashes])
     return source_digest(pathlib.Path(path))
-
-
-def _plain(thing: Any) -> Any:
-    """Returns the function below decorators, methods, properties and compiled programs."""
-    for _ in range(100):
-        if isinstance(thing, staticmethod | classmethod):
-            inner = thing.__func__
-        elif isinstance(thing, property):
-            inner = thing.fget
-        elif isinstance(thing, functools.cached_property):
-            inner = thing.func
-        else:
-            inner = None if isinstance(thing, type) else getattr(thing, "__wrapped__", None)
-        if inner is None:
-            break
-        thing = inner
-    return thing
 
 
 def _content(cell: types.CellType) -> Any:
@@ -276,51 +303,70 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 def _global_names(code: types.CodeType) -> set[str]:
     loads = ("LOAD_GLOBAL", "LOAD_NAME")
-    return {
-        step.argval
-        for each in _codes(code)
-        for step in dis.get_instructions(each)
-        if step.opname in loads
-    }
+    steps = (step for each in _codes(code) for step in dis.get_instructions(each))
+    return {step.argval for step in steps if step.opname in loads}
 
 
-def _imported(name: str, function: Any) -> list[str]:
-    """Returns a module that a function imports when it runs, with its file's digest if it is own.
+def _attributes(code: types.CodeType) -> frozenset[str]:
+    return frozenset(name for each in _codes(code) for name in each.co_names)
 
-    What that imports in turn is not looked at.
-    """
-    package = (function.__module__ or "").rpartition(".")[0]
-    for each in (name, f"{package}.{name}") if package else (name,):
-        if not is_somebodys(each):
+
+def _imported(code: types.CodeType, names: dict[str, Any]) -> Iterator[str]:
+    """Yields the files that a function imports when it runs, and theirs, each with its digest."""
+    package = names.get("__package__") or str(names.get("__name__", "")).rpartition(".")[0]
+    wanted: list[tuple[int, str, tuple[str, ...]]] = []
+    for each in _codes(code):
+        steps = list(dis.get_instructions(each))
+        for i, step in enumerate(steps):
+            if step.opname == "IMPORT_NAME":
+                level, items = steps[i - 2].argval, steps[i - 1].argval
+                wanted.append((level, step.argval, items or ()))
+    seen: dict[str, str] = {}
+    for level, name, items in wanted:
+        _follow(level, name, items, package, seen)
+    yield from (f"{name} {found}" for name, found in seen.items())
+
+
+def _follow(
+    level: int, name: str, items: Iterable[str], package: str, seen: dict[str, str]
+) -> None:
+    """Takes a module of somebody's own into `seen`, what it is asked for, and what it imports."""
+    if level and not package:
+        return
+    base = importlib.util.resolve_name("." * level + name, package or None)
+    for each in (base, *(f"{base}.{item}" for item in items)):
+        if each in seen or not is_somebodys(each) or each == "__main__":
             continue
         try:
             spec = importlib.util.find_spec(each)
         except (ImportError, ValueError):
             continue
-        if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
-            return [each, source_digest(pathlib.Path(spec.origin))]
-    return [name]
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            continue
+        path = pathlib.Path(spec.origin)
+        seen[each] = source_digest(path)
+        home = each if path.name == "__init__.py" else each.rpartition(".")[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    _follow(0, alias.name, (), home, seen)
+            elif isinstance(node, ast.ImportFrom):
+                asked = [alias.name for alias in node.names]
+                _follow(node.level, node.module or "", asked, home, seen)
 
 
-def _imports(code: types.CodeType) -> list[str]:
-    names = {
-        step.argval
-        for each in _codes(code)
-        for step in dis.get_instructions(each)
-        if step.opname == "IMPORT_NAME"
-    }
-    return sorted(name for name in names if name)
-
-
-def _compiled(code: types.CodeType, doc: str | None = None) -> list[Any]:
-    """Returns what a piece of code does, without its lines, comments and docstring."""
-    consts = [_const(const) for const in code.co_consts if doc is None or const != doc]
-    return [code.co_code.hex(), consts, list(code.co_names), list(code.co_varnames)]
+def _compiled(code: types.CodeType) -> list[Any]:
+    """Returns what a piece of code does: no lines, no comments, no docstring of a function."""
+    return [
+        [step.opname, _const(step.argval)]
+        for step in dis.get_instructions(code)
+        if step.opname not in ("CACHE", "NOP", "RESUME")
+    ]
 
 
 def _const(const: Any) -> Any:
     if isinstance(const, types.CodeType):
-        return _compiled(const)
+        return [const.co_varnames, _compiled(const)]
     if isinstance(const, frozenset):  # whose order differs from process to process
         return ["set", sorted(map(repr, const))]
     return repr(const)

@@ -94,6 +94,7 @@ class Work:
             began = time.perf_counter()
             scorer = functools.partial(self.logits, unit.cell, unit.rows)
             kept = self.study.measure.unit(scorer, images, attacked, unit.cell.attack)
+            _check_kept(kept, len(unit.rows), type(self.study.measure).__name__)
         except ValueError as error:
             where = f"{unit.cell.id}, images {unit.rows[0]}..{unit.rows[-1]}"
             raise ValueError(f"{where}: {error}") from error
@@ -285,6 +286,26 @@ class Work:
         )
         counts = [[getattr(member, name) for name in MEMBER] for member in result.members]
         return {"attacked": np.asarray(result.images), "members": np.array(counts, int)}
+
+
+def _check_kept(kept: Any, num: int, measure: str) -> None:
+    """Refuses what a measure's `unit` cannot return, before it is kept.
+
+    Raises:
+        ValueError: it is no dict of arrays, one entry an image, or a name is taken.
+    """
+    if not isinstance(kept, dict):
+        raise ValueError(
+            f"{measure}.unit returned a {type(kept).__name__}: return a dict of arrays."
+        )
+    for name, array in kept.items():
+        if name in ("seconds", "members"):
+            raise ValueError(f"{measure}.unit returned an array {name!r}: that name is taken.")
+        if np.ndim(array) < 1 or len(array) != num:
+            raise ValueError(
+                f"{measure}.unit returned {name!r} of shape {np.shape(array)} for {num} images: "
+                "return one entry an image."
+            )
 
 
 def _select_draws(cell: Cell) -> int:

@@ -134,9 +134,13 @@ def _change(checked: Checked, row: dict[str, Any], records: Sequence[Record]) ->
         if record.content["data"]["fingerprint"] != checked["data"]["fingerprint"]:
             return "other images"
     measured = row.get("measured")
-    attacks = [record.attack for record in records if record.threat == row.get("threat")]
-    if records and measured is not None and measured not in attacks:
+    same = [record for record in records if record.threat == row.get("threat")]
+    same = [record for record in same if measured in (None, record.attack)]
+    if records and measured is not None and not same:
         return f"other settings of {row['threat']}"
+    followed = [record.content["threat"].get("differentiates") for record in same]
+    if followed and row.get("differentiates") not in (None, *followed):
+        return f"another surrogate of {row['threat']}"
     return None
 
 
