@@ -151,8 +151,8 @@ def test_another_measure_takes_the_place_of_the_old_one(tmp_path):
     ("kept", "message"),
     [
         (np.zeros(12), r"Keeps.unit returned a ndarray: return a dict"),
-        ({"top": np.float32(1)}, r"Keeps.unit returned 'top' of shape \(\) for 12 images"),
-        ({"top": np.zeros(3)}, r"Keeps.unit returned 'top' of shape \(3,\) for 12 images"),
+        ({"top": np.float32(1)}, r"Keeps.unit returned 'top' of shape \(\) for 8 images"),
+        ({"top": np.zeros(3)}, r"Keeps.unit returned 'top' of shape \(3,\) for 8 images"),
         ({"seconds": np.zeros(12)}, "Keeps.unit returned an array 'seconds': that name is taken"),
     ],
 )
