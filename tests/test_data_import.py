@@ -188,13 +188,14 @@ def test_size_fits_the_short_side_and_cuts_the_centre(tmp_path):
     np.testing.assert_array_equal(found, [wide[:, 4:12], tall[2:10]])
 
 
-def test_kept_labels_are_renumbered_in_their_order(tmp_path):
+def test_kept_labels_are_renumbered_in_their_order(tmp_path, capsys):
     images, labels = noise(8), np.array([5, 0, 9, 5, 2, 9, 9, 1])
     np.savez(tmp_path / "a.npz", images=images, labels=labels)
     names = tuple(f"class {label}" for label in range(10))
     import_pictures(
         {"test": tmp_path / "a.npz"}, "some", tmp_path, keep_labels=(9, 5), class_names=names
     )
+    assert "Kept 5 of 8 pictures by their labels" in capsys.readouterr().err
     pictures = data.load("some", "test", data_dir=tmp_path)
     assert pictures.class_names == ("class 9", "class 5")
     found, numbers = pictures.get(np.arange(5))

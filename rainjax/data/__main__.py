@@ -12,6 +12,7 @@ import tyro
 from rainjax import data
 from rainjax._output import close_output
 from rainjax.data import builtin, generated
+from rainjax.data.class_names import read_names
 from rainjax.data.importing import import_pictures
 
 
@@ -34,7 +35,7 @@ class Import:
     A source is a folder of pictures (unlabelled), a folder with one sub-folder of pictures per
     class, or an .npz file with `images` (uint8, n h w 3) or with encoded files end to end
     (`data`, `offsets`), and perhaps `labels` and `index`, the position of each picture in the
-    set it was taken from.
+    set it was taken from. What is left out of it, or changed, is counted and printed.
     """
 
     name: str
@@ -125,12 +126,13 @@ def _import(command):
             )
         if split in sources:
             raise ValueError(f"--split names {split!r} twice.")
-        sources[split] = pathlib.Path(path)
+        sources[split] = pathlib.Path(path).expanduser()  # no shell expands SPLIT=~
+    data_dir = (command.data_dir or data.default_data_dir()).expanduser()
     folder = import_pictures(
         sources,
         command.name,
-        (command.data_dir or data.default_data_dir()).expanduser(),
-        class_names=_class_names(command.classes),
+        data_dir,
+        class_names=() if command.classes is None else read_names(command.classes),
         keep_labels=command.keep_labels,
         size=command.size,
         shuffle=command.shuffle,
@@ -138,17 +140,7 @@ def _import(command):
         progress=True,
     )
     print(f"imported into {folder}")
-
-
-def _class_names(text):
-    if text is None:
-        return ()
-    if "," in text:
-        return tuple(name.strip() for name in text.split(","))
-    if not pathlib.Path(text).is_file():
-        raise ValueError(f"--classes takes names with commas between, or a file, not {text!r}.")
-    lines = pathlib.Path(text).read_text(encoding="utf-8").splitlines()
-    return tuple(line.split("\t")[-1].strip() for line in lines if line.strip())
+    print(_line(command.name, *data.describe(command.name, data_dir)))
 
 
 def _show(command):

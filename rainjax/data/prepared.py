@@ -3,20 +3,18 @@
 import difflib
 import functools
 import hashlib
-import io
 import os
 import pathlib
 import re
 from typing import Any
 
 import numpy as np
-import PIL.Image
 from jaxtyping import Int, UInt8
 
 from rainjax._extras import require
 from rainjax.data._base import DamagedPicture, ImageSet
 from rainjax.data.builtin import NAME as BUILTIN
-from rainjax.data.sources import MODES
+from rainjax.data.pictures import decode
 
 _MEMORY = 2**30  # bytes of decoded pictures that one set keeps
 _HASHED = 50_000  # pictures that a fingerprint reads, a matter of seconds
@@ -214,20 +212,6 @@ class PreparedSet(ImageSet):
 
     def _place(self, index):
         return f"picture {index} of {self.name!r}, split {self.split!r},"
-
-
-def decode(encoded: bytes) -> UInt8[np.ndarray, "h w c"]:
-    """Returns the RGB pixels of an encoded picture of any format Pillow reads.
-
-    Raises:
-        ValueError: it has more than 8 bits per channel.
-    """
-    with PIL.Image.open(io.BytesIO(encoded)) as image:
-        if image.mode not in MODES:
-            raise ValueError(f"its pixels are of kind {image.mode!r}, not 8 bits per channel")
-        pixels = np.asarray(image.convert("RGB"))
-    pixels.flags.writeable = False
-    return pixels
 
 
 def _open(name, data_dir):

@@ -2,7 +2,6 @@
 
 import collections.abc
 import dataclasses
-import io
 import pathlib
 import zipfile
 import zlib
@@ -10,9 +9,8 @@ import zlib
 import numpy as np
 import PIL.Image
 
-# Pillow's names of pixels with 8 bits per channel or less, which become RGB without loss.
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
+from rainjax.data.folders import find_pictures
+from rainjax.data.pictures import to_png
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +24,7 @@ class Source:
         index: The position of each picture in the set that it was taken from, int64.
         encoded: Returns the file of one picture, PNG or otherwise, without loss.
         class_names: The classes, if the source names them.
+        notes: Sentences about what was left out of the source, and what was changed.
     """
 
     path: pathlib.Path
@@ -34,6 +33,7 @@ class Source:
     index: np.ndarray
     encoded: collections.abc.Callable[[int], bytes]
     class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -48,7 +48,7 @@ def read_source(path: pathlib.Path) -> Source:
         axes, all modulo 256 (smooth pictures then compress well);
       `data` and `offsets`: encoded files end to end, file i at offsets[i]:offsets[i + 1];
     and may hold `labels` (-1: none), `index` (default 0, 1, ...) and `names`.
-    A folder holds pictures, or one sub-folder of pictures per class.
+    A folder is one that `find_pictures` reads.
 
     Raises:
         ValueError: `path` is none of these, or its arrays do not fit together.
@@ -57,7 +57,7 @@ def read_source(path: pathlib.Path) -> Source:
         return _read_folder(path)
     if not path.exists():
         raise ValueError(f"{path} does not exist.")
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         raise ValueError(f"{path} is neither a folder nor an .npz file.")
     try:
         # Opened here, because NumPy forgets to close a file that turns out to be damaged.
@@ -87,13 +87,6 @@ def undo_differences(residual: np.ndarray) -> np.ndarray:
     planes = residual.cumsum(2, dtype=np.uint8).cumsum(3, dtype=np.uint8)
     green = planes[:, 0]
     return np.stack([planes[:, 1] + green, green, planes[:, 2] + green], -1)
-
-
-def to_png(image: PIL.Image.Image) -> bytes:
-    """Returns `image` as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _check_array(path, arrays, name, shape, fits):
@@ -163,34 +156,13 @@ def _columns(path, arrays, length):
 
 
 def _read_folder(path):
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
-    flat = _pictures_in(path)
-    if folders and flat:
-        raise ValueError(
-            f"{path} holds both pictures ({flat[0].name}) and folders ({folders[0].name});"
-            " it must be one folder per class, or pictures alone."
-        )
-    files, labels = flat, None
-    if folders:
-        groups = [_pictures_in(folder) for folder in folders]
-        empty = [folder for folder, group in zip(folders, groups, strict=True) if not group]
-        if empty:
-            raise ValueError(f"the class folder {empty[0]} holds no pictures.")
-        files = [file for group in groups for file in group]
-        labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    if not files:
-        raise ValueError(f"{path} holds no pictures ({', '.join(SUFFIXES)}).")
+    found = find_pictures(path)
     return Source(
         path,
-        tuple(file.relative_to(path).as_posix() for file in files),
-        labels,
-        np.arange(len(files)),
-        lambda i: files[i].read_bytes(),
-        tuple(folder.name for folder in folders),
-    )
-
-
-def _pictures_in(folder):
-    return sorted(
-        file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in SUFFIXES
+        tuple(file.relative_to(path).as_posix() for file in found.files),
+        None if found.labels is None else np.array(found.labels),
+        np.arange(len(found.files)),
+        lambda i: found.files[i].read_bytes(),
+        found.class_names,
+        found.notes,
     )

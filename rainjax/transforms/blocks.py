@@ -48,9 +48,11 @@ def inverse_block_dct(coefficients: Blocks) -> Image:
     return _along_columns(_along_rows(image, dct_matrix().T), dct_matrix().T)
 
 
-def pad_to_blocks(image: Image, multiple: int = BLOCK) -> Float[Array, "h2 w2 c"]:
-    """Repeats the last row and the last column until both sides are multiples of `multiple`."""
-    below, right = -image.shape[0] % multiple, -image.shape[1] % multiple
+def pad_to_blocks(
+    image: Image, multiples: tuple[int, int] = (BLOCK, BLOCK)
+) -> Float[Array, "h2 w2 c"]:
+    """Repeats the last row and column until height and width are multiples of `multiples`."""
+    below, right = (-side % of for side, of in zip(image.shape[:2], multiples, strict=True))
     return jnp.pad(image, ((0, below), (0, right), (0, 0)), mode="edge")
 
 

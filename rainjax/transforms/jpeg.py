@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from rainjax._checks import check_option
 from rainjax.transforms.blocks import (
+    BLOCK,
     Blocks,
     Rounding,
     block_dct,
@@ -118,15 +119,13 @@ def jpeg_with_steps(
     grey = _to_grey_levels(image * 255, rounding)
     if channels == 1:
         return _plane(grey, steps, rounding)[:height, :width] / 255
-    halve = subsampling == "4:2:0"
-    grey = pad_to_blocks(grey, 2 if halve else 1)
     planes = _to_grey_levels(rgb_to_ycbcr(grey), rounding)
     y, colours = planes[..., :1], planes[..., 1:]
     y = _plane(y, steps, rounding)[:height, :width]
-    colours = _halved(colours, rounding) if halve else colours
-    low_height, low_width = colours.shape[:2]
-    colours = _plane(colours, colour_steps, rounding)[:low_height, :low_width]
-    colours = _doubled(colours, rounding)[:height, :width] if halve else colours
+    if subsampling == "4:2:0":
+        colours = _at_half_size(colours, colour_steps, rounding)
+    else:
+        colours = _plane(colours, colour_steps, rounding)[:height, :width]
     rgb = ycbcr_to_rgb(jnp.concatenate([y, colours], axis=-1))
     return _to_grey_levels(rgb, rounding) / 255
 
@@ -147,6 +146,22 @@ def _plane(plane: Float[Array, "h w c"], steps, rounding: Rounding) -> Float[Arr
     shifted = pad_to_blocks(plane) - 128.0
     kept = inverse_block_dct(_kept(block_dct(shifted), steps, rounding)) + 128.0
     return _to_grey_levels(kept, rounding)
+
+
+def _at_half_size(colours: Float[Array, "h w c"], steps, rounding: Rounding):
+    """Returns colours after quantisation at half the resolution, in their own size again.
+
+    libjpeg repeats the last column up to the edge of a block of halved colours, and halves then;
+    rows it halves first, and repeats the last of the halves.
+    """
+    height, width, _ = colours.shape
+    halved = _halved(pad_to_blocks(colours, (2, 2 * BLOCK)), rounding)
+    low_height, low_width = -(-height // 2), -(-width // 2)
+    kept = _plane(halved, steps, rounding)[:low_height, :low_width]
+    if low_width > 2:
+        return _doubled(kept, rounding)[:height, :width]
+    # So narrow a picture has its values repeated: libjpeg's filter wants three columns.
+    return jnp.repeat(jnp.repeat(kept, 2, axis=0), 2, axis=1)[:height, :width]
 
 
 def _kept(coefficients: Blocks, steps, rounding: Rounding) -> Blocks:
