@@ -14,7 +14,7 @@ import tqdm
 
 from rainjax.data.builtin import NAME as BUILTIN
 from rainjax.data.prepared import require_tfds
-from rainjax.data.sources import MODES, Source, read_source, to_png
+from rainjax.data.sources import MODES, Source, read_source, to_png, why_undecoded
 
 VERSION = "1.0.0"
 _CHUNK = 256  # pictures between two updates of the metadata
@@ -99,7 +99,10 @@ def _check_request(sources, name, size, final, overwrite):
             "read instead: choose another name."
         )
     if final.exists() and not overwrite:
-        raise FileExistsError(f"{final} exists; choose another name or ask to overwrite it.")
+        raise FileExistsError(
+            f"{final} exists; choose another name, or replace it with overwrite=True (--overwrite "
+            "on a command line)."
+        )
 
 
 def _agree_on_classes(splits, class_names, keep_labels):
@@ -284,7 +287,9 @@ def _picture(source, i, size):
         with PIL.Image.open(io.BytesIO(encoded)) as image:
             image.load()
     except Exception as error:
-        raise ValueError(f"{source.path}: {source.names[i]} cannot be decoded: {error}") from error
+        raise ValueError(
+            f"{source.path}: {source.names[i]} cannot be decoded: {why_undecoded(error)}."
+        ) from error
     if image.mode not in MODES:
         raise ValueError(
             f"{source.path}: {source.names[i]} has pixels of kind {image.mode!r};"

@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 from rainjax._extras import require
 from rainjax.data._base import DamagedPicture, ImageSet
 from rainjax.data.builtin import NAME as BUILTIN
-from rainjax.data.sources import MODES
+from rainjax.data.sources import MODES, why_undecoded
 
 _MEMORY = 2**30  # bytes of decoded pictures that one set keeps
 _HASHED = 50_000  # pictures that a fingerprint reads, a matter of seconds
@@ -195,7 +195,9 @@ class PreparedSet(ImageSet):
         try:
             image = decode(record["image"])
         except Exception as error:
-            raise DamagedPicture(f"{self._place(index)} cannot be decoded: {error}") from error
+            raise DamagedPicture(
+                f"{self._place(index)} cannot be decoded: {why_undecoded(error)}"
+            ) from error
         label = self._label(index, record)
         if self._decoded_bytes + image.nbytes <= _MEMORY:
             self._decoded[index] = image, label

@@ -89,6 +89,13 @@ def undo_differences(residual: np.ndarray) -> np.ndarray:
     return np.stack([planes[:, 1] + green, green, planes[:, 2] + green], -1)
 
 
+def why_undecoded(error: Exception) -> str:
+    """Returns why a picture cannot be decoded; Pillow names the stream that it was read from."""
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "it is no picture of a format that Pillow reads"
+    return str(error)
+
+
 def to_png(image: PIL.Image.Image) -> bytes:
     """Returns `image` as the bytes of a PNG file."""
     buffer = io.BytesIO()
