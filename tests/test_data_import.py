@@ -282,7 +282,7 @@ def test_an_interrupted_import_cleans_up_and_keeps_what_it_would_replace(tmp_pat
     monkeypatch.undo()
     assert len(data.load("kept", "test", data_dir=tmp_path)) == 5
     assert not list(tmp_path.glob(".importing-*"))
-    with pytest.raises(FileExistsError, match=r"kept/1.0.0 exists; choose another name"):
+    with pytest.raises(FileExistsError, match=r"kept/1.0.0 exists; .*--overwrite .overwrite=True"):
         import_pictures({"test": tmp_path / "b.npz"}, "kept", tmp_path)
     import_pictures({"test": tmp_path / "b.npz"}, "kept", tmp_path, overwrite=True)
     assert len(data.load("kept", "test", data_dir=tmp_path)) == 9
@@ -348,6 +348,10 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
     container(tmp_path / "a.npz", files, labels=[0, 1, 0], names=["x.png", "y.png", "z.png"])
     with pytest.raises(ValueError, match=r"a.npz: picture 1 \(y.png\) cannot be decoded"):
         import_pictures({"test": tmp_path / "a.npz"}, "wrong", tmp_path)
+    files[2] = b"no picture"
+    container(tmp_path / "b.npz", files[::2], names=["x.png", "z.png"])
+    with pytest.raises(ValueError, match=r"picture 1 \(z.png\) .*: it is no picture that Pillow can"):
+        import_pictures({"test": tmp_path / "b.npz"}, "wrong", tmp_path)
     (tmp_path / "deep").mkdir()
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     PIL.Image.fromarray(deep).save(tmp_path / "deep" / "d.png")

@@ -107,7 +107,7 @@ def test_a_record_that_is_no_picture_is_named(copy, monkeypatch):
     pictures = data.load("grains", "test", data_dir=copy)
     monkeypatch.setattr(pictures, "_records", [{"image": b"no picture", "label": 0}] * 3)
     with pytest.raises(
-        ValueError, match=r"picture 2 of 'grains', split 'test', cannot be decoded"
+        ValueError, match=r"picture 2 of 'grains', split 'test', cannot be decoded: it is no pic"
     ):
         pictures.image(2)
 

@@ -74,6 +74,13 @@ def _cells(config):
     return {cell.id: cell for cell in study.cells(config.study())}
 
 
+def test_the_smaller_counts_follow_the_number_of_images(config):
+    small = dataclasses.replace(config, num_examples=2)
+    assert {cell.num_examples for cell in _cells(small).values()} == {2}
+    again = dataclasses.replace(small, num_examples=config.num_examples)
+    assert _cells(again).keys() == _cells(config).keys()
+
+
 def test_every_cell_has_its_record(folder):
     records = _records(folder)
     white = "pgd-2-one-draw--linf-8--k1--n6"
@@ -354,7 +361,6 @@ def test_what_does_not_fit_is_refused(config, networks, tmp_path):
         ({"num_examples": 0}, "num_examples=0 must be at least 1"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"num_score_draws": 0}, "num_score_draws=0 must be at least 1"),
-        ({"num_eot_examples": 7}, "num_examples=6 must be at least num_eot_examples=7"),
         ({"num_sweep_examples": 0}, "num_sweep_examples=0 leaves the sweeps no image"),
     ],
 )

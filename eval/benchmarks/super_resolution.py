@@ -223,7 +223,7 @@ def _row(word: str) -> _Row:
     path, colon, architecture = word.rpartition(":")
     if not colon or {"/", "\\"} & set(architecture):
         path, architecture = word, None
-    if architecture is None and path.endswith(".npz"):
+    if architecture is None and path.lower().endswith(".npz"):
         raise ValueError(
             f"networks has {word!r}, a file of published weights: say of what, such as "
             f"{word}:imdn_x2 or {word}:carn_m_x2."

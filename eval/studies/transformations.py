@@ -55,7 +55,7 @@ class Transformations(StudyOptions):
     num_examples: int = 200
     """Images for clean accuracy and for the attacks that follow one draw."""
     num_eot_examples: int = 100
-    """Images for the attacks that average over draws."""
+    """Images for the attacks that average over draws; never more than `num_examples`."""
     cw_steps: int = 60
     """Steps of each of Carlini and Wagner's three searches."""
     two_pass: bool = False

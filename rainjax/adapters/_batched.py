@@ -1,6 +1,7 @@
 """A defended pipeline as other frameworks call one: by the batch, and with no key to give."""
 
 import functools
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,38 @@ class Batched:
         Raises:
             ValueError: `seed` is not in 0..2**32-1.
         """
-        self._root, self._num_calls = purpose_key(seed, Purpose.ATTACK), 0
+        self._root, self._draws = purpose_key(seed, Purpose.ATTACK), (seed, 0)
+
+    def __deepcopy__(self, memo: Any) -> "Batched":
+        """Returns one that draws on from here by itself, of the same pipeline and parameters."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, _sizes={k: set(v) for k, v in self._sizes.items()})
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what pickle keeps: neither the device nor the key, which another process lacks.
+
+        Raises:
+            pickle.PicklingError: the pipeline cannot be pickled; says why, and what to do.
+        """
+        try:
+            pipeline = pickle.dumps(self.defended)
+        except Exception as error:  # each part has an error of its own
+            raise pickle.PicklingError(
+                f"This pipeline cannot be pickled ({error}): make it, and this model of it, where "
+                "it is needed."
+            ) from error
+        params = jax.tree.map(np.asarray, self.params)
+        return {"pipeline": pipeline, "params": params, "draws": self._draws, "fresh": self.fresh}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        seed, num_calls = state["draws"]
+        pipeline, params = (
+            pickle.loads(state["pipeline"]),
+            jax.tree.map(jnp.asarray, state["params"]),
+        )
+        self.__init__(pipeline, params, seed=seed, fresh=state["fresh"])
+        self._draws = seed, num_calls
 
     def num_classes(self, shape: tuple[int, ...]) -> int:
         """Returns the number of classes that images of `h w c` are told apart into.
@@ -93,9 +125,9 @@ class Batched:
         return logits, pullback
 
     def _next_key(self) -> Array:
-        key = jax.random.fold_in(self._root, self._num_calls)
-        self._num_calls += self.fresh
-        return key
+        seed, num_calls = self._draws
+        self._draws = seed, num_calls + self.fresh
+        return jax.random.fold_in(self._root, num_calls)
 
     def _padded(self, images: Array) -> Array:
         if images.ndim != 4 or images.dtype != jnp.float32:

@@ -14,6 +14,9 @@ from jaxtyping import Array
 from rainjax.nets import Network
 from rainjax.typing import Params, PRNGKey
 
+# Pixels of an image's side. Two are close: a number of logits that depends on the size shows.
+COMMON_SIDES = (32, 224, 256)
+
 
 @dataclasses.dataclass(frozen=True)
 class Foreign(Network):
@@ -21,14 +24,16 @@ class Foreign(Network):
 
     Its parameters are `()`: the numbers live in `model`, and are looked up at every call. It
     works under `jit`, `grad` and `vmap`, where a batch is one call of the model; the gradient
-    runs the model forward once more. There is no second derivative. A batch spread over devices
-    is gathered first. Equal is what holds the same object; `content_digest` tells contents apart.
+    runs the model forward once more. There is no second derivative. One gray image of every shape
+    is tried before the first batch. A batch spread over devices is gathered first. Equal is what
+    holds the same object; `content_digest` tells contents apart.
     """
 
     held: "Held"
     num_classes: int
 
     def __post_init__(self):
+        super().__post_init__()
         if self.num_classes < 2:
             raise ValueError(f"num_classes={self.num_classes} must be at least 2.")
 
@@ -61,7 +66,8 @@ class Foreign(Network):
         """Returns the logits of one image `h w c`.
 
         Raises:
-            ValueError: the input is not one image of floats, or there are `params`.
+            ValueError: the input is not one image of floats, there are `params`, or the model
+                does not take such images or returns something else than logits for them.
         """
         (image,) = inputs
         if image.ndim != 3 or not jnp.issubdtype(image.dtype, jnp.floating):
@@ -71,15 +77,101 @@ class Foreign(Network):
             )
         if jax.tree.leaves(params):
             raise ValueError(f"{type(self).__name__} holds its numbers itself: its params are ().")
+        self.try_shape(image.shape)
         return _logits(self, image.astype(jnp.float32))
 
-    def check_logits(self, shape: tuple[int, ...], count: int) -> None:
-        """Refuses logits of another shape than `count classes`, naming `shape`."""
-        if shape != (count, self.num_classes):
-            raise ValueError(
-                f"The model's logits of {count} images have shape {tuple(shape)}, not "
-                f"({count}, {self.num_classes}): say how many classes there are in num_classes."
+    @abc.abstractmethod
+    def likely_shapes(self) -> list[tuple[int, int, int]]:
+        """Returns shapes `h w c` of images of which the model probably takes one."""
+
+    def try_likely_shapes(self) -> None:
+        """Refuses what would serve for images of no size, before there are any.
+
+        Sizes that the model does not take are passed over, and so is a number of logits that
+        depends on the size.
+
+        Raises:
+            UnusableModel: the outputs are no logits, or of another number than `num_classes`.
+        """
+        wrong = []
+        for shape in self.likely_shapes():
+            try:
+                self.host_logits(_gray(shape))
+                return
+            except WrongShape as error:
+                wrong.append(error)
+            except UnusableModel:
+                raise
+            except Exception:  # the model does not take this size: any error of its framework
+                continue
+        if len({str(error) for error in wrong}) == 1:
+            raise wrong[0]
+
+    def try_shape(self, shape: tuple[int, ...], *, gradient: bool = False) -> None:
+        """Calls the model on one image, once for every shape `h w c`.
+
+        XLA would bury what the model says in pages of its own.
+
+        Raises:
+            UnusableModel: the model does not take such an image, returns no logits, or, with
+                `gradient`, has none.
+        """
+        call = (shape, gradient, self.num_classes)
+        if call in self.held.tried:
+            return
+        image, name = _gray(shape), type(self.model).__name__
+        try:
+            logits = self.host_logits(image)
+            if gradient:
+                self.host_gradients(image, np.ones_like(logits))
+        except UnusableModel:
+            raise
+        except Exception as error:
+            what = "cannot be differentiated at" if gradient else "cannot take"
+            height, width, channels = shape
+            said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            raise UnusableModel(
+                f"{name} {what} a float32 image of {height} x {width} x {channels}: {said}."
+            ) from error
+        self.held.tried.add(call)
+
+    def check_logits(self, outputs: Any, count: int) -> None:
+        """Refuses outputs that are not `count classes` logits; says what to return instead.
+
+        Raises:
+            UnusableModel: they are no tensor, or in half precision.
+            WrongShape: they have another shape.
+        """
+        name = type(self.model).__name__
+        if not hasattr(outputs, "shape") or not hasattr(outputs, "dtype"):
+            raise UnusableModel(
+                f"{name} returns a {type(outputs).__name__}, not a tensor of logits: wrap it in a "
+                f"model that returns {_logits_among(outputs)}."
             )
+        kind = str(getattr(outputs.dtype, "name", outputs.dtype)).removeprefix("torch.")
+        if kind not in ("float32", "float64"):
+            raise UnusableModel(
+                f"{name} returns logits in {kind}, where small gradients vanish: turn it to "
+                "float32, as .float() does in PyTorch."
+            )
+        shape, wanted = tuple(outputs.shape), (count, self.num_classes)
+        if shape == wanted:
+            return
+        if len(shape) != 2 or shape[0] != count:
+            mend = "return one row of logits for each image"
+        elif shape[1] == 1:
+            mend = "of a single output p make the two logits 0 and p"
+        else:
+            mend = f"give num_classes={shape[1]}"
+        raise WrongShape(f"{name} returns logits of shape {shape}, not {wanted}: {mend}.")
+
+
+class UnusableModel(ValueError):
+    """A model that is no classifier as `Foreign` calls one."""
+
+
+class WrongShape(UnusableModel):
+    """A model whose outputs have another shape."""
 
 
 class Held:
@@ -87,6 +179,12 @@ class Held:
 
     def __init__(self, model: Any):
         self._model = model
+        self._tried: set[tuple[tuple[int, ...], bool, int]] = set()
+
+    @property
+    def tried(self) -> set[tuple[tuple[int, ...], bool, int]]:
+        """The calls of `Foreign.try_shape` that went well."""
+        return self._tried
 
     @property
     def model(self) -> Any:
@@ -103,12 +201,26 @@ class Held:
         return f"<{type(self._model).__name__}>"
 
 
+def _gray(shape: tuple[int, ...]) -> np.ndarray:
+    return np.full((1, *shape), 0.5, np.float32)
+
+
+def _logits_among(outputs: Any) -> str:
+    """Returns how the logits are probably reached in what a model returned."""
+    if hasattr(outputs, "logits"):
+        return "outputs.logits"
+    if isinstance(outputs, dict) and outputs:
+        return f"outputs[{'logits' if 'logits' in outputs else next(iter(outputs))!r}]"
+    return "outputs[0]" if isinstance(outputs, tuple | list) else "its logits"
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _logits(network: Foreign, image):
     return _call(_OnHost(network, "host_logits"), (network.num_classes,), image)
 
 
 def _logits_fwd(network: Foreign, image):
+    network.try_shape(image.shape, gradient=True)
     return _logits(network, image), image
 
 

@@ -36,17 +36,26 @@ def as_art_classifier(
             `seed` is not in 0..2**32-1. The classifier raises it for images that are not as
             above, and FloatingPointError for NaN in the logits or in a gradient.
     """
-    module = _require("art.estimators.classification.classifier")
+    cls = _classifier_class()
     batched = Batched(defended, params, seed=seed, fresh=fresh)
     there = batched.num_classes(tuple(image_shape))
     if there != num_classes:
         raise ValueError(f"{num_classes=}, but the pipeline has {there} classes.")
-    base, utils = module.ClassifierNeuralNetwork, _require("art.utils")
-    return _classifier_class(base, utils)(batched, num_classes, tuple(image_shape))
+    return cls(batched, num_classes, tuple(image_shape))
+
+
+def _unfilled_classifier() -> Any:
+    cls = _classifier_class()
+    return cls.__new__(cls)
+
+
+def _classifier_class() -> Any:
+    module = _require("art.estimators.classification.classifier")
+    return _class_of(module.ClassifierNeuralNetwork, _require("art.utils"))
 
 
 @functools.cache
-def _classifier_class(base: Any, utils: Any) -> type:
+def _class_of(base: Any, utils: Any) -> type:
     """Returns the estimator's class, which cannot be written before ART is imported."""
 
     class DefendedClassifier(base):
@@ -104,6 +113,9 @@ def _classifier_class(base: Any, utils: Any) -> type:
 
         def save(self, filename: str, path: str | None = None):
             raise TypeError("Save the pipeline's parameters, from JAX.")
+
+        def __reduce__(self):
+            return _unfilled_classifier, (), self.__dict__  # pickle does not find this by name
 
         def _rows(self, x):
             x, _ = self._apply_preprocessing(np.asarray(x), y=None, fit=False)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rainjax._extras import require
-from rainjax.adapters._foreign import Foreign, Held
+from rainjax.adapters._foreign import COMMON_SIDES, Foreign, Held, UnusableModel
 from rainjax.evaluation.describe import content_digest, describe, digest
 
 _require = functools.partial(require, "tensorflow", name="TensorFlow", extra="tensorflow")
@@ -18,17 +18,21 @@ def from_tensorflow(model: Any, num_classes: int) -> Foreign:
 
     `model` maps images `n h w c` in [0, 1] to logits: a normalisation belongs into it, a
     softmax does not. A Keras model is called with `training=False`, anything else just so. It
-    is taken for a function, without randomness.
+    is taken for a function, without randomness. It is called on gray images of common sizes here,
+    and on one of the true size before the first batch, to say early what is wrong with it.
 
     Raises:
         ImportError: TensorFlow is not installed.
         TypeError: `model` cannot be called.
-        ValueError: `num_classes` is below 2.
+        ValueError: `model` returns no tensor of logits, in half precision, or of another number
+            than `num_classes`, or that is below 2.
     """
     _require()
     if not callable(model):
         raise TypeError(f"from_tensorflow takes a model to call, not {type(model).__name__}.")
-    return TensorFlowClassifier(Held(model), num_classes)
+    network = TensorFlowClassifier(Held(model), num_classes)
+    network.try_likely_shapes()
+    return network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +56,11 @@ class TensorFlowClassifier(Foreign):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             logits = self._logits(inputs)
-        weights = tf.constant(np.array(cotangents))
-        return tape.gradient(logits, inputs, output_gradients=weights).numpy()
+        weights = tf.cast(tf.constant(np.array(cotangents)), logits.dtype)
+        gradients = tape.gradient(logits, inputs, output_gradients=weights)
+        if gradients is None:
+            raise UnusableModel(f"{type(self.model).__name__} has no gradient at its images.")
+        return gradients.numpy()
 
     def _tensor(self, images: np.ndarray) -> Any:
         return _require().constant(np.array(images))  # a copy: XLA may reuse the buffer
@@ -61,8 +68,15 @@ class TensorFlowClassifier(Foreign):
     def _logits(self, inputs: Any) -> Any:
         is_keras = isinstance(self.model, _require().keras.Model)
         logits = self.model(inputs, **({"training": False} if is_keras else {}))
-        self.check_logits(tuple(logits.shape), len(inputs))
+        self.check_logits(logits, len(inputs))
         return logits
+
+    def likely_shapes(self) -> list[tuple[int, int, int]]:
+        known = getattr(self.model, "input_shape", None)
+        if not isinstance(known, tuple) or len(known) != 4:
+            known = (None, None, None, 3)
+        _, height, width, channels = known
+        return [(height or side, width or side, channels or 3) for side in COMMON_SIDES]
 
 
 def _parts(model: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import types
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtyping import Array
 
 from rainjax._extras import require
 from rainjax.adapters._batched import Batched
-from rainjax.adapters._foreign import Foreign, Held
+from rainjax.adapters._foreign import COMMON_SIDES, Foreign, Held, UnusableModel
 from rainjax.evaluation.describe import describe, digest
 from rainjax.pipeline import Defended
 from rainjax.typing import Params
@@ -28,7 +29,8 @@ def as_torch_module(
     Every call draws anew for every image, as a function of `seed` and of how many calls there
     were, and `backward` differentiates the draw of its own forward pass. `module.reseed(seed)`
     starts again; with `fresh=False`, or while `module.fresh` is that, every call has the same
-    draws. Score with another seed, or with `rainjax.score`: an attack has seen these draws.
+    draws. A copy, by `copy.deepcopy` or `pickle`, draws on from where the module is. Score with
+    another seed, or with `rainjax.score`: an attack has seen these draws.
 
     It has no trainable parameters and no second derivative. Arrays pass through DLPack where
     PyTorch and JAX are on one device, and through the host elsewhere. On a GPU that both use,
@@ -50,18 +52,26 @@ def from_torch_module(module: Any, num_classes: int) -> Foreign:
     `module` maps images `n c h w` in [0, 1] to logits and is in eval mode: a normalisation
     belongs into it, a softmax does not. It is taken for a function, without randomness. Where
     rainjax has the architecture, `rainjax.nets.from_torch` turns the module's arrays into
-    parameters of its own network, which is faster.
+    parameters of its own network, which is faster. It is called on gray images of common sizes
+    here, and on one of the true size before the first batch, to say early what is wrong with it.
 
     Raises:
         ImportError: PyTorch is not installed.
         TypeError: `module` is no `torch.nn.Module`.
-        ValueError: `module` or a part of it is in training mode, or `num_classes` is below 2.
+        ValueError: `module` or a part of it is in training mode or has no parameters yet, it
+            returns no tensor of logits, in half precision, or of another number than
+            `num_classes`, or that is below 2.
     """
     torch = _require()
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"from_torch_module takes a torch.nn.Module, not {type(module).__name__}.")
     _check_eval(module)
-    return TorchClassifier(Held(module), num_classes)
+    lazy = [n for n, p in module.named_parameters() if torch.nn.parameter.is_lazy(p)]
+    if lazy:
+        raise ValueError(f"{lazy[0]} has no numbers yet: call the module on one of your images.")
+    network = TorchClassifier(Held(module), num_classes)
+    network.try_likely_shapes()
+    return network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +96,7 @@ class TorchClassifier(Foreign):
         with torch.enable_grad():
             inputs = self._tensor(images).requires_grad_()
             logits = self._logits(inputs)
-            weights = torch.tensor(cotangents, device=logits.device)
+            weights = torch.tensor(cotangents, device=logits.device, dtype=logits.dtype)
             (gradients,) = torch.autograd.grad(logits, inputs, weights)
         return np.moveaxis(gradients.cpu().numpy(), 1, -1)
 
@@ -98,15 +108,42 @@ class TorchClassifier(Foreign):
 
     def _logits(self, inputs: Any) -> Any:
         _check_eval(self.model)
-        logits = self.model(inputs)
-        self.check_logits(tuple(logits.shape), len(inputs))
+        try:
+            logits = self.model(inputs)
+        except Exception:
+            self._check_precision(inputs)
+            raise
+        self.check_logits(logits, len(inputs))
         return logits
+
+    def _check_precision(self, inputs: Any) -> None:
+        """Refuses a module that takes images in the precision of its numbers alone."""
+        kinds = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
+        for kind in kinds - {inputs.dtype}:
+            try:
+                self.model(inputs.to(kind))
+            except Exception:  # then it was something else
+                continue
+            raise UnusableModel(
+                f"{type(self.model).__name__} takes images in {kind} alone: call module.float(), "
+                "for images here are float32, and small gradients vanish in half precision."
+            )
+
+    def likely_shapes(self) -> list[tuple[int, int, int]]:
+        weights = (getattr(part, "weight", None) for part in self.model.modules())
+        shapes = (tuple(getattr(weight, "shape", ())) for weight in weights)
+        first = next((shape for shape in shapes if len(shape) in (2, 4)), ())
+        if len(first) == 2:  # a linear layer takes all pixels
+            sides = {c: math.isqrt(first[1] // c) for c in (3, 1)}
+            return [(side, side, c) for c, side in sides.items() if side**2 * c == first[1]]
+        channels = first[1] if first else 3
+        return [(side, side, channels) for side in COMMON_SIDES]
 
 
 def _check_eval(module: Any) -> None:
     training = [name or "module" for name, part in module.named_modules() if part.training]
     if training:
-        raise ValueError(
+        raise UnusableModel(
             f"{training[0]} is in training mode, where an image's logits are no function of it: "
             "call module.eval() first."
         )
@@ -190,6 +227,9 @@ def _module_class(torch: Any) -> type:
                 )
             return Logits.apply(images, self.batched)
 
+        def __reduce__(self):
+            return _unfilled_module, (), self.__dict__  # pickle does not find this class by name
+
         def reseed(self, seed: int) -> None:
             self.batched.reseed(seed)
 
@@ -205,6 +245,11 @@ def _module_class(torch: Any) -> type:
             return repr(self.batched.defended)
 
     return DefendedModule
+
+
+def _unfilled_module() -> Any:
+    cls: Any = _module_class(_require())
+    return cls.__new__(cls)
 
 
 def _to_jax(tensor: Any, device: Any) -> Array:

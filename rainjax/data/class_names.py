@@ -4,6 +4,7 @@ import collections
 import pathlib
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 _BYTE_ORDER_MARK = "\ufeff"
 _UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, half characters, ends of lines
@@ -27,7 +28,7 @@ def clean_name(name: str, what: str) -> str:
     return clean
 
 
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
+def check_names(names: Sequence[Any]) -> tuple[str, ...]:
     """Returns the names of classes, clean, in their order.
 
     Raises:

@@ -164,18 +164,7 @@ def resized(
     seed: int | None = None,
     name: str | None = None,
 ) -> Study:
-    """Returns a study with other numbers, for those that are not None.
-
-    Threat models that have more images than `num_examples` get as many as that.
-    """
-    threats = study.threats
-    if num_examples is not None:
-        threats = tuple(
-            threat
-            if threat.num_examples is None
-            else dataclasses.replace(threat, num_examples=min(threat.num_examples, num_examples))
-            for threat in threats
-        )
+    """Returns a study with other numbers, for those that are not None."""
     changes = {
         "num_examples": num_examples,
         "num_score_draws": num_score_draws,
@@ -184,4 +173,4 @@ def resized(
         "name": name,
     }
     given = {field: value for field, value in changes.items() if value is not None}
-    return dataclasses.replace(study, threats=threats, **given)
+    return dataclasses.replace(study, **given)

@@ -48,7 +48,8 @@ class Study:
 
     A value: `rainjax.evaluation.evaluate(study, out)` measures it, and whatever it has measured
     before is not measured again. All measurements are on the first `num_examples` of `images`
-    (all of them for None), or on fewer where a threat model says so. Every image is scored
+    (all of them for None), or on fewer where a threat model says so; one that has more gets as
+    many as the study. Every image is scored
     under `num_score_draws` draws that no attack saw, where the pipeline is random. `seed` is the
     root of every draw; `batch_size` changes speed and memory, and no result. `displays` are
     shown by `rainjax.report`; `extras` write files that they need beside the records.
@@ -226,12 +227,7 @@ def check_classes(study: Study) -> None:
 
 
 def _cell(study: Study, subject: Subject, threat: ThreatModel, height: int) -> Cell | None:
-    num = study.count if threat.num_examples is None else threat.num_examples
-    if num > study.count:
-        raise ValueError(
-            f"The threat model {threat.name!r} has num_examples={num}, more than the study's "
-            f"{study.count}: every number is of the first images of one list."
-        )
+    num = min(study.count, threat.num_examples or study.count)
     if threat.attack is None:
         return Cell(subject, threat, None, None, num)
     surrogate = threat.surrogate.of(subject.pipeline)

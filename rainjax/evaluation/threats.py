@@ -128,8 +128,8 @@ class ThreatModel:
 
     `attack` is None where nobody attacks. With `knowledge=Knowledge.KEYS` the attacker is given
     the draws that will be scored, all of them, and needs `EOT(draws="enumerated")`; that applies
-    to random pipelines alone. `num_examples` lowers a study's, where an attack is dear. `tags`
-    name the displays it is for: "table", or the curve that it is a point of.
+    to random pipelines alone. `num_examples` lowers a study's, where an attack is dear, and never
+    raises it. `tags` name the displays it is for: "table", or the curve that it is a point of.
 
     Raises:
         ValueError: a part is of another kind, or the parts do not fit each other.

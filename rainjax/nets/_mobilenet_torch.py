@@ -60,6 +60,11 @@ def timm_names(network: MobileNetV2) -> Layers:
 LAYOUTS: tuple[Callable[[MobileNetV2], Layers], ...] = (torchvision_names, timm_names)
 
 
+def shapes(network: MobileNetV2) -> list[dict[str, tuple[int, ...]]]:
+    """Returns the shapes of the arrays outside by name, in each of `LAYOUTS`."""
+    return [_shapes(network, layout(network)) for layout in LAYOUTS]
+
+
 def fold(
     network: MobileNetV2, arrays: Mapping[str, np.ndarray], *, source: str
 ) -> dict[str, np.ndarray]:
@@ -68,9 +73,9 @@ def fold(
     The layout is the one of torchvision's and timm's that has more of the names. Raises
     ValueError as `as_float32` does, and for a variance below zero.
     """
-    layouts = [(layout(network), _shapes(network, layout(network))) for layout in LAYOUTS]
-    layers, shapes = max(layouts, key=lambda layout: len(layout[1].keys() & arrays.keys()))
-    arrays = as_float32(arrays, shapes, source=source)
+    layouts = zip((layout(network) for layout in LAYOUTS), shapes(network), strict=True)
+    layers, needed = max(layouts, key=lambda layout: len(layout[1].keys() & arrays.keys()))
+    arrays = as_float32(arrays, needed, source=source)
     named = {}
     for key, (conv, norm) in layers.items():
         kernel = arrays[f"{conv}.weight"].astype(np.float64)

@@ -49,7 +49,9 @@ def finite_float32(name: str, values: ArrayLike, *, source: str) -> np.ndarray:
     """Returns an array in float32; raises ValueError if it has no finite numbers there."""
     array = np.asarray(values)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"):
-        raise ValueError(f"{source}: array {name!r} holds {array.dtype}, not real numbers.")
+        raise ValueError(
+            f"{source}: array {name!r} holds {array.dtype}, not real numbers: store it as float32."
+        )
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     if not np.isfinite(array).all():

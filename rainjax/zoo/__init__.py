@@ -10,8 +10,8 @@ holds the steps and how they came about: `zoo.load_steps(path)`.
 
 from rainjax.zoo._card import NETWORKS
 from rainjax.zoo._hub import download
-from rainjax.zoo._published import PUBLISHED, load_any
-from rainjax.zoo._store import Entry, check_name, load, load_torch, names, save
+from rainjax.zoo._published import PUBLISHED, load_any, load_torch
+from rainjax.zoo._store import Entry, check_name, load, names, save
 from rainjax.zoo._tables import load_steps, save_steps
 from rainjax.zoo._verify import Verdict, verify
 

@@ -13,6 +13,7 @@ import tyro
 from rainjax._output import close_output
 from rainjax.nets import num_params
 from rainjax.zoo import _card, _store, _verify
+from rainjax.zoo._arrays import read_safetensors
 
 _HEADER = ("name", "network", "parameters", "size", "data", "metrics")
 
@@ -99,7 +100,7 @@ def _num_params(path: pathlib.Path, card: dict) -> int:
     """Returns how many numbers the network has; for one of somebody's own, how many the file."""
     if _card.is_known(card["architecture"]["class"]):
         return num_params(_card.build(card, where=f"The card of {path}").shapes())
-    return num_params(_store.read_safetensors(path, path.read_bytes()))
+    return num_params(read_safetensors(path, path.read_bytes()))
 
 
 def describe(card: dict, path: pathlib.Path) -> str:

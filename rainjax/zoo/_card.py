@@ -7,6 +7,7 @@ import json
 import pathlib
 
 from rainjax.nets import EDSR, ImageNetResNet, MobileNetV2, Network, ResNet, ResNet4b
+from rainjax.zoo._arrays import OTHERS
 
 # The architectures that a card can name and `load` then builds. Any other is given to `load`: what
 # a file says never decides which code is imported.
@@ -40,7 +41,7 @@ def read_card(path: pathlib.Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(
             f"The card {path} is missing: parameters are loaded together with the .json file "
-            "that zoo.save wrote beside them."
+            f"that zoo.save wrote beside them; {OTHERS}."
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))

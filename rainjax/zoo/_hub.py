@@ -3,8 +3,9 @@
 import dataclasses
 
 from rainjax._extras import require
+from rainjax.zoo._arrays import ENDINGS
 from rainjax.zoo._published import load_any, published
-from rainjax.zoo._store import ENDINGS, Entry
+from rainjax.zoo._store import Entry
 
 
 def download(
@@ -27,7 +28,7 @@ def download(
         ValueError: as `load_any`, and for a name that no repository can have.
     """
     published(architecture)
-    if not filename.endswith(ENDINGS):
+    if not filename.lower().endswith(ENDINGS):
         raise ValueError(
             f"{filename!r} cannot be read, which must end in {' or '.join(ENDINGS)}: name another "
             f"file of {repo!r}."

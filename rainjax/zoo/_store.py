@@ -1,4 +1,4 @@
-"""Writing and reading entries of the zoo. Nothing is unpickled: numbers are safetensors or npz."""
+"""Writing and reading entries of the zoo. Nothing is unpickled: numbers are safetensors."""
 
 import dataclasses
 import hashlib
@@ -6,26 +6,22 @@ import json
 import os
 import pathlib
 import re
-import zipfile
-import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
 from rainjax._checks import check_kind
 from rainjax.nets import Model, Network, num_params
 from rainjax.nets._named import flatten, unflatten
-from rainjax.nets.convert import from_torch
 from rainjax.nets.own import Function, LinenModule
 from rainjax.typing import Params
 from rainjax.zoo import _card
+from rainjax.zoo._arrays import OTHERS, read_safetensors
 
 WEIGHTS = pathlib.Path(__file__).parent / "weights"
-ENDINGS = (".safetensors", ".npz")  # of files of arrays that `load_torch` reads
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -169,38 +165,6 @@ def check_name(name: str) -> None:
         raise ValueError(f"A name has letters, digits, '_' and '-' only, got {name!r}.")
 
 
-def load_torch(path: str | os.PathLike, network: Network) -> Params:
-    """Returns parameters for `network` from a `.npz` or `.safetensors` file of PyTorch's names.
-
-    The names are those of `rainjax.nets.convert.from_torch`, whose errors this raises, and
-    FileNotFoundError or ValueError for a missing or damaged file. From PyTorch, write such a file
-    with `numpy.savez(path, **{k: v.numpy() for k, v in model.state_dict().items()})`.
-    """
-    return from_torch(network, read_arrays(pathlib.Path(path)))
-
-
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns what a `.npz` or `.safetensors` file holds; raises as `load_torch` if it cannot."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    if path.suffix not in ENDINGS:
-        raise ValueError(
-            f"{path} ends in {path.suffix!r}; it must be a .npz or .safetensors file."
-        )
-    if path.suffix == ".safetensors":
-        return read_safetensors(path, path.read_bytes())
-    try:
-        # Opened here, because np.load leaves a damaged file open.
-        with path.open("rb") as file, np.load(file) as archive:
-            return dict(archive)
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        # What NumPy says of such a file is how to run the code in it.
-        said = "it is damaged, or holds Python objects"
-        if not zipfile.is_zipfile(path):
-            said = "it is damaged, or no archive that numpy.savez wrote"
-        raise ValueError(f"{path} is not a readable .npz file of plain arrays: {said}.") from error
-
-
 def find(name_or_path: str | os.PathLike) -> pathlib.Path:
     """Returns the file of an entry by its name or path; raises as `load` does for none."""
     if name_or_path in names():
@@ -214,21 +178,15 @@ def find(name_or_path: str | os.PathLike) -> pathlib.Path:
                 "give the path of a file."
             )
         return found[0]
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
+        if path.is_file():
+            raise ValueError(f"{path} is no .safetensors file that zoo.save wrote: {OTHERS}.")
         path = path.with_name(path.name + ".safetensors")
     if path.is_file():
         return path
     if path.parent == pathlib.Path() and isinstance(name_or_path, str):
         raise _card.unknown_name(name_or_path, names())
     raise FileNotFoundError(f"There are no parameters at {path}.")
-
-
-def read_safetensors(path: pathlib.Path, content: bytes) -> dict[str, np.ndarray]:
-    """Returns the arrays in the content of the file at `path`; raises ValueError if damaged."""
-    try:
-        return safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from None
 
 
 def check_sha256(path: pathlib.Path, content: bytes, card: dict) -> None:

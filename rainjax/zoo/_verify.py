@@ -9,6 +9,7 @@ from typing import Any
 from rainjax.nets import Model, Network
 from rainjax.nets._named import check_shapes, finite_float32, flatten
 from rainjax.zoo import _card, _store
+from rainjax.zoo._arrays import read_safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _verdict(path: pathlib.Path, network: Network | Model | None) -> Verdict:
         "card": lambda: _card.read_card(card_path),
         "network": lambda: _shapes(needs("card"), network, where=f"The card {card_path}"),
         "sha256": lambda: _store.check_sha256(path, content, needs("card")),
-        "file": lambda: _store.read_safetensors(path, content),
+        "file": lambda: read_safetensors(path, content),
         "dtype": lambda: _store.check_dtype(path, needs("file"), needs("card")),
         "shapes": lambda: _check_shapes(path, needs("file"), needs("network")),
         "values": lambda: [

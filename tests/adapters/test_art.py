@@ -1,5 +1,8 @@
 """ART's attacks on our pipelines."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +62,15 @@ def test_art_draws_anew(art):
     frozen = adapters.as_art_classifier(*masked(), **shape, fresh=False)
     slope = frozen.class_gradient(images, 0)[:, 0, 0, 0, 0]
     np.testing.assert_array_equal(slope, 2 * frozen.predict(images)[:, 0])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_for_art_draws_on_from_where_it_is(art, copied):
+    shape = {"num_classes": SIZE, "image_shape": (8, 8, 3)}
+    model = adapters.as_art_classifier(*masked(), **shape)
+    model.predict(IMAGES)
+    twin = copied(model)
+    np.testing.assert_array_equal(twin.predict(IMAGES), model.predict(IMAGES))
 
 
 def test_art_is_told_what_is_wrong(art):

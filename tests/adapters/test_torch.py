@@ -1,7 +1,9 @@
 """PyTorch's attacks on our pipelines."""
 
+import copy
 import dataclasses
 import pathlib
+import pickle
 import re
 
 import jax
@@ -9,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rainjax import adapters
-from rainjax.defenses import Defense
+from rainjax import adapters, nets
+from rainjax.defenses import Defense, Identity
 from rainjax.evaluation import score
+from rainjax.nets import ResNet, to_torch
 from rainjax.pipeline import Defended
 from tests.adapters.common import (
     CONV,
@@ -124,6 +127,47 @@ def test_torch_module_moves_and_copies(torch):
     assert "Mask" in repr(module)
     model = torch.nn.Sequential(torch.nn.AvgPool2d(1), module)
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, SIZE)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))]
+)
+def test_a_copy_of_a_torch_module_draws_on_from_where_it_is(torch, copied):
+    module = adapters.as_torch_module(*masked(), seed=3)
+    images = torch.full((2, 3, 8, 8), 0.5)
+    module(images)
+    twin = copied(module.eval())
+    assert not twin.training
+    second = module(images)
+    np.testing.assert_array_equal(twin(images), second)
+    np.testing.assert_array_equal(twin(images), module(images))
+    twin.reseed(4)
+    twin.fresh = False
+    assert module.fresh
+    whole = copied(torch.nn.Sequential(torch.nn.AvgPool2d(1), module))
+    np.testing.assert_array_equal(whole(images), module(images))
+
+
+def test_tensors_become_parameters(torch):
+    network = ResNet(depth=8, width=2)
+    arrays = to_torch(network, network.init(jax.random.key(0)))
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    tensors["conv1.weight"] = torch.nn.Parameter(tensors["conv1.weight"])
+    tensors["linear.weight"] = tensors["linear.weight"].bfloat16()
+    found = nets.from_torch(network, {"model": tensors, "epoch": 3})
+    arrays["linear.weight"] = tensors["linear.weight"].float().numpy()
+    expected = nets.from_torch(network, arrays)
+    assert all(map(np.array_equal, jax.tree.leaves(found), jax.tree.leaves(expected)))
+
+
+def test_a_torch_module_that_cannot_be_pickled_says_why(torch):
+    function = nets.from_function(lambda params, image: image.ravel()[:3])
+    params = {"defense": (), "classifier": ()}
+    module = adapters.as_torch_module(Defended(Identity(), function.network), params)
+    with pytest.raises(pickle.PicklingError, match=r"cannot be pickled \(.*lambda.*\): make it"):
+        pickle.dumps(module)
+    images = torch.full((2, 3, 8, 8), 0.5)
+    np.testing.assert_array_equal(copy.deepcopy(module)(images), module(images))
 
 
 def test_torchattacks_fools_the_undefended_network(torch, network):
