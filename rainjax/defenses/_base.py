@@ -184,8 +184,9 @@ def apply_draw(defense: Defense, params: Params, draw: Draw, image: Image) -> Im
 
 def is_number(draw: Draw) -> bool:
     """Returns whether a draw is the number of an outcome."""
-    numbers = not isinstance(draw, Stratum) and getattr(draw, "shape", None) == ()
-    return numbers and jnp.issubdtype(draw.dtype, jnp.integer)
+    if isinstance(draw, Stratum) or getattr(draw, "shape", None) != ():
+        return False
+    return jnp.issubdtype(draw.dtype, jnp.integer)
 
 
 def stratifies(defense: Defense) -> bool:
