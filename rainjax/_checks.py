@@ -7,7 +7,10 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
+import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 _LONGEST = 80  # letters of a value in a sentence
 
@@ -54,6 +57,18 @@ def check_kind_of(given: Any, package: str, name: str, where: str) -> None:
         raise ValueError(_wrong(where, given, (base or type(name, (), {}),)))
 
 
+def as_plain(name: str, given: Any, kind: Any = float) -> Any:
+    """Returns an option of Python's `kind`, also where NumPy's or JAX's was given.
+
+    Raises:
+        ValueError: it is none; True and False are no numbers.
+    """
+    plain = _as_plain(given, kind)
+    if not _fits(plain, kind):
+        raise ValueError(_not_of_kind(name, plain, kind, "call it once"))
+    return plain
+
+
 def is_whole(given: Any) -> bool:
     """Returns whether it is a whole number, Python's or NumPy's; True and False are none."""
     return _fits(given, int)
@@ -70,11 +85,27 @@ def check_image(image: Any, whose: str) -> None:
     Raises:
         ValueError: naming `whose` input it is, its type and its shape.
     """
+    if not isinstance(image, jax.Array | np.ndarray):
+        raise ValueError(
+            f"{whose} takes one image `h w c` of floats in [0, 1], not {shown(image)}: make an "
+            "array of it by jnp.asarray."
+        )
     if image.ndim != 3 or not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(
             f"{whose} takes one image `h w c` of floats in [0, 1], got {image.dtype} of shape "
             f"{image.shape}: divide integers by 255, and use jax.vmap for a batch."
         )
+    if channels_first(image.shape):
+        raise ValueError(
+            f"{whose} takes one image `h w c`, and {image.shape} has its channels first: give "
+            "jnp.moveaxis(image, 0, -1)."
+        )
+
+
+def channels_first(shape: tuple[int, ...]) -> bool:
+    """Returns whether it is the shape of an image, or of a batch, as PyTorch has them: `c h w`."""
+    channels, height, width = shape[-3:]
+    return channels in (1, 3) and height > 4 and width > 4
 
 
 def check_option(name: str, given: Any, options: Any) -> None:
@@ -85,7 +116,7 @@ def check_option(name: str, given: Any, options: Any) -> None:
     """
     # By type as well: a list could not be looked up, and 1 is True.
     if not any(type(given) is type(option) and given == option for option in get_args(options)):
-        raise ValueError(f"{name}={_shown(given)} is none of {_listed(options)}.")
+        raise ValueError(f"{name}={shown(given)} is none of {_listed(options)}.")
 
 
 _PLAIN = {
@@ -152,6 +183,9 @@ _MENDS = {  # "" is for whatever else was given
     "Extra": {"": "give a value such as rainjax.evaluation.extras.Panels()"},
     "Shard": {"": "give Shard(0, 3), or parse_shard('0/3')"},
     "Mesh": {"": "give rainjax.devices.data_mesh(), or None"},
+    "Member": {"": "make one by Member(name, attack)"},
+    "Smoothed": {"": "make one by Smoothed(pipeline, sigma)"},
+    "Purpose": {"": "give one such as Purpose.ATTACK"},
 }
 
 
@@ -162,8 +196,18 @@ def _refusal(owner: str, name: str, given: Any, kind: Any) -> str:
     if named and each is not kind and _is_series(given, get_origin(kind)):
         given = next(part for part in given if not _fits(part, each))
     elif not named or each is not kind:
-        return f"{name}={_shown(given)} must be {_words(kind)}."
+        return _not_of_kind(name, given, kind, f"make one {owner}")
     return _wrong(f"{owner}({name}=...)", given, named)
+
+
+def _not_of_kind(name: str, given: Any, kind: Any, mend: str) -> str:
+    wrong = f"{name}={shown(given)} must be {_words(kind)}"
+    if isinstance(given, jax.core.Tracer):  # an option decides what is compiled
+        wrong += (
+            f", not one that jax.jit, jax.vmap or jax.grad traces: {mend} for each of its values"
+        )
+        wrong += ", outside of them"
+    return f"{wrong}."
 
 
 def _wrong(where: str, given: Any, kinds: tuple[type, ...], verb: str = "takes") -> str:
@@ -183,7 +227,7 @@ def _described(given: Any) -> str:
         return "None"
     if what == "a function":
         return f"the function {getattr(given, '__name__', name)}"
-    return f"{what} ({name})" if what else _shown(given)
+    return f"{what} ({name})" if what else shown(given)
 
 
 def _what(given: Any) -> str:
@@ -295,7 +339,7 @@ def _listed(options: Any) -> str:
     return ", ".join(map(repr, get_args(options)))
 
 
-def _shown(given: Any) -> str:
+def shown(given: Any) -> str:
     """Returns what was given as one line of a sentence."""
     if not isinstance(given, type) and getattr(given, "shape", ()) != ():
         return f"an array of shape {given.shape}"

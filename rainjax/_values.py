@@ -4,18 +4,18 @@
 runs another one's program, and its numbers are the other one's, without a word.
 """
 
-import abc
 import dataclasses
 import functools
 import inspect
 from typing import Any
 
+from rainjax._arguments import Named
 from rainjax._checks import check_fields, is_nnx_module
 
 _FROZEN = "@dataclasses.dataclass(frozen=True)"
 
 
-class _Checked(abc.ABCMeta):
+class _Checked(Named):
     """Checks a value as soon as it is made, whatever its class does in `__init__`."""
 
     def __call__(cls, *args, **kwargs):

@@ -9,9 +9,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
+from rainjax._arrays import check_key
 from rainjax._checks import check_fields, check_image
 from rainjax._values import Value
-from rainjax.defenses._base import Defense, Identity, apply_draw, num_outcomes, stratifies
+from rainjax.defenses._base import (
+    Defense,
+    Identity,
+    apply_draw,
+    is_number,
+    num_outcomes,
+    stratifies,
+)
 from rainjax.nets._network import Network
 from rainjax.typing import Draw, Image, Logits, Params, PRNGKey, Stratum
 
@@ -45,8 +53,9 @@ class Pipeline(Value):
         """
         if isinstance(draw, Stratum) and not self.is_random:
             draw = draw.key
-        if isinstance(draw, Stratum) or not jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+        if isinstance(draw, Stratum) or is_number(draw):
             raise TypeError(f"{type(self).__name__} knows no draws but keys, not {draw}.")
+        check_key(draw, type(self).__name__)
         return self.logits(params, draw, image)
 
     def checked_logits(self, params: Params, draw: Draw, image: Image) -> Logits:
@@ -214,7 +223,8 @@ class Defended(Pipeline):
         and whatever the classifier makes of it.
 
         Raises:
-            ValueError: the defense returns another shape or type, or the classifier no logits.
+            ValueError: the defense returns another shape or type, or the classifier no logits; or
+                the parameters are no pair, or a swapped one.
         """
         return self._seen_and_logits(params, draw, image)[1]
 
@@ -230,8 +240,12 @@ class Defended(Pipeline):
 
     def _seen_and_logits(self, params: Params, draw: Draw, image: Image) -> tuple[Image, Logits]:
         check_image(image, type(self).__name__)
-        purified = self.purify(params, draw, image)
-        logits = self.classifier.apply(params["classifier"], purified)
+        try:
+            purified = self.purify(params, draw, image)
+            logits = self.classifier.apply(params["classifier"], purified)
+        except Exception as error:
+            self._explain(params, error)
+            raise
         kind, shape = getattr(logits, "dtype", None), getattr(logits, "shape", ())
         if kind is None or len(shape) != 1 or not jnp.issubdtype(kind, jnp.floating):
             raise ValueError(
@@ -240,6 +254,28 @@ class Defended(Pipeline):
             )
         broken = jnp.isnan(image).any() | jnp.isnan(purified).any()
         return purified, jnp.where(broken, jnp.nan, logits)
+
+    def _explain(self, params: Params, error: Exception) -> None:
+        """Raises ValueError if parameters that are no pair, or a swapped one, are the reason."""
+        try:
+            self.check_params(params)
+        except ValueError as problem:
+            raise problem from error
+        try:
+            own = jax.eval_shape(self.init, jax.random.key(0))
+        except Exception:  # then there is nothing to compare them with
+            return
+        swapped = {"defense": own["classifier"], "classifier": own["defense"]}
+        if _shapes(params) == _shapes(swapped) != _shapes(own):
+            raise ValueError(
+                "The parameters of the defense and of the classifier are swapped: give "
+                '{"defense": params["classifier"], "classifier": params["defense"]}.'
+            ) from error
+
+
+def _shapes(params: Any) -> Any:
+    leaves, structure = jax.tree.flatten(params)
+    return [jnp.shape(leaf) for leaf in leaves], structure
 
 
 def _shape_and_type(image: Any) -> str:

@@ -40,6 +40,16 @@ def test_floats_of_a_file_are_grey_levels_again(kind):
     assert mine.fingerprint == same.fingerprint
 
 
+def test_a_rounding_error_beyond_one_is_a_grey_level():
+    floats = IMAGES.astype(np.float32) / 255
+    floats[0, 0, 0, :2] = np.float32(1.0000001), -1e-7
+    mine = from_arrays(floats, LABELS, name="mine")
+    assert mine.image(0)[0, 0, :2].tolist() == [255, 0]
+    floats[0, 0, 0, 0] = 1.00001
+    with pytest.raises(ValueError, match=r"these in \[.*, 1.00001\]"):
+        from_arrays(floats, LABELS, name="mine")
+
+
 def test_fingerprints_are_of_the_content():
     other, labels = IMAGES.copy(), LABELS.copy()
     other[5, 3, 4, 2] ^= 1

@@ -9,7 +9,8 @@ import pytest
 
 from rainjax import transforms
 from rainjax.devices import batch_sharding, data_mesh
-from rainjax.keys import Purpose, example_keys, purpose_key
+from rainjax.keys import Purpose, choice, choices, example_keys, purpose_key
+from tests.tiny import unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -58,3 +59,62 @@ def test_transforms_of_an_example_are_the_same_to_the_bit_in_any_batch():
             outputs.append(np.asarray(run(*batch))[list(indices).index(1234)])
     for output in outputs[1:]:
         np.testing.assert_array_equal(output, outputs[0])
+
+
+def test_every_position_of_32_bits_has_the_key_it_always_had():
+    root = jax.random.fold_in(jax.random.key(3), int(Purpose.ATTACK))
+    positions = [0, 1, 1234, 2**31 - 1, 2**31, 2**32 - 1]
+    expected = [jax.random.key_data(jax.random.fold_in(root, np.uint32(i))) for i in positions]
+    for kind in (np.int64, np.uint64, np.uint32):
+        keys = example_keys(3, Purpose.ATTACK, np.array(positions, kind))
+        np.testing.assert_array_equal(jax.random.key_data(keys), np.stack(expected))
+    few = jnp.array(positions[:4])
+    traced = jax.jit(lambda indices: example_keys(3, Purpose.ATTACK, indices))
+    for keys in (example_keys(3, Purpose.ATTACK, few), traced(few)):
+        np.testing.assert_array_equal(jax.random.key_data(keys), np.stack(expected[:4]))
+    assert example_keys(3, Purpose.ATTACK, np.arange(0)).shape == (0,)
+    with unchecked():
+        for seed in (np.int64(3), jnp.int32(3)):
+            assert (example_keys(seed, Purpose.ATTACK, positions[:4]) == keys).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ((0, Purpose.ATTACK, np.array([1, 2**32 + 1])), "indices hold 4294967297, and must lie"),
+        ((0, Purpose.ATTACK, np.array([2**32])), "indices hold 4294967296"),
+        ((0, Purpose.ATTACK, np.array([3, -1])), "indices hold -1, and must lie in 0"),
+        ((0, Purpose.ATTACK, jnp.array([-5])), "indices hold -5"),
+        ((0, Purpose.ATTACK, [2**70]), "is no array of numbers"),
+        (
+            (0, Purpose.ATTACK, np.array([0.0, 1.0])),
+            r"such as np.arange\(16\), not float64 of shape",
+        ),
+        ((0, Purpose.ATTACK, np.array([True, False])), "not bool of shape"),
+        ((0, Purpose.ATTACK, 5), r"not int64 of shape \(\)"),
+        ((0, Purpose.ATTACK, np.arange(4)[None]), r"not int64 of shape \(1, 4\)"),
+        ((0, Purpose.ATTACK, ["a"]), "indices must be whole numbers"),
+        ((0, Purpose.ATTACK, [[1], [1, 2]]), "is no array of numbers"),
+        ((0, Purpose.ATTACK, None), "indices=None is no array of numbers"),
+        ((0, 1, np.arange(2)), "takes a Purpose, not 1: give one such as Purpose.ATTACK"),
+        ((0, "ATTACK", np.arange(2)), "takes a Purpose, not 'ATTACK'"),
+        (("3", Purpose.ATTACK, np.arange(2)), "seed='3' must be a whole number"),
+        ((1.5, Purpose.ATTACK, np.arange(2)), "seed=1.5 must be a whole number"),
+        ((True, Purpose.ATTACK, np.arange(2)), "seed=True must be a whole number"),
+        ((2**32, Purpose.ATTACK, np.arange(2)), "seed=4294967296 must be a whole number in 0"),
+    ],
+)
+def test_what_has_no_key_of_its_own_is_refused(given, sentence):
+    with unchecked(), pytest.raises(ValueError, match=sentence) as raised:
+        example_keys(*given)
+    assert "\n" not in str(raised.value)
+
+
+def test_numbers_are_drawn_below_one_at_least():
+    for num in (0, -1, 1.5, "2", True):
+        for draw in (choice, lambda key, num: choices(key, (2,), num)):
+            with (
+                unchecked(),
+                pytest.raises(ValueError, match=r"num=.* must be a whole number, and"),
+            ):
+                draw(jax.random.key(0), num)

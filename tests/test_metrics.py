@@ -8,6 +8,7 @@ import scipy.stats
 import skimage.metrics
 
 from rainjax import metrics
+from tests.tiny import unchecked
 
 
 def _pair(shape, noise=0.1):
@@ -49,10 +50,15 @@ def test_wilson_of_a_mean_over_draws_lies_between_its_neighbours():
         ((-1, 10), "successes=-1"),
         ((float("nan"), 10), "successes=nan"),
         ((1, 10, 95.0), "confidence=95.0"),
+        ((1, 10, "0.95"), "confidence='0.95' must be a number"),
+        ((1, 2.5), "total=2.5 must be a whole number"),
+        ((1, True), "total=True must be a whole number"),
+        (("1", 10), "successes='1' must be a number"),
+        ((np.ones(3), 10), r"successes=an array of shape \(3,\) must be a number"),
     ],
 )
 def test_wilson_names_what_is_wrong(arguments, words):
-    with pytest.raises(ValueError, match=words):
+    with unchecked(), pytest.raises(ValueError, match=words):
         metrics.wilson_interval(*arguments)
 
 
@@ -107,6 +113,99 @@ def test_ssim_with_another_window_agrees_with_scikit_image():
 def test_ssim_of_equal_images_is_one():
     image = jnp.asarray(_pair((16, 16, 3))[0])
     assert float(metrics.ssim(image, image)) == pytest.approx(1.0, abs=1e-6)
+
+
+def _whole(shape=(16, 17, 3)):
+    image, copy = _pair(shape)
+    return (np.round(255 * values).astype(np.uint8) for values in (image, copy))
+
+
+def test_grey_levels_have_a_range_of_255():
+    image, copy = _whole()
+    psnr = skimage.metrics.peak_signal_noise_ratio(image, copy, data_range=255)
+    ssim = skimage.metrics.structural_similarity(
+        image,
+        copy,
+        channel_axis=-1,
+        data_range=255,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    levels = (
+        (image, copy),
+        (image.astype(np.float32), copy.astype(np.float32)),
+        (image, 1.0 * copy),
+    )
+    for pair in levels:
+        for given in (pair, tuple(map(jnp.asarray, pair))):
+            assert float(metrics.psnr(*given, data_range=255)) == pytest.approx(psnr, abs=1e-3)
+            assert float(metrics.ssim(*given, data_range=255.0)) == pytest.approx(ssim, abs=2e-5)
+    program = jax.jit(lambda *pair: metrics.psnr(*pair, data_range=255))
+    assert float(program(image, copy)) == pytest.approx(psnr, abs=1e-3)
+
+
+GREY = np.full((16, 16, 3), 0.5, np.float32)
+
+
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
+@pytest.mark.parametrize(
+    ("given", "options", "sentence"),
+    [
+        ((np.zeros((16, 16, 3), np.uint8),) * 2, {}, "image is of uint8: give data_range=255, or"),
+        (
+            (GREY, np.zeros((16, 16, 3), np.uint8)),
+            {},
+            "reference is of uint8: give data_range=255",
+        ),
+        ((200 * GREY, GREY), {}, r"the image's lie in \[100, 100\]: give data_range=255, or div"),
+        ((GREY, GREY - 1), {}, r"reference's lie in \[-0.5, -0.5\]: clip it"),
+        ((GREY, GREY + 0.50002), {}, r"reference's lie in \[1.00002, 1.00002\]: clip it"),
+        (
+            (600 * GREY, GREY),
+            {"data_range": 255},
+            r"data_range=255\], and the image's lie in .300",
+        ),
+        ((GREY, GREY * np.nan), {}, "the reference holds NaN"),
+        ((GREY > 0, GREY), {}, "real numbers, and the image is of bool"),
+        ((GREY * 1j, GREY), {}, "real numbers, and the image is of complex"),
+        ((GREY[..., 0], GREY), {}, r"of shape \(16, 16\): .*image\[..., None\]"),
+        ((GREY[None], GREY[None]), {}, "use jax.vmap for a batch"),
+        ((GREY[:0], GREY[:0]), {}, r"of shape \(0, 16, 3\)"),
+        ((np.moveaxis(GREY, -1, 0), GREY), {}, r"\(3, 16, 16\) has its channels first: give"),
+        ((None, GREY), {}, "image=None is no array of numbers"),
+        ((GREY, "text"), {}, r"images `h w c`, and this is of shape \(\)"),
+        ((GREY, [[1.0], [1.0, 2.0]]), {}, "reference=.* is no array of numbers"),
+        ((GREY, GREY), {"data_range": 0}, "data_range=0 must be positive and finite"),
+        ((GREY, GREY), {"data_range": float("nan")}, "data_range=nan must be positive"),
+        ((GREY, GREY), {"data_range": "255"}, "data_range='255' must be a number"),
+        ((GREY, GREY), {"data_range": True}, "data_range=True must be a number"),
+    ],
+)
+def test_what_has_no_likeness_is_refused(metric, given, options, sentence):
+    with unchecked(), pytest.raises(ValueError, match=sentence) as raised:
+        metric(*given, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_types_are_looked_at_within_jit():
+    with unchecked(), pytest.raises(ValueError, match="uint8: give data_range=255"):
+        jax.jit(metrics.psnr)(np.zeros((16, 16, 3), np.uint8), GREY)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"sigma": 0.0}, "sigma=0.0 must be positive"),
+        ({"sigma": "1"}, "sigma='1' must be a number"),
+        ({"k1": -1.0}, "k1=-1.0 must be positive"),
+        ({"k2": float("inf")}, "k2=inf must be positive and finite"),
+        ({"window": 11.0}, "window=11.0 must be a whole number"),
+    ],
+)
+def test_ssim_refuses_options_out_of_range(options, sentence):
+    with unchecked(), pytest.raises(ValueError, match=sentence):
+        metrics.ssim(GREY, GREY, **options)
 
 
 @pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
@@ -170,3 +269,28 @@ def test_spectrum_of_a_wave_sits_in_its_ring():
 def test_spectrum_refuses_a_line():
     with pytest.raises(ValueError, match="at least 2 pixels a side, but height=1"):
         metrics.radial_spectrum(jnp.zeros((1, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), "takes floats, not uint8: divide by 255"),
+        (np.full((8, 8, 3), np.nan, np.float32), "finite numbers, and the image holds others"),
+        (np.zeros((2, 8, 8, 3), np.float32), "use jax.vmap for a batch"),
+        (np.zeros((3, 8, 8), np.float32), "channels first"),
+        (np.zeros((8, 8), np.float32), r"image\[..., None\]"),
+        ("text", "radial_spectrum takes images"),
+    ],
+)
+def test_spectrum_refuses_what_is_no_image(image, sentence):
+    with unchecked(), pytest.raises(ValueError, match=sentence):
+        metrics.radial_spectrum(image)
+    with unchecked(), pytest.raises(ValueError, match=r"height=8.5 must be a whole number"):
+        metrics.radial_frequencies(8.5, 8)
+    with unchecked(), pytest.raises(ValueError, match="taper='no' must be True or False"):
+        metrics.radial_spectrum(GREY, taper="no")
+
+
+def test_wilson_takes_numbers_of_jax():
+    with unchecked():
+        assert metrics.wilson_interval(jnp.int32(3), np.int64(7)) == metrics.wilson_interval(3, 7)

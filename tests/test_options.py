@@ -32,12 +32,29 @@ from rainjax.defenses import (
     TotalVariation,
     WaveletDenoising,
 )
-from rainjax.evaluation import GradientOf, Itself, Robustness, When, score
+from rainjax.evaluation import (
+    CertifyOptions,
+    GradientOf,
+    Itself,
+    Robustness,
+    SanityOptions,
+    ThreatModel,
+    When,
+    adaptive,
+    attack_batch,
+    keep_worse,
+    round_to_8bit,
+    score,
+    universal,
+)
 from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.ensemble import Member, run_ensemble
+from rainjax.evaluation.smoothing import Smoothed, certify, predict
 from rainjax.gradients import BPDA, expectation
-from rainjax.keys import Purpose, purpose_key
+from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.pipeline import Defended
 from tests.contracts import DEFENSES
+from tests.small_studies import linear, study_of
 from tests.tiny import Linear, unchecked
 
 
@@ -159,6 +176,110 @@ def test_the_public_attacks_are_all_looked_at():
 def test_options_of_attackers_are_refused(make, sentence):
     with unchecked(), pytest.raises(ValueError, match=sentence):
         make()
+
+
+IMAGES = np.full((2, 2, 2, 3), 0.5, np.float32)
+KEYS = example_keys(0, Purpose.ATTACK, np.arange(2))
+TARGET = Defended(Identity(), Linear(12, 2))
+PARAMS = {"defense": (), "classifier": {"kernel": jnp.ones((12, 2))}}
+SUBJECT = linear(Identity())
+
+
+def _universal(seed=0, **options):
+    at = np.arange(2)
+    return universal.universal_perturbation(TARGET, PARAMS, seed, at, IMAGES, at, **options)
+
+
+def _batch(attack=None, **options):
+    attack, at = attack or fgsm(), np.arange(2)
+    return attack_batch(TARGET, TARGET, attack, PARAMS, KEYS, KEYS, IMAGES, at, **options)
+
+
+def _ensemble(seed=0, num_select_draws=1, **options):
+    members = (Member("one", fgsm()),)
+    return run_ensemble(
+        TARGET, members, PARAMS, seed, np.arange(2), IMAGES, np.arange(2),
+        num_select_draws=num_select_draws, **options,
+    )  # fmt: skip
+
+
+def _kept(**options):
+    return keep_worse(TARGET, PARAMS, KEYS, IMAGES, IMAGES, np.arange(2), **options)
+
+
+def _certified(**options):
+    return certify(Smoothed(TARGET, 0.1), PARAMS, KEYS, IMAGES, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: fgsm("8/255"), "radius='8/255' must be a number"),
+        (lambda: adaptive("8/255"), "radius='8/255' must be a number"),
+        (lambda: adaptive(eot=16), "takes an EOT, not 16: give eot=EOT.16."),
+        (lambda: adaptive(num_steps="40"), "num_steps='40' must be a whole number"),
+        (lambda: AutoAttack(radius="8/255"), "radius='8/255' must be a number"),
+        (lambda: round_to_8bit(IMAGES, IMAGES, "linf", "8/255"), "radius='8/255' must be a numb"),
+        (lambda: _universal(radius="8/255"), "radius='8/255' must be a number"),
+        (lambda: _universal(step_size=True), "step_size=True must be a number"),
+        (lambda: _universal(num_epochs=1.5), "num_epochs=1.5 must be a whole number"),
+        (lambda: _universal(batch_size="2"), "batch_size='2' must be a whole number"),
+        (lambda: _universal(cap="4"), "cap='4' must be a number"),
+        (lambda: _universal(loss=3), "No loss is called 3"),
+        (lambda: _universal(eot=4), "takes an EOT, not 4"),
+        (lambda: _universal("3"), "seed='3' must be a whole number"),
+        (lambda: _batch(num_score_draws=1.5), "num_score_draws=1.5 must be a whole number"),
+        (lambda: _batch(num_score_draws=0), "num_score_draws=0 must be a whole number, and at le"),
+        (lambda: _batch(PGD), "takes an Attack, not the class PGD: make a value of it"),
+        (lambda: _kept(num_draws=1.5), "num_draws=1.5 must be a whole number"),
+        (lambda: _ensemble("3"), "seed='3' must be a whole number"),
+        (lambda: _ensemble(num_select_draws=1.5), "num_draws=1.5 must be a whole number"),
+        (lambda: _ensemble(batch_size="2"), "batch_size='2' must be a whole number"),
+        (lambda: _certified(num_estimate="100"), "num_estimate='100' must be a whole number"),
+        (lambda: _certified(num_estimate=20, num_select=1.5), "num_draws=1.5 must be a whole num"),
+        (lambda: _certified(alpha="0.1"), "alpha='0.1' must be a number"),
+        (
+            lambda: certify(Smoothed, PARAMS, KEYS, IMAGES),
+            "takes a Smoothed, not the class Smooth",
+        ),
+        (
+            lambda: predict(TARGET, PARAMS, KEYS, IMAGES, num_draws=20),
+            "takes a Smoothed, not a Pi",
+        ),
+        (lambda: Smoothed(TARGET, "0.1"), "sigma='0.1' must be a number"),
+        (
+            lambda: Smoothed(TARGET, jnp.zeros(2)),
+            r"sigma=an array of shape \(2,\) must be a number",
+        ),
+        (lambda: study_of(SUBJECT, seed="3"), "seed='3' must be a whole number"),
+        (lambda: study_of(SUBJECT, seed=1.5), "seed=1.5 must be a whole number"),
+        (lambda: study_of(SUBJECT, num_score_draws=1.5), "num_score_draws=1.5 must be a whole"),
+        (lambda: study_of(SUBJECT, batch_size=True), "batch_size=True must be a whole number"),
+        (lambda: study_of(SUBJECT, num_examples="8"), "num_examples='8' must be a whole number"),
+        (lambda: ThreatModel("a", fgsm(), num_examples=1.5), "num_examples=1.5 must be a whole"),
+        (lambda: SanityOptions(radius="8/255"), "radius='8/255' must be a number"),
+        (lambda: SanityOptions(num_eot=1.5), "num_eot=1.5 must be a whole number"),
+        (lambda: CertifyOptions(sigmas=("a",)), r"sigmas=\('a',\) must be"),
+        (lambda: CertifyOptions(alpha="0.1"), "alpha='0.1' must be a number"),
+    ],
+)
+def test_options_of_whole_evaluations_are_refused(make, sentence):
+    with unchecked(), pytest.raises(ValueError, match=sentence) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+def test_numbers_of_jax_are_options_of_evaluations():
+    radius = jnp.float32(0.25)
+    with unchecked():
+        np.testing.assert_array_equal(_universal(radius=radius), _universal(radius=0.25))
+        rounded = round_to_8bit(IMAGES.round(), IMAGES.round(), "linf", radius)
+        np.testing.assert_array_equal(rounded, IMAGES.round())
+        assert adaptive(radius)[1] == adaptive(0.25)[1]
+        assert fgsm(radius) == fgsm(0.25)
+        assert Smoothed(TARGET, radius).sigma == 0.25
+        assert type(study_of(SUBJECT, seed=jnp.int32(3)).seed) is int
+        assert SanityOptions(radius=radius).radius == 0.25
 
 
 def test_numbers_of_numpy_and_jax_become_pythons():

@@ -26,7 +26,10 @@ LIBRARY = sorted((ROOT / "rainjax").rglob("*.py"))
 ORDER = [
     "typing",
     "_files",
+    "_output",
     "_checks",
+    "_arguments",
+    "_arrays",
     "_extras",
     "_values",
     "keys",

@@ -330,7 +330,7 @@ def test_draws_that_only_fill_a_chunk_are_nobodys():
         ({"num_estimate": 9}, r"num_estimate=9 can only abstain .* take at least 10"),
         ({"batch_size": 0}, "batch_size=0 must be a whole number"),
         ({"chunk_size": 2.0}, "chunk_size=2.0 must be a whole number"),
-        ({"num_estimate": 1e5}, "num_draws=100000.0 must be a whole number"),
+        ({"num_estimate": 1e5}, "num_estimate=100000.0 must be a whole number"),
         ({"sigma": "0.25"}, "sigma=.0.25. must be a number"),
         ({"images": 2 + np.zeros((1, 2, 2, 3), np.float32)}, r"Images must lie in \[0, 1\]"),
         ({"keys": keys_of(2)}, "1 images came with 2 keys"),

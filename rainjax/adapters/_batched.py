@@ -187,7 +187,7 @@ def _check_values(images: Array, logits: Array) -> None:
     if not inside:
         values = np.asarray(jax.lax.stop_gradient(images))
         raise ValueError(
-            f"Images must lie in [0, 1], these in [{values.min():.4g}, {values.max():.4g}]: clip "
+            f"Images must lie in [0, 1], these in [{values.min():.7g}, {values.max():.7g}]: clip "
             "what the attack tries."
         )
     _check_no_nan(logits, "logits")

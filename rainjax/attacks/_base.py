@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rainjax._arrays import check_key
 from rainjax._values import Value
 from rainjax.attacks import balls
 from rainjax.attacks.eot import EOT, Query
@@ -97,6 +98,7 @@ class Attack(Value):
         On CPU prefer `rainjax.evaluation.run_attack`, which drives the same steps from the
         host: XLA runs a convolution several times slower inside a loop there.
         """
+        check_key(key, type(self).__name__)
         init_key, loop_key = jax.random.split(key)
 
         def call(run, t):

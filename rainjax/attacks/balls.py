@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rainjax._checks import check_option
+from rainjax._checks import as_plain, check_option
 from rainjax.typing import Image, PRNGKey
 
 Norm = Literal["linf", "l2", "l1"]
@@ -39,6 +39,7 @@ def check_size(name: str, size: float, norm: str, *, positive: bool = False) -> 
     Raises:
         ValueError: with its `name` and, where it looks like grey levels, what they are here.
     """
+    size = as_plain(name, size)
     if not 0 <= size < float("inf") or (positive and size == 0):
         wanted = "positive, for the attack to move" if positive else "not negative"
         raise ValueError(f"{name}={size} must be finite and {wanted}.")

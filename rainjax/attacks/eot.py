@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from rainjax import gradients
+from rainjax._arguments import Named
 from rainjax._checks import check_fields
 from rainjax.gradients import Draws
 from rainjax.typing import Draw, Image, LogitsFn, PRNGKey
@@ -18,7 +19,7 @@ Query = Callable[[LogitsFn, Draw, Image, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class EOT:
+class EOT(metaclass=Named):
     """Averages every answer that an attack asks for over `num_samples` draws.
 
     One value for every attack (`PGD(eot=EOT(16))`, `CarliniWagner(eot=EOT(16))`), because an

@@ -70,7 +70,7 @@ def by_name(name: str) -> Loss:
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in _LOSSES:
+    if not isinstance(name, str) or name not in _LOSSES:
         raise ValueError(f"No loss is called {name!r}; there are {', '.join(_LOSSES)}.")
     return _LOSSES[name]
 

@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 from rainjax.data._base import ImageSet
 
 _MOST_CLASSES = 65_535  # without names: one less than the classes up to a -1 in 16 bits
+_ROUNDING = 1e-6  # what resizing and the like add to a border of [0, 1]
 
 
 class ArraySet(ImageSet):
@@ -121,10 +122,10 @@ def _pictures(images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
             f"images must be uint8 in 0..255, or floats in [0, 1], not {images.dtype} in "
             f"{low}..{high}: {_to_uint8(images.dtype, int(low), int(high))}."
         )
-    if not (low >= 0 and high <= 1):  # NaN compares false
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # NaN compares false
         grey = low >= 0 and high <= 255
         raise ValueError(
-            f"images of floats must lie in [0, 1], these in [{low:.6g}, {high:.6g}]: "
+            f"images of floats must lie in [0, 1], these in [{low:.7g}, {high:.7g}]: "
             + (
                 "divide them by 255."
                 if grey

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from rainjax._arrays import check_key
 from rainjax._checks import check_image
 from rainjax._values import Value
 from rainjax.keys import split_stratum
@@ -159,6 +160,7 @@ def apply_draw(defense: Defense, params: Params, draw: Draw, image: Image) -> Im
 
     Raises:
         TypeError: the defense does not know such draws.
+        ValueError: the draw is none, but several keys, or a key of another kind.
     """
     if isinstance(draw, Stratum):
         if isinstance(defense, Stratified) and defense.stratifies:
@@ -168,7 +170,8 @@ def apply_draw(defense: Defense, params: Params, draw: Draw, image: Image) -> Im
         raise TypeError(
             f"{type(defense).__name__} does not spread its draws: draw keys, not {draw}."
         )
-    if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+    if not is_number(draw):
+        check_key(draw, type(defense).__name__)
         return defense.apply(params, draw, image)
     if isinstance(defense, Enumerable):
         return defense.apply_outcome(params, draw, image)
@@ -177,6 +180,13 @@ def apply_draw(defense: Defense, params: Params, draw: Draw, image: Image) -> Im
     raise TypeError(
         f"{type(defense).__name__} does not list its outcomes: draw keys, not number {draw}."
     )
+
+
+def is_number(draw: Draw) -> bool:
+    """Returns whether a draw is the number of an outcome."""
+    if isinstance(draw, Stratum) or getattr(draw, "shape", None) != ():
+        return False
+    return jnp.issubdtype(draw.dtype, jnp.integer)
 
 
 def stratifies(defense: Defense) -> bool:

@@ -9,6 +9,7 @@ from rainjax.evaluation.records import Record, Score, load_records
 from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.sanity import SanityOptions, check_study
 from rainjax.evaluation.scoring import attack_batch, keep_worse, round_to_8bit, score
+from rainjax.evaluation.seeds import OverSeeds, SeedSpread, over_seeds
 from rainjax.evaluation.shards import Shard, parse_shard, shard_of_array
 from rainjax.evaluation.study import Study, Subject
 from rainjax.evaluation.threats import (
@@ -35,11 +36,13 @@ __all__ = [
     "Knowledge",
     "MeanField",
     "Measure",
+    "OverSeeds",
     "OwnGradient",
     "Record",
     "Robustness",
     "SanityOptions",
     "Score",
+    "SeedSpread",
     "Shard",
     "Study",
     "Subject",
@@ -54,6 +57,7 @@ __all__ = [
     "keep_worse",
     "load_records",
     "merge",
+    "over_seeds",
     "parse_shard",
     "round_to_8bit",
     "run_attack",

@@ -3,13 +3,14 @@
 import dataclasses
 from typing import Literal
 
+from rainjax._arguments import Named
 from rainjax._checks import check_fields
 from rainjax.attacks import APGD, EOT, FAB, NoisyAPGD, Square, balls
 from rainjax.evaluation.ensemble import Member
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AutoAttack:
+class AutoAttack(metaclass=Named):
     """An ensemble with the members and budgets of the AutoAttack program.
 
     - `"standard"`: APGD-CE, APGD-T and FAB-T towards `num_targets` classes, Square;

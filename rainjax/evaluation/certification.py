@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from rainjax._arguments import Named
 from rainjax._checks import check_fields
 from rainjax._files import read_json, write_json
 from rainjax.devices import data_mesh
@@ -28,7 +29,7 @@ KIND = "smoothing"
 
 
 @dataclasses.dataclass(frozen=True)
-class CertifyOptions:
+class CertifyOptions(metaclass=Named):
     """How much noise is put on how many images, and how often."""
 
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)

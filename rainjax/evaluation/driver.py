@@ -15,23 +15,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
 from rainjax import gradients
+from rainjax._arrays import as_array
 from rainjax._checks import check_kind
 from rainjax._values import check_value
 from rainjax.attacks import EOT, Attack
 from rainjax.attacks._base import Run
 from rainjax.attacks.eot import Query
 from rainjax.devices import batch_sharding, replicated
+from rainjax.evaluation.batches import (
+    Given,
+    Keys,
+    Labels,
+    check_batch,
+    check_score_keys,
+    refuse_traced,
+)
 from rainjax.evaluation.probes import check_purified
 from rainjax.gradients import Draws
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, LogitsFn, Params
-
-Keys = Key[Array, "n"]
-Labels = Int[Array | np.ndarray, "n"]
-Given = Float[Array | np.ndarray, "n h w c"]
 
 
 def run_attack(
@@ -60,23 +65,21 @@ def run_attack(
         ValueError: images, labels and keys do not belong together or are out of range, the
             attack enumerates other outcomes than the surrogate has, its defense returns no image
             in [0, 1], or its loss or gradient is NaN for an image: such a pipeline is broken, not
-            robust.
+            robust. Or `jax.jit`, `jax.vmap` or `jax.grad` is tracing it.
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
     check_kind(attack, Attack, "run_attack(attack=...)")
     check_value(attack.query)
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
-    check_batch(surrogate, params, attack_keys, images, labels)
+    refuse_traced("run_attack", params, attack_keys, images, labels, score_keys)
+    images = jnp.asarray(as_array("images", images))
+    images = check_batch(surrogate, params, attack_keys, images, labels)
+    labels = jnp.asarray(labels)
     check_purified(surrogate, params, images)
     if score_keys is None:
         check_outcomes(surrogate, attack.eot, images.shape[1])
     else:
         check_known_key(attack, attack.eot.num_samples, True)
-        if len(score_keys) != len(images):
-            raise ValueError(
-                f"{len(images)} images came with {len(score_keys)} scoring keys: each image "
-                "needs one of its own."
-            )
+        check_score_keys(score_keys, len(images))
     if mesh is not None and len(images) % mesh.size:
         raise ValueError(
             f"{len(images)} images cannot be spread over the mesh's {mesh.size} devices: take "
@@ -209,54 +212,6 @@ def check_known_key(attack: Attack, num_score_draws: int, known_key: bool) -> No
             f"An attacker who knows the {num_score_draws} scoring draws should use them all: "
             f"set num_samples={num_score_draws}, not {eot.num_samples}."
         )
-
-
-def check_batch(
-    pipeline: Pipeline, params: Params, keys: Keys, images: Given, labels: Labels | None = None
-) -> None:
-    """Refuses a batch whose parts do not belong together or are out of range.
-
-    Raises:
-        ValueError: saying which.
-    """
-    check_kind(pipeline, Pipeline, "An evaluation")
-    if images.ndim != 4:
-        raise ValueError(f"Images must be a batch `n h w c`, not of shape {images.shape}.")
-    count = len(images)
-    if not count:
-        raise ValueError("There are no images: give at least one.")
-    pipeline.check_params(params)
-    if jnp.ndim(keys) != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
-        raise ValueError(
-            "Keys must be an array of one key per image: example_keys(seed, purpose, indices)."
-        )
-    if len(keys) != count or (labels is not None and len(labels) != count):
-        others = f"{len(keys)} keys" + ("" if labels is None else f" and {len(labels)} labels")
-        raise ValueError(f"{count} images came with {others}: each image needs one of its own.")
-    if images.dtype != jnp.float32:
-        how = "use .astype(np.float32)" if _is_floating(images) else "divide by 255"
-        raise ValueError(f"Images must be float32 in [0, 1], not {images.dtype}: {how}.")
-    values = np.asarray(images)  # XLA's own minimum passes over NaN on CPU
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # NaN compares false
-        raise ValueError(f"Images must lie in [0, 1], these in [{low:.4g}, {high:.4g}].")
-    if labels is None:
-        return
-    if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"Labels must be one whole number per image, of shape ({count},), not {labels.dtype} "
-            f"of shape {labels.shape}."
-        )
-    num_classes = pipeline.num_classes(params, images[0])
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"Labels lie in {low}..{high}, but the classifier has {num_classes} classes."
-        )
-
-
-def _is_floating(values) -> bool:
-    return jnp.issubdtype(values.dtype, jnp.floating)
 
 
 def check_outcomes(surrogate: Pipeline, eot: EOT, height: int) -> None:

@@ -16,9 +16,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from rainjax._arguments import Named
+from rainjax._arrays import as_array
+from rainjax._checks import as_plain, check_fields
 from rainjax.attacks import Attack
 from rainjax.devices import full_batches
-from rainjax.evaluation.driver import Given, Labels, check_batch, run_attack
+from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
+from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.scoring import score
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Pipeline
@@ -26,7 +30,7 @@ from rainjax.typing import Images, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
+class Member(metaclass=Named):
     """One attack of an ensemble: its name, and the surrogate it differentiates.
 
     Without a surrogate it attacks the target itself.
@@ -35,6 +39,9 @@ class Member:
     name: str
     attack: Attack
     surrogate: Pipeline | None = None
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,17 +105,22 @@ def run_ensemble(
         ValueError: the arguments do not belong together, the members are not of one ball, or a
             member or the target met a NaN; says which.
     """
-    images, labels, indices = np.asarray(images), np.asarray(labels), np.asarray(indices)
+    refuse_traced("run_ensemble", params, indices, images, labels)
+    images, labels, indices = (
+        np.asarray(as_array(name, given))
+        for name, given in (("images", images), ("labels", labels), ("indices", indices))
+    )
     images = images.astype(np.float32) if images.dtype == np.float64 else images  # as JAX would
     _check_members(members)
-    if batch_size < 1 or not len(images):
-        raise ValueError(f"{len(images)} images in batches of {batch_size=}: give at least one.")
-    if not len(images) == len(labels) == len(indices):
+    if as_plain("batch_size", batch_size, int) < 1 or not images.shape[:1] or not len(images):
+        raise ValueError(f"{images.shape=} in batches of {batch_size=}: give at least one image.")
+    if not images.shape[:1] == labels.shape[:1] == indices.shape[:1]:
         raise ValueError(
-            f"{len(images)} images came with {len(labels)} labels and {len(indices)} indices: "
+            f"{len(images)} images came with {labels.size} labels and {indices.size} indices: "
             "each image needs one of its own."
         )
-    check_batch(target, params, example_keys(seed, Purpose.SELECT, indices), images, labels)
+    keys = example_keys(seed, Purpose.SELECT, indices)
+    images = np.asarray(check_batch(target, params, keys, images, labels))
     devices = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, len(images)) // devices) * devices  # the last batch is padded
     judge = functools.partial(

@@ -49,7 +49,7 @@ def check_purified(
             "the defense, or its parameters."
         )
     raise ValueError(
-        f"{_name(pipeline)} returned values in [{low[first]:.4g}, {high[first]:.4g}] {which}: a "
+        f"{_name(pipeline)} returned values in [{low[first]:.7g}, {high[first]:.7g}] {which}: a "
         "classifier takes images in [0, 1], so end `apply` with jnp.clip(image, 0.0, 1.0)."
     )
 

@@ -7,21 +7,26 @@ are ones that the attack never saw, unless the threat model says that it did.
 import functools
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from rainjax import gradients
-from rainjax._checks import is_whole
+from rainjax._arrays import as_array, is_staged, is_traced
+from rainjax._checks import check_kind, is_whole
 from rainjax.attacks import Attack, balls
-from rainjax.evaluation.driver import (
+from rainjax.evaluation.batches import (
     Given,
     Keys,
     Labels,
-    check_attacked,
     check_batch,
+    check_score_keys,
+    in_range,
+    refuse_traced,
+)
+from rainjax.evaluation.driver import (
+    check_attacked,
     check_known_key,
     check_outcomes,
     placement,
@@ -58,14 +63,18 @@ def attack_batch(
         ValueError: as `run_attack`; under `jax.jit`, where there are no values to look at, only
             what the shapes and the attack itself tell.
     """
-    secrets = score_keys if known_key else None
+    check_kind(attack, Attack, "attack_batch(attack=...)")
+    check_kind(target, Pipeline, "attack_batch(target=...)")
+    _check_num_draws("num_score_draws", num_score_draws)
+    images = check_batch(surrogate, params, attack_keys, images, labels)
+    check_score_keys(score_keys, len(images))
+    labels, secrets = jnp.asarray(labels), score_keys if known_key else None
     check_known_key(attack, num_score_draws, known_key)
     if not known_key:
         check_outcomes(surrogate, attack.eot, images.shape[1])
-    given = jax.tree.leaves((params, attack_keys, images, labels))
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in given)
+    given = params, attack_keys, score_keys, images, labels
+    traced = is_traced(*given) or is_staged()
     if not traced:
-        check_batch(surrogate, params, attack_keys, images, labels)
         check_purified(surrogate, params, images)
         check_purified(target, params, images)
 
@@ -96,10 +105,10 @@ def score(
             of range, the defense leaves [0, 1] or returns NaN for one of them, or a logit is NaN,
             which no score should take for an answer.
     """
-    if not is_whole(num_draws) or num_draws < 1:
-        raise ValueError(f"{num_draws=} must be a whole number, and at least 1.")
-    images = jnp.asarray(images)
-    check_batch(target, params, score_keys, images)
+    _check_num_draws("num_draws", num_draws)
+    refuse_traced("score", params, score_keys, images)
+    images = jnp.asarray(as_array("images", images))
+    images = check_batch(target, params, score_keys, images)
     check_purified(target, params, images)
     place, params = placement(mesh, params)
     score_keys, images = place(score_keys), place(images)
@@ -140,14 +149,20 @@ def keep_worse(
     Raises:
         ValueError: as `score`.
     """
-    labels = np.asarray(labels)
+    refuse_traced("keep_worse", params, keys, images, attacked, labels)
+    labels, both = np.asarray(labels), (images, attacked)
+    images, attacked = (
+        check_batch(surrogate, params, keys, jnp.asarray(as_array("images", each)), labels)
+        for each in both
+    )
+    _check_same_shape(attacked, images)
 
     def fooled(images):
         logits = score(surrogate, params, keys, images, num_draws=num_draws, mesh=mesh)
         return (np.asarray(logits).argmax(-1) != labels[:, None]).all(1)
 
     undone = fooled(images) & ~fooled(attacked)
-    return jnp.where(undone[:, None, None, None], jnp.asarray(images), jnp.asarray(attacked))
+    return jnp.where(undone[:, None, None, None], images, attacked)
 
 
 def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: float) -> Images:
@@ -162,14 +177,11 @@ def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: floa
         ValueError: the originals are not multiples of 1/255 themselves, the shapes differ, or
             an array is not floating, finite and in [0, 1].
     """
-    attacked, images = np.asarray(attacked), np.asarray(images)
-    if attacked.shape != images.shape:
-        raise ValueError(f"{attacked.shape} adversarial images for originals of {images.shape}.")
     balls.check(norm, radius)
-    for name, values in (("adversarial images", attacked), ("originals", images)):
-        floating = np.issubdtype(values.dtype, np.floating)
-        if not (floating and values.min() >= 0 and values.max() <= 1):  # NaN compares false
-            raise ValueError(f"The {name} must be floating and in [0, 1]: divide by 255.")
+    refuse_traced("round_to_8bit", attacked, images)
+    attacked = _floating(attacked, "The adversarial images")
+    images = _floating(images, "The originals")
+    _check_same_shape(attacked, images)
     levels = np.round(images * 255.0)
     if np.abs(levels - images * 255.0).max() > 1e-3:
         raise ValueError(
@@ -183,6 +195,26 @@ def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: floa
     else:
         steps = np.trunc(steps + 1e-4 * np.sign(steps))
     return jnp.asarray(np.clip(levels + steps, 0, 255) / 255, jnp.float32)
+
+
+def _check_num_draws(name: str, num: int) -> None:
+    if not is_whole(num) or num < 1:
+        raise ValueError(f"{name}={num} must be a whole number, and at least 1.")
+
+
+def _check_same_shape(attacked: Given, images: Given) -> None:
+    if attacked.shape != images.shape:
+        raise ValueError(f"{attacked.shape} adversarial images for originals of {images.shape}.")
+
+
+def _floating(images: Given, what: str) -> np.ndarray:
+    values = np.asarray(as_array("images", images))
+    if not values.size or not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(
+            f"{what} must be floats in [0, 1], not {values.dtype} of shape {values.shape}: divide "
+            "integers by 255."
+        )
+    return in_range(values, what)
 
 
 def _score_draws(target: Pipeline, params, keys, images, start, num_draws: int):

@@ -8,7 +8,6 @@ what no attack can.
 import dataclasses
 import functools
 import math
-import numbers
 from collections.abc import Callable
 
 import jax
@@ -18,9 +17,12 @@ import scipy.special
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from rainjax._checks import check_fields
+from rainjax._arguments import Named
+from rainjax._arrays import as_array
+from rainjax._checks import as_plain, check_fields, check_kind, is_whole
 from rainjax.devices import full_batches
-from rainjax.evaluation.driver import Given, Keys, Labels, check_batch, memory_advice, placement
+from rainjax.evaluation.batches import Given, Keys, Labels, check_batch, refuse_traced
+from rainjax.evaluation.driver import memory_advice, placement
 from rainjax.metrics import wilson_interval
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Image, Logits, Params, PRNGKey
@@ -32,7 +34,7 @@ _SELECT, _ESTIMATE, _PREDICT = 2**31, 2**31 + 1, 2**31 + 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Smoothed:
+class Smoothed(metaclass=Named):
     """Answers with the class that `target` is most likely to give under noise of std `sigma`.
 
     The noise is not clipped, for the guarantee is of the Gaussian: values leave [0, 1], and the
@@ -117,9 +119,11 @@ def predict(
     `alpha` (0.001 in the authors' code): an answer is not the smoothed classifier's with a
     probability of at most `alpha`. For the other options, and for errors, see `count_classes`.
     """
+    check_kind(smoothed, Smoothed, "predict(smoothed=...)")
     _check_alpha(alpha)
-    images = jnp.asarray(images)
-    check_batch(smoothed.target, params, keys, images)
+    refuse_traced("predict", params, keys, images)
+    images = check_batch(smoothed.target, params, keys, jnp.asarray(as_array("images", images)))
+    as_plain("num_draws", num_draws, int)
     if 2 * 0.5**num_draws > alpha:
         _refuse_few("num_draws", num_draws, alpha, math.ceil(math.log2(2 / alpha)))
     counts = count_classes(
@@ -157,9 +161,10 @@ def certify(
 
     For the other options, and for errors, see `count_classes`.
     """
+    check_kind(smoothed, Smoothed, "certify(smoothed=...)")
     check_certifiable(num_estimate, alpha)
-    images = jnp.asarray(images)
-    check_batch(smoothed.target, params, keys, images)
+    refuse_traced("certify", params, keys, images)
+    images = check_batch(smoothed.target, params, keys, jnp.asarray(as_array("images", images)))
     selected, estimated = (
         count_classes(
             smoothed, params, _branch(keys, stage), images, num_draws=num_draws,
@@ -211,7 +216,11 @@ def lower_bound(
         ValueError: `counts` do not lie in 0..`num_draws`, or `alpha` is not between 0 and 1.
     """
     _check_alpha(alpha)
-    if num_draws < 1 or (counts < 0).any() or (counts > num_draws).any():
+    if (
+        as_plain("num_draws", num_draws, int) < 1
+        or (counts < 0).any()
+        or (counts > num_draws).any()
+    ):
         raise ValueError(f"counts={counts} must lie in 0..{num_draws=}, which is at least 1.")
     found = scipy.special.betaincinv(np.maximum(counts, 1), num_draws - counts + 1, alpha)
     return np.where(counts > 0, found, 0.0)
@@ -262,14 +271,15 @@ def count_classes(
             1 or no whole one, the classifier has one class, or a logit is NaN, which is no answer.
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
-    images = jnp.asarray(images)
+    check_kind(smoothed, Smoothed, "count_classes(smoothed=...)")
+    refuse_traced("count_classes", params, keys, images)
     if chunk_size is None:
         chunk_size = 4 if jax.default_backend() == "cpu" else 64
     given = {"num_draws": num_draws, "batch_size": batch_size, "chunk_size": chunk_size}
     for name, number in given.items():
-        if not isinstance(number, numbers.Integral) or number < 1:
+        if not is_whole(number) or number < 1:
             raise ValueError(f"{name}={number} must be a whole number, and at least 1.")
-    check_batch(smoothed.target, params, keys, images)
+    images = check_batch(smoothed.target, params, keys, jnp.asarray(as_array("images", images)))
     if jax.eval_shape(smoothed.logits, params, keys[0], images[0]).shape[0] < 2:
         raise ValueError("The classifier has one class, so there is nothing to tell apart.")
     devices = 1 if mesh is None else mesh.size
@@ -335,7 +345,7 @@ def _check_answers(broken: np.ndarray, rows: np.ndarray) -> None:
 
 
 def _check_sigma(sigma: float) -> None:
-    if not 0 < sigma < math.inf:
+    if not 0 < as_plain("sigma", sigma) < math.inf:
         raise ValueError(f"{sigma=} must be positive and finite; 0.25 is usual.")
 
 
@@ -347,12 +357,12 @@ def check_certifiable(num_estimate: int, alpha: float) -> None:
             not be enough for it.
     """
     _check_alpha(alpha)
-    if 0.5**num_estimate >= alpha:
+    if 0.5 ** as_plain("num_estimate", num_estimate, int) >= alpha:
         _refuse_few("num_estimate", num_estimate, alpha, math.floor(math.log2(1 / alpha)) + 1)
 
 
 def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < 1:
+    if not 0 < as_plain("alpha", alpha) < 1:
         raise ValueError(f"{alpha=} must lie between 0 and 1; 0.001 is usual.")
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rainjax._arguments import Named
 from rainjax._checks import check_fields, check_kind, check_kind_of
 from rainjax.attacks import Attack
 from rainjax.data import ImageSet
@@ -23,7 +24,7 @@ from rainjax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
+class Subject(metaclass=Named):
     """A pipeline under test, with the parameters that it is tested with.
 
     `sources` says where parts of the parameters came from, by the names that `params` has at its
@@ -43,7 +44,7 @@ class Subject:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Study:
+class Study(metaclass=Named):
     """What is measured: every subject under every threat model that applies to it.
 
     A value: `rainjax.evaluation.evaluate(study, out)` measures it, and whatever it has measured

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rainjax._arguments import Named
 from rainjax._checks import check_fields
 from rainjax.attacks import EOT, PGD, Attack, Square
 from rainjax.attacks._base import BallAttack
@@ -16,7 +17,7 @@ from rainjax.pipeline import Pipeline
 
 
 @dataclasses.dataclass(frozen=True)
-class Variations:
+class Variations(metaclass=Named):
     """How far the attack under suspicion is varied, and what it is held against."""
 
     more: int = 4

@@ -4,6 +4,7 @@ import abc
 import dataclasses
 from typing import Any
 
+from rainjax._arguments import Named
 from rainjax._checks import check_fields
 from rainjax._values import Value
 from rainjax.attacks import APGD, EOT, PGD, Attack, NoisyAPGD, Square
@@ -123,7 +124,7 @@ class When(Surrogate):
 
 
 @dataclasses.dataclass(frozen=True)
-class ThreatModel:
+class ThreatModel(metaclass=Named):
     """An attacker: an attack, what it differentiates, and what that takes to know.
 
     `attack` is None where nobody attacks. With `knowledge=Knowledge.KEYS` the attacker is given

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from rainjax._checks import as_plain, check_kind
 from rainjax.attacks import EOT, balls, losses
 from rainjax.attacks.queries import Aim, Slope
-from rainjax.evaluation.driver import Given, Labels, ask, check_batch, check_outcomes
+from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
+from rainjax.evaluation.driver import ask, check_outcomes
 from rainjax.evaluation.probes import check_purified
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.pipeline import Pipeline
@@ -46,22 +48,24 @@ def universal_perturbation(
     Raises:
         ValueError: the options or the images do not fit, or a loss or gradient is NaN.
     """
+    refuse_traced("universal_perturbation", params, indices, images, labels)
     balls.check(norm, radius)
     balls.check_size("step_size", step_size, norm, positive=True)
     losses.by_name(loss)
-    if num_epochs < 1 or batch_size < 1:
+    if as_plain("num_epochs", num_epochs, int) < 1 or as_plain("batch_size", batch_size, int) < 1:
         raise ValueError(f"{num_epochs=} and {batch_size=} must be at least 1.")
-    if not cap >= 0:  # NaN compares false
+    if not as_plain("cap", cap) >= 0:  # NaN compares false
         raise ValueError(f"{cap=} must not be negative.")
-    eot = eot or EOT()
+    eot = EOT() if eot is None else eot
+    check_kind(eot, EOT, "universal_perturbation(eot=...)")
     if eot.first is not None or eot.common:
         raise ValueError(
             f"first={eot.first} and common={eot.common} are about the calls of one attack; here "
             "every batch has draws of its own."
         )
-    images, labels, indices = np.asarray(images), np.asarray(labels), np.asarray(indices)
     all_keys = example_keys(seed, Purpose.ATTACK, indices)
-    check_batch(surrogate, params, all_keys, images, labels)
+    images = np.asarray(check_batch(surrogate, params, all_keys, images, labels))
+    labels = np.asarray(labels)
     check_purified(surrogate, params, images)
     check_outcomes(surrogate, eot, images.shape[1])
     size = min(batch_size, len(images))
