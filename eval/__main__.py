@@ -20,6 +20,8 @@ from eval import design, report, sanity, smoothing
 from eval.benchmarks import attacks, peers, speed, super_resolution
 from eval.pages import studies
 from eval.studies.common import StudyOptions
+from rainjax._files import check_writable
+from rainjax._output import until_closed
 from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import use_all_cores
 from rainjax.evaluation import evaluate
@@ -69,10 +71,12 @@ def main() -> None:
     words = sys.argv[1:]
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words = ["quick", *words]
-    command = read(words)
+    command = None
     try:
-        _run(command)
-    except (ValueError, FileNotFoundError, MemoryError, ImportError) as error:
+        with until_closed():
+            command = read(words)
+            _run(command)
+    except (ValueError, OSError, MemoryError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         resumed = isinstance(command, StudyOptions | smoothing.Smoothing)
@@ -112,6 +116,8 @@ def _study_first(words: list[str]) -> list[str]:
 
 
 def _run(command: Any) -> None:
+    if not isinstance(command, Report):
+        check_writable(command.run.folder if isinstance(command, design.Design) else command.out)
     if not isinstance(command, Report | _MEASURES_TIME):
         use_compilation_cache()
     if isinstance(command, StudyOptions):

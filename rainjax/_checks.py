@@ -54,6 +54,18 @@ def check_kind_of(given: Any, package: str, name: str, where: str) -> None:
         raise ValueError(_wrong(where, given, (base or type(name, (), {}),)))
 
 
+def as_number(name: str, given: Any, kind: Any = float) -> Any:
+    """Returns a number, of NumPy or JAX too, as Python's `kind`: `float`, or `int` if whole.
+
+    Raises:
+        ValueError: it is none; True and False are none.
+    """
+    plain = _as_plain(given, kind)
+    if not _fits(plain, kind):
+        raise ValueError(f"{name}={_shown(plain)} must be {_words(kind)}.")
+    return plain
+
+
 def is_whole(given: Any) -> bool:
     """Returns whether it is a whole number, Python's or NumPy's; True and False are none."""
     return _fits(given, int)
@@ -148,6 +160,7 @@ _MENDS = {  # "" is for whatever else was given
     "Subject": {"": "make one by Subject(name, pipeline, params)"},
     "ThreatModel": {"": "make one by ThreatModel(name, attack)"},
     "Study": {"a function": "call it, and give the study that it returns"},
+    "Record": {"": "give a study's folder, or what evaluate or load_records returned"},
     "Display": {"": "give a value such as rainjax.report.ResultsTable()"},
     "Extra": {"": "give a value such as rainjax.evaluation.extras.Panels()"},
     "Shard": {"": "give Shard(0, 3), or parse_shard('0/3')"},

@@ -219,6 +219,7 @@ def _peak_in_a_new_process(options: Benchmark, num_eot: int) -> float:
         f"--batch-size={options.batch_size}",
         f"--eot-chunk={options.eot_chunk}",
         f"--peak-of={num_eot}",
+        f"--out={options.out}",
     ]
     done = subprocess.run(
         [sys.executable, "-m", "eval", "benchmark", *words],

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from eval.benchmarks._super_resolution_figures import figure, gains, hardest, panel
 from rainjax import data, transforms, zoo
-from rainjax._files import write_json
+from rainjax._files import write_bytes, write_json
 from rainjax.data import ImageSet
 from rainjax.evaluation.describe import describe
 from rainjax.evaluation.provenance import provenance
@@ -153,7 +153,7 @@ def run(command: SuperResolution) -> pathlib.Path:
     drawing = panel(record, index, low, restored, original)
     figures[path.with_name("super_resolution_panel.png")] = drawing
     for place, drawing in figures.items():
-        place.write_bytes(drawing.png)
+        write_bytes(place, drawing.png)
     print(f"\n{RECORD.text(record)}\n")
     print("\n".join(f"Wrote {place}" for place in (path, *figures)))
     return path
