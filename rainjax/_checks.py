@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import numbers
+import re
 import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin
@@ -54,11 +55,11 @@ def check_kind_of(given: Any, package: str, name: str, where: str) -> None:
         raise ValueError(_wrong(where, given, (base or type(name, (), {}),)))
 
 
-def as_number(name: str, given: Any, kind: Any = float) -> Any:
-    """Returns a number, of NumPy or JAX too, as Python's `kind`: `float`, or `int` if whole.
+def as_plain(name: str, given: Any, kind: Any = float) -> Any:
+    """Returns an option of Python's `kind`, also where NumPy's or JAX's was given.
 
     Raises:
-        ValueError: it is none; True and False are none.
+        ValueError: it is none; True and False are no numbers.
     """
     plain = _as_plain(given, kind)
     if not _fits(plain, kind):
@@ -312,5 +313,5 @@ def _shown(given: Any) -> str:
     """Returns what was given as one line of a sentence."""
     if not isinstance(given, type) and getattr(given, "shape", ()) != ():
         return f"an array of shape {given.shape}"
-    text = " ".join(repr(given).split())
+    text = re.sub(r" at 0x\w+", "", " ".join(repr(given).split()))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."

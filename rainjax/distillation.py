@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from rainjax import transforms
-from rainjax._checks import as_number
+from rainjax._checks import as_plain
 
 
 def changed_share(radius: float, step: float) -> float:
@@ -27,7 +27,7 @@ def changed_share(radius: float, step: float) -> float:
     Raises:
         ValueError: the radius is negative, the step not positive, or one not finite.
     """
-    radius, step = as_number("radius", radius), as_number("step", step)
+    radius, step = as_plain("radius", radius), as_plain("step", step)
     if not 0 <= radius < math.inf or not 0 < step < math.inf:
         raise ValueError(f"{radius=} must not be negative, {step=} be positive, both finite.")
     if radius == 0:
@@ -43,7 +43,7 @@ def defensive_step(radius: float, share: float) -> float:
     Raises:
         ValueError: the radius is not positive and finite, or the share not between 0 and 1.
     """
-    radius, share = as_number("radius", radius), as_number("share", share)
+    radius, share = as_plain("radius", radius), as_plain("share", share)
     if not 0 < radius < math.inf or not 0 < share < 1:
         raise ValueError(f"{radius=} must be positive and finite, {share=} between 0 and 1.")
     # Where the share is at least, and at most, what is wanted.

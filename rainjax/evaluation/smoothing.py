@@ -8,6 +8,7 @@ what no attack can.
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Callable
 
 import jax
@@ -17,7 +18,7 @@ import scipy.special
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from rainjax._checks import as_number, check_fields, check_kind
+from rainjax._checks import check_fields
 from rainjax.devices import full_batches
 from rainjax.evaluation.driver import Given, Keys, Labels, check_batch, memory_advice, placement
 from rainjax.metrics import wilson_interval
@@ -116,9 +117,7 @@ def predict(
     `alpha` (0.001 in the authors' code): an answer is not the smoothed classifier's with a
     probability of at most `alpha`. For the other options, and for errors, see `count_classes`.
     """
-    check_kind(smoothed, Smoothed, "predict(smoothed=...)")
     _check_alpha(alpha)
-    _check_counts(num_draws=num_draws)
     images = jnp.asarray(images)
     check_batch(smoothed.target, params, keys, images)
     if 2 * 0.5**num_draws > alpha:
@@ -158,7 +157,6 @@ def certify(
 
     For the other options, and for errors, see `count_classes`.
     """
-    check_kind(smoothed, Smoothed, "certify(smoothed=...)")
     check_certifiable(num_estimate, alpha)
     images = jnp.asarray(images)
     check_batch(smoothed.target, params, keys, images)
@@ -213,12 +211,7 @@ def lower_bound(
         ValueError: `counts` do not lie in 0..`num_draws`, or `alpha` is not between 0 and 1.
     """
     _check_alpha(alpha)
-    counts = np.asarray(counts)
-    if (
-        as_number("num_draws", num_draws, int) < 1
-        or (counts < 0).any()
-        or (counts > num_draws).any()
-    ):
+    if num_draws < 1 or (counts < 0).any() or (counts > num_draws).any():
         raise ValueError(f"counts={counts} must lie in 0..{num_draws=}, which is at least 1.")
     found = scipy.special.betaincinv(np.maximum(counts, 1), num_draws - counts + 1, alpha)
     return np.where(counts > 0, found, 0.0)
@@ -272,7 +265,10 @@ def count_classes(
     images = jnp.asarray(images)
     if chunk_size is None:
         chunk_size = 4 if jax.default_backend() == "cpu" else 64
-    _check_counts(num_draws=num_draws, batch_size=batch_size, chunk_size=chunk_size)
+    given = {"num_draws": num_draws, "batch_size": batch_size, "chunk_size": chunk_size}
+    for name, number in given.items():
+        if not isinstance(number, numbers.Integral) or number < 1:
+            raise ValueError(f"{name}={number} must be a whole number, and at least 1.")
     check_batch(smoothed.target, params, keys, images)
     if jax.eval_shape(smoothed.logits, params, keys[0], images[0]).shape[0] < 2:
         raise ValueError("The classifier has one class, so there is nothing to tell apart.")
@@ -338,14 +334,7 @@ def _check_answers(broken: np.ndarray, rows: np.ndarray) -> None:
         )
 
 
-def _check_counts(**given: int) -> None:
-    for name, number in given.items():
-        if as_number(name, number, int) < 1:
-            raise ValueError(f"{name}={number} must be at least 1.")
-
-
 def _check_sigma(sigma: float) -> None:
-    sigma = as_number("sigma", sigma)
     if not 0 < sigma < math.inf:
         raise ValueError(f"{sigma=} must be positive and finite; 0.25 is usual.")
 
@@ -358,13 +347,11 @@ def check_certifiable(num_estimate: int, alpha: float) -> None:
             not be enough for it.
     """
     _check_alpha(alpha)
-    _check_counts(num_estimate=num_estimate)
     if 0.5**num_estimate >= alpha:
         _refuse_few("num_estimate", num_estimate, alpha, math.floor(math.log2(1 / alpha)) + 1)
 
 
 def _check_alpha(alpha: float) -> None:
-    alpha = as_number("alpha", alpha)
     if not 0 < alpha < 1:
         raise ValueError(f"{alpha=} must lie between 0 and 1; 0.001 is usual.")
 
