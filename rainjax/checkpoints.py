@@ -1,6 +1,7 @@
 """Checkpoints of a training run; the one file that knows Orbax."""
 
 import contextlib
+import logging
 import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,9 @@ from rainjax.typing import Params
 Note = dict[str, Any]
 
 ocp = require("orbax.checkpoint", name="Orbax", extra="train").v1
+
+# Its threads log with a traceback what `_writing` says in a sentence.
+logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
 
 
 class Checkpoints:
@@ -218,7 +222,8 @@ def _first_cause(error: BaseException) -> str:
     """Returns the first line of what was raised before all else."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    words = (isinstance(error, OSError) and error.strerror) or str(error).strip()
+    return (words or type(error).__name__).splitlines()[0][:200]
 
 
 def _shapes(tree: PyTree[Any]) -> dict[str, list]:

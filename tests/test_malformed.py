@@ -438,7 +438,8 @@ VALUES = [
     value
     for module in (attacks, defenses, nets, report)
     for value in map(module.__dict__.get, module.__all__)
-    if isinstance(value, type) and issubclass(value, Value | report.Display)
+    if isinstance(value, type)
+    and issubclass(value, Value | report.Display)
     and not inspect.isabstract(value)
 ] + [evaluation.CertifyOptions, evaluation.SanityOptions, evaluation.TopK, extras.Panels]
 JUNK = st.sampled_from(

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from rainjax.defenses import Identity
 from rainjax.evaluation import Robustness, certify_study, evaluate, load_records
 from rainjax.report import write_report
 from tests.small_studies import linear, study_of
+from tests.test_train_loop import fit_line, line_task
 from train import benchmark, classifier, finetune_rain, options, super_resolution
 from train.run import main
 
@@ -208,3 +210,42 @@ def test_a_closed_pipe_ends_quietly(words):
         ["bash", "-o", "pipefail", "-c", text], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_training_whose_folder_vanishes_goes_on_or_begins_anew(tmp_path):
+    task, _ = line_task()
+
+    def deleting(first):
+        for step, batch in enumerate(task.batches(first), first):
+            if step == 7:
+                shutil.rmtree(tmp_path / "run")
+            yield batch
+
+    try:
+        outcome = fit_line(tmp_path / "run", batches=deleting)
+    except OSError as error:  # a checkpoint was being written
+        assert "run again" in str(error)
+        assert "\n" not in str(error)
+        outcome = fit_line(tmp_path / "run")
+    assert outcome.params["w"] == fit_line(tmp_path / "whole").params["w"]
+
+
+def test_training_on_a_full_disk_ends_with_a_sentence_and_goes_on(tmp_path):
+    """Files may not grow beyond some bytes, as on a disk that fills up."""
+    task, _ = line_task()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def filling(first):
+        for step, batch in enumerate(task.batches(first), first):
+            if step == 7:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+            yield batch
+
+    try:
+        with pytest.raises(OSError, match="run again") as told:
+            fit_line(tmp_path / "run", batches=filling)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(told.value)
+    whole = fit_line(tmp_path / "whole")
+    assert fit_line(tmp_path / "run").params["w"] == whole.params["w"]
