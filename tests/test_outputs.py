@@ -213,6 +213,7 @@ def test_a_closed_pipe_ends_quietly(words):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.filterwarnings("ignore:The checkpoint .* is damaged")
 def test_training_whose_folder_vanishes_goes_on_or_begins_anew(tmp_path):
     task, _ = line_task()
 
