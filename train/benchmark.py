@@ -115,9 +115,10 @@ def run(options: Training) -> pathlib.Path:
         "peak_tflops": options.peak_tflops or (known[0] * measured.mesh.size if known else None),
         "run": provenance(),
     }
+    print(f"\n{RECORD.text(record)}\n")
     path = options.out / "training.json"
     write_json(path, record)
-    print(f"\n{RECORD.tell(path)}\n\nWrote {path}.")
+    print(f"Wrote {path}.")
     _fill(options.readme, path)
     return path
 

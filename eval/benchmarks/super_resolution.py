@@ -143,6 +143,7 @@ def run(command: SuperResolution) -> pathlib.Path:
             **provenance(),
         },
     }
+    print(f"\n{RECORD.text(record)}\n")
     path = command.out / "super_resolution.json"
     write_json(path, record)
     figures = {path.with_suffix(".png"): figure(record)}
@@ -154,7 +155,6 @@ def run(command: SuperResolution) -> pathlib.Path:
     figures[path.with_name("super_resolution_panel.png")] = drawing
     for place, drawing in figures.items():
         write_bytes(place, drawing.png)
-    print(f"\n{RECORD.text(record)}\n")
     print("\n".join(f"Wrote {place}" for place in (path, *figures)))
     return path
 
