@@ -20,7 +20,7 @@ from eval import design, report, sanity, smoothing
 from eval.benchmarks import attacks, peers, speed, super_resolution
 from eval.pages import studies
 from eval.studies.common import StudyOptions
-from rainjax._files import check_writable
+from rainjax._files import check_holder, check_writable
 from rainjax._output import until_closed
 from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import use_all_cores
@@ -116,8 +116,10 @@ def _study_first(words: list[str]) -> list[str]:
 
 
 def _run(command: Any) -> None:
-    if not isinstance(command, Report):
-        check_writable(command.run.folder if isinstance(command, design.Design) else command.out)
+    if isinstance(command, sanity.Sanity | smoothing.Smoothing):
+        check_holder(command.out)
+    elif not isinstance(command, Report):
+        check_writable(_folder(command))
     if not isinstance(command, Report | _MEASURES_TIME):
         use_compilation_cache()
     if isinstance(command, StudyOptions):
@@ -129,6 +131,13 @@ def _run(command: Any) -> None:
         _sanity(command)
     else:
         _BENCHMARKS[type(command)](command)
+
+
+def _folder(command: Any) -> pathlib.Path:
+    """Returns the folder that a command writes to."""
+    if isinstance(command, design.Design):
+        return command.run.folder
+    return command.out / command.name if isinstance(command, StudyOptions) else command.out
 
 
 def _report(options: Report) -> None:

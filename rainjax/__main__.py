@@ -13,7 +13,7 @@ import jax
 import tyro
 
 from rainjax import evaluation
-from rainjax._files import check_writable
+from rainjax._files import check_holder
 from rainjax._output import until_closed
 from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import join_processes, use_all_cores
@@ -181,7 +181,7 @@ def _run(command: Evaluate | Report | Sanity | Merge) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
-    check_writable(command.out)
+    check_holder(command.out)
     if command.submit is not None:
         _submit(command)
         return
@@ -250,8 +250,8 @@ def _sanity(command: Sanity) -> None:
     use_all_cores()
     use_compilation_cache()
     folder = pathlib.Path(command.target)
-    check_writable(folder if folder.is_dir() else command.out)
     if not folder.is_dir():
+        check_holder(command.out)
         study, out = load_study(command.target), command.out
     elif command.study is None:
         raise ValueError(
@@ -275,7 +275,7 @@ def _sanity(command: Sanity) -> None:
 
 def _merge(command: Merge) -> None:
     if command.out is not None:
-        check_writable(command.out)
+        check_holder(command.out)
     study = None if command.study is None else load_study(command.study)
     records = evaluation.merge(command.folders, command.out, study=study)
     name = records[0].content["study"]

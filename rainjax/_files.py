@@ -42,6 +42,21 @@ def check_writable(folder: pathlib.Path) -> None:
         ) from error
 
 
+def check_holder(out: pathlib.Path) -> None:
+    """Refuses a folder that can hold no folder of a study, before its name is known.
+
+    One that is there may be writable where the folder around it is not: then that is left to
+    whoever knows the name.
+
+    Raises:
+        ValueError: as `check_writable`.
+    """
+    with contextlib.suppress(OSError):
+        if any(part.is_dir() for part in out.iterdir()):
+            return
+    check_writable(out)
+
+
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Writes plain JSON, refusing NaN and infinities; raises as `write_bytes`."""
     write_bytes(path, json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")

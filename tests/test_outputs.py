@@ -121,6 +121,17 @@ def test_nothing_is_left_where_something_could_be_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_study_may_have_a_folder_where_another_one_could_not(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise ValueError(folder)
+
+    monkeypatch.setattr(_files, "check_writable", refuse)
+    with pytest.raises(ValueError, match="out"):
+        _files.check_holder(tmp_path / "out")
+    (tmp_path / "out" / "study").mkdir(parents=True)
+    _files.check_holder(tmp_path / "out")
+
+
 def test_a_report_says_so(tmp_path):
     evaluate(study_of(linear(Identity())), tmp_path, progress=False)
     (tmp_path / "small" / "figures").touch()
