@@ -20,6 +20,8 @@ from eval import design, report, sanity, smoothing
 from eval.benchmarks import attacks, peers, speed, super_resolution
 from eval.pages import studies
 from eval.studies.common import StudyOptions
+from rainjax._files import check_holder, check_writable
+from rainjax._output import until_closed
 from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import use_all_cores
 from rainjax.evaluation import evaluate
@@ -69,10 +71,12 @@ def main() -> None:
     words = sys.argv[1:]
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words = ["quick", *words]
-    command = read(words)
+    command = None
     try:
-        _run(command)
-    except (ValueError, FileNotFoundError, MemoryError, ImportError) as error:
+        with until_closed():
+            command = read(words)
+            _run(command)
+    except (ValueError, OSError, MemoryError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         resumed = isinstance(command, StudyOptions | smoothing.Smoothing)
@@ -113,6 +117,10 @@ def _study_first(words: list[str]) -> list[str]:
 
 
 def _run(command: Any) -> None:
+    if isinstance(command, sanity.Sanity | smoothing.Smoothing):
+        check_holder(command.out)
+    elif not isinstance(command, Report):
+        check_writable(_folder(command))
     if not isinstance(command, Report | _MEASURES_TIME):
         use_compilation_cache()
     if isinstance(command, StudyOptions):
@@ -124,6 +132,13 @@ def _run(command: Any) -> None:
         _sanity(command)
     else:
         _BENCHMARKS[type(command)](command)
+
+
+def _folder(command: Any) -> pathlib.Path:
+    """Returns the folder that a command writes to."""
+    if isinstance(command, design.Design):
+        return command.run.folder
+    return command.out / command.name if isinstance(command, StudyOptions) else command.out
 
 
 def _report(options: Report) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from rainjax._extras import require
+from rainjax._files import write_bytes
 from rainjax.report.style import BLUE, GREY, INK, OCHRE, RUST, new_figure, png_bytes, styled
 
 
@@ -23,7 +24,7 @@ def draw(path: pathlib.Path, record: dict[str, Any]) -> None:
             f"L-inf radius {record['defensive']['radius']:.3g}/255",
             fontsize=12,
         )
-        path.write_bytes(png_bytes(figure))
+        write_bytes(path, png_bytes(figure))
 
 
 def _inside(record: dict[str, Any]) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from eval.pages import options_of, with_rows
+from rainjax._files import write_bytes
 from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.report import certified
 from rainjax.report.single_file import SingleFileRecord
@@ -64,7 +65,7 @@ def run(command: Smoothing) -> pathlib.Path:
     study = dataclasses.replace(study, num_examples=command.num_examples)
     record = certify_study(study, command.out, subjects=subjects, options=command)
     path = command.out / study.name / "smoothing.json"
-    path.with_suffix(".png").write_bytes(certified.figure(record).png)
+    write_bytes(path.with_suffix(".png"), certified.figure(record).png)
     print(f"\n{RECORD.text(record)}\n")
     print(f"Wrote {path}\nWrote {path.with_suffix('.png')}")
     return path

@@ -13,7 +13,8 @@ import jax
 import tyro
 
 from rainjax import evaluation
-from rainjax._output import close_output
+from rainjax._files import check_holder
+from rainjax._output import until_closed
 from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import join_processes, use_all_cores
 from rainjax.evaluation.cluster import submit
@@ -139,17 +140,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a mistake in it ends the program with one sentence."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if arguments and arguments[0] in _ELSEWHERE:
-            _elsewhere(arguments[0], arguments[1:])
-            return
-        _run(tyro.cli(Command, args=arguments, prog="rainjax", description=_help()))
-    except (ValueError, FileNotFoundError, MemoryError, ImportError) as error:
+        with until_closed():
+            if arguments and arguments[0] in _ELSEWHERE:
+                _elsewhere(arguments[0], arguments[1:])
+                return
+            _run(tyro.cli(Command, args=arguments, prog="rainjax", description=_help()))
+    except (ValueError, OSError, MemoryError, ImportError) as error:
         where = users_line(error)
         sys.exit(f"error: {where}: {error}" if where else f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on from here.")
-    except BrokenPipeError:
-        close_output()
 
 
 def _help() -> str:
@@ -181,6 +181,7 @@ def _run(command: Evaluate | Report | Sanity | Merge) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
+    check_holder(command.out)
     if command.submit is not None:
         _submit(command)
         return
@@ -250,6 +251,7 @@ def _sanity(command: Sanity) -> None:
     use_compilation_cache()
     folder = pathlib.Path(command.target)
     if not folder.is_dir():
+        check_holder(command.out)
         study, out = load_study(command.target), command.out
     elif command.study is None:
         raise ValueError(
@@ -272,6 +274,8 @@ def _sanity(command: Sanity) -> None:
 
 
 def _merge(command: Merge) -> None:
+    if command.out is not None:
+        check_holder(command.out)
     study = None if command.study is None else load_study(command.study)
     records = evaluation.merge(command.folders, command.out, study=study)
     name = records[0].content["study"]

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import numbers
+import re
 import types
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin
@@ -179,6 +180,7 @@ _MENDS = {  # "" is for whatever else was given
     "Subject": {"": "make one by Subject(name, pipeline, params)"},
     "ThreatModel": {"": "make one by ThreatModel(name, attack)"},
     "Study": {"a function": "call it, and give the study that it returns"},
+    "Record": {"": "give a study's folder, or what evaluate or load_records returned"},
     "Display": {"": "give a value such as rainjax.report.ResultsTable()"},
     "Extra": {"": "give a value such as rainjax.evaluation.extras.Panels()"},
     "Shard": {"": "give Shard(0, 3), or parse_shard('0/3')"},
@@ -343,5 +345,5 @@ def shown(given: Any) -> str:
     """Returns what was given as one line of a sentence."""
     if not isinstance(given, type) and getattr(given, "shape", ()) != ():
         return f"an array of shape {given.shape}"
-    text = " ".join(repr(given).split())
+    text = re.sub(r" at 0x\w+", "", " ".join(repr(given).split()))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."

@@ -1,6 +1,7 @@
 """Checkpoints of a training run; the one file that knows Orbax."""
 
 import contextlib
+import logging
 import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,9 @@ from rainjax.typing import Params
 Note = dict[str, Any]
 
 ocp = require("orbax.checkpoint", name="Orbax", extra="train").v1
+
+# Its threads log with a traceback what `_writing` says in a sentence.
+logging.getLogger("absl").addFilter(lambda record: not record.exc_info)
 
 
 class Checkpoints:
@@ -53,8 +57,9 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits for what is being written, and releases the folder."""
-        self._checkpointer.close()
+        """Waits for what is being written, and releases the folder; raises as `save`."""
+        with self._writing():
+            self._checkpointer.close()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Tells Orbax which checkpoints stay: it asks after each that it has written.
@@ -78,19 +83,26 @@ class Checkpoints:
 
         The arrays may be used up as soon as this returns. The checkpoint with the highest `value`
         is kept, of equal ones the first; one without a value is never the best.
+
+        Raises:
+          OSError: the folder cannot be written to; where that shows later, `wait` and `close` say
+            so. What was written before is kept.
         """
         self._values.pop(step, None)
         self._unreadable.discard(step)
         if value is not None:
             self._values[step] = value
         facts: dict[str, Any] = {"note": note, "value": value, "shapes": _shapes(tree)}
-        self._checkpointer.save_async(
-            step, tree, custom_metadata=facts, force=True, overwrite=True
-        )
+        with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
+            self._checkpointer.save_async(
+                step, tree, custom_metadata=facts, force=True, overwrite=True
+            )
 
     def wait(self) -> None:
-        """Returns when all that `save` began is on the disk."""
-        self._checkpointer.wait()
+        """Returns when all that `save` began is on the disk; raises as `save`."""
+        with self._writing():
+            self._checkpointer.wait()
 
     def steps(self) -> list[int]:
         """Returns the steps of the checkpoints that are there, damaged ones among them."""
@@ -172,6 +184,21 @@ class Checkpoints:
             return self._checkpointer.load(step, abstract)
 
     @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Takes what Orbax and TensorStore raise for a folder that cannot be written to."""
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error) and "space" not in str(error):  # a device's
+                raise
+            raise OSError(
+                f"No checkpoint can be written to {self._folder} ({_first_cause(error)}): make "
+                "room, or mend the folder, and run again; the checkpoints before are kept."
+            ) from error
+
+    @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
         """Takes what Orbax and TensorStore raise on damaged files for damage, and no more."""
         try:
@@ -181,18 +208,22 @@ class Checkpoints:
         except Exception as error:
             if "RESOURCE_EXHAUSTED" in str(error):  # of a device's memory
                 raise
-            cause: BaseException = error
-            while (inner := cause.__cause__ or cause.__context__) is not None:
-                cause = inner
-            words = str(cause).strip() or type(cause).__name__
-            raise self._damaged(step, words.splitlines()[0]) from error
+            raise self._damaged(step, _first_cause(error)) from error
 
     def _damaged(self, step: int, reason: str) -> "_Damaged":
-        return _Damaged(f"The checkpoint {self._folder / str(step)} is damaged ({reason:.200})")
+        return _Damaged(f"The checkpoint {self._folder / str(step)} is damaged ({reason})")
 
 
 class _Damaged(Exception):
     """A checkpoint that cannot be read."""
+
+
+def _first_cause(error: BaseException) -> str:
+    """Returns the first line of what was raised before all else."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    words = (isinstance(error, OSError) and error.strerror) or str(error).strip()
+    return (words or type(error).__name__).splitlines()[0][:200]
 
 
 def _shapes(tree: PyTree[Any]) -> dict[str, list]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from rainjax import transforms
+from rainjax._checks import as_plain
 
 
 def changed_share(radius: float, step: float) -> float:
@@ -26,6 +27,7 @@ def changed_share(radius: float, step: float) -> float:
     Raises:
         ValueError: the radius is negative, the step not positive, or one not finite.
     """
+    radius, step = as_plain("radius", radius), as_plain("step", step)
     if not 0 <= radius < math.inf or not 0 < step < math.inf:
         raise ValueError(f"{radius=} must not be negative, {step=} be positive, both finite.")
     if radius == 0:
@@ -41,6 +43,7 @@ def defensive_step(radius: float, share: float) -> float:
     Raises:
         ValueError: the radius is not positive and finite, or the share not between 0 and 1.
     """
+    radius, share = as_plain("radius", radius), as_plain("share", share)
     if not 0 < radius < math.inf or not 0 < share < 1:
         raise ValueError(f"{radius=} must be positive and finite, {share=} between 0 and 1.")
     # Where the share is at least, and at most, what is wanted.
@@ -103,8 +106,14 @@ def ranking(spread: Float[np.ndarray, "8 8"]) -> tuple[int, ...]:
     """Returns the 64 positions, `8 * vertical + horizontal`, the largest spread first.
 
     The first fifteen are the paper's accuracy-sensitive band: `two_steps(ranking(spread)[:15])`.
+
+    Raises:
+        ValueError: the spread is not of 8x8 coefficients.
     """
-    return tuple(np.argsort(-np.asarray(spread).ravel(), kind="stable").tolist())
+    spread = np.asarray(spread)
+    if spread.shape != (8, 8):
+        raise ValueError(f"spread of shape {spread.shape} must be 8x8, one for each coefficient.")
+    return tuple(np.argsort(-spread.ravel(), kind="stable").tolist())
 
 
 _BATCH = 64
@@ -112,6 +121,8 @@ _BATCH = 64
 
 def _whole(shape: tuple[int, ...]) -> tuple[int, int]:
     """Returns the height and the width that whole blocks fill."""
+    if len(shape) != 4:
+        raise ValueError(f"Images must be a batch `n h w c`, not of shape {shape}.")
     height, width = (side // 8 * 8 for side in shape[1:3])
     if not shape[0] or not height or not width:
         raise ValueError(f"Images of shape {shape} hold no whole 8x8 block.")

@@ -350,7 +350,9 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
         import_pictures({"test": tmp_path / "a.npz"}, "wrong", tmp_path)
     files[2] = b"no picture"
     container(tmp_path / "b.npz", files[::2], names=["x.png", "z.png"])
-    with pytest.raises(ValueError, match=r"picture 1 \(z.png\) .*: it is no picture that Pillow can"):
+    with pytest.raises(
+        ValueError, match=r"picture 1 \(z.png\) .*: it is no picture that Pillow can"
+    ):
         import_pictures({"test": tmp_path / "b.npz"}, "wrong", tmp_path)
     (tmp_path / "deep").mkdir()
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rainjax.defenses import GaussianNoise, Identity
-from rainjax.evaluation import Measure, Robustness, evaluate, load_records
+from rainjax.evaluation import Measure, Robustness, TopK, evaluate, load_records
 from rainjax.report import DrawsTable, Leaderboard, report, write_report
 from tests.small_studies import linear, study_of
 
@@ -85,6 +85,33 @@ def test_a_measure_says_how_its_result_is_shown(tmp_path):
     (table,) = report(records).tables
     assert str(table.rows[0][1]) == f"{100 * records[0].result['confidence']:.1f} %"
     assert table.notes[0].startswith("**mean confidence**, as InPerCent measures it")
+
+
+def test_top_k_accuracy_is_that_of_numpy():
+    rng = np.random.default_rng(0)
+    logits = rng.integers(0, 4, (50, 3, 7)).astype(np.float32)  # many are equal
+    labels = rng.integers(0, 7, 50)
+    for k in (1, 2, 6):
+        first = np.argsort(-logits, axis=-1, kind="stable")[..., :k]  # of equal ones the first
+        right = (first == labels[:, None, None]).any(-1)
+        result = TopK(k).reduce({"logits": logits}, labels)
+        assert result["mean"]["accuracy"] == pytest.approx(right.mean())
+        assert result["worst"]["accuracy"] == pytest.approx(right.all(1).mean())
+        assert result["mean"]["low"] < result["mean"]["accuracy"] < result["mean"]["high"]
+    first = TopK(1).reduce({"logits": logits}, labels)["mean"]["accuracy"]
+    assert first == pytest.approx((logits.argmax(-1) == labels[:, None]).mean())
+
+
+def test_top_k_accuracy_is_recorded_and_shown(tmp_path):
+    records = measured(TopK(3), tmp_path)
+    accuracies = {record.id: record.result["mean"]["accuracy"] for record in records}
+    for record in measured(Robustness(), tmp_path / "one"):
+        assert record.score().accuracy <= accuracies[record.id] + 1e-9
+    (table,) = report(records).tables
+    assert str(table.rows[0][1]).startswith("100.0 % [")  # the labels are its own answers
+    assert table.notes[0].startswith("**top-3 accuracy**, as TopK measures it, on arrays")
+    with pytest.raises(ValueError, match=r"TopK\(k=10\) of 10 classes is always right"):
+        measured(TopK(10), tmp_path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -235,7 +235,10 @@ def test_impossible_fields_are_refused(make, value):
 
 
 def test_unknown_padding_is_refused():
-    with unchecked(), pytest.raises(ValueError, match='"same" or "torch", got \'valid\''):
+    with (
+        unchecked(),
+        pytest.raises(ValueError, match="padding='valid' is none of 'same', 'torch'"),
+    ):
         MobileNetV2(padding="valid")
 
 

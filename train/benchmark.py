@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import tyro
 from tqdm import tqdm
 
-from rainjax._files import write_json
+from rainjax._files import check_writable, write_json
 from rainjax.data.splits import Data
 from rainjax.devices import use_all_cores
 from rainjax.evaluation.provenance import provenance
@@ -92,8 +92,10 @@ def run(options: Training) -> pathlib.Path:
     """Runs the benchmark, writes the record and returns its path.
 
     Raises:
-        ValueError: the data set is missing, or its pictures are smaller than the patch.
+        ValueError: the data set is missing, its pictures are smaller than the patch, or nothing
+            can be written to the folder.
     """
+    check_writable(options.out)
     measured = _Measured(options)
     with tempfile.TemporaryDirectory() as folder:
         measured.run(pathlib.Path(folder))
@@ -113,9 +115,10 @@ def run(options: Training) -> pathlib.Path:
         "peak_tflops": options.peak_tflops or (known[0] * measured.mesh.size if known else None),
         "run": provenance(),
     }
+    print(f"\n{RECORD.text(record)}\n")
     path = options.out / "training.json"
     write_json(path, record)
-    print(f"\n{RECORD.tell(path)}\n\nWrote {path}.")
+    print(f"Wrote {path}.")
     _fill(options.readme, path)
     return path
 

@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from rainjax import data, zoo
+from rainjax._files import check_writable
 from rainjax.compilation_cache import use_compilation_cache
 from rainjax.data import ImageSet
 from rainjax.data.splits import Split, labelled
@@ -131,6 +132,7 @@ def program(
 
     def read_and_train() -> None:
         options = tyro.extras.overridable_config_cli(presets, description=description)
+        check_writable(options.run.folder)
         use_compilation_cache()
         if options.compute.distributed:
             join_processes()

@@ -17,6 +17,7 @@ import PIL.Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from rainjax._output import until_closed
 from rainjax.checkpoints import Checkpoints, Note
 from rainjax.evaluation.provenance import provenance
 from rainjax.typing import Params
@@ -77,12 +78,14 @@ class Run:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._board is not None:
-            self._board.close()
-        if self._open is not None:
-            self._open.close()
-        if self._lock is not None:
-            self._lock.close()
+        with contextlib.ExitStack() as closing:
+            if self._lock is not None:
+                closing.callback(self._lock.close)
+            if self._open is not None:
+                closing.callback(self._open.close)
+            if self._board is not None:
+                with contextlib.suppress(OSError):  # `log` says so, and it holds nothing else
+                    self._board.close()
 
     @property
     def _checkpoints(self) -> Checkpoints:
@@ -158,6 +161,7 @@ class Run:
         """Appends a line to `metrics.jsonl`, and its numbers to the files TensorBoard reads."""
         if not self._writes:
             return
+        self.folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         board = self._open_board()
@@ -173,7 +177,7 @@ class Run:
         if not self._writes:
             return
         path = self.folder / "panels" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         draw(path)
         with PIL.Image.open(path) as image:
             self._open_board().add_image(
@@ -279,7 +283,8 @@ def main(
     The exit status is 75, which asks to try again later, where the run was stopped politely.
     """
     try:
-        program()
+        with until_closed():
+            program()
     except KeyboardInterrupt:
         sys.exit(f"Interrupted. {interrupted}")
     except (Stop, ValueError, OSError, ImportError) as error:

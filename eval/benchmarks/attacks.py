@@ -96,8 +96,6 @@ def run(options: Benchmark) -> None:
         "compilations_with_another_seed": compilations,
         "run": provenance(),
     }
-    path = options.out / "benchmark.json"
-    write_json(path, record)
     few, many = options.memory_eot
     print(
         f"\nEOT-PGD, {options.num_steps} steps x {options.num_eot} draws, batch "
@@ -107,9 +105,11 @@ def run(options: Benchmark) -> None:
         f"{times['attack_seconds']:.2f} s against {times['gradients_seconds']:.2f} s\n"
         f"  peak memory, {many} draws over {few}          {peaks['ratio']:.2f}   (at most 1.30)   "
         f"{peaks['median_mib'][1]:.0f} MiB against {peaks['median_mib'][0]:.0f} MiB\n"
-        f"  compilations with another seed          {compilations}      (none)\n"
-        f"Wrote {path}."
+        f"  compilations with another seed          {compilations}      (none)"
     )
+    path = options.out / "benchmark.json"
+    write_json(path, record)
+    print(f"Wrote {path}.")
 
 
 class _Bench:
@@ -219,6 +219,7 @@ def _peak_in_a_new_process(options: Benchmark, num_eot: int) -> float:
         f"--batch-size={options.batch_size}",
         f"--eot-chunk={options.eot_chunk}",
         f"--peak-of={num_eot}",
+        f"--out={options.out}",
     ]
     done = subprocess.run(
         [sys.executable, "-m", "eval", "benchmark", *words],

@@ -126,9 +126,10 @@ def run(options: Peers) -> None:
         "early_stopping": early,
         "run": provenance(),
     }
+    print(f"\n{RECORD.text(record)}\n")
     path = options.out / "peers.json"
     write_json(path, record)
-    print(f"\n{RECORD.text(record)}\n\nWrote {path}.")
+    print(f"Wrote {path}.")
 
 
 def _case(options: Peers):

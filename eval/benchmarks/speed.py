@@ -134,9 +134,10 @@ def run(options: Speed) -> pathlib.Path:
         "jpeg_error": _jpeg_error(options, images),
         "run": provenance(),
     }
+    print(f"\n{RECORD.text(record)}\n")
     path = options.out / "speed.json"
     write_json(path, record)
-    print(f"\n{RECORD.tell(path)}\n\nWrote {path}.")
+    print(f"Wrote {path}.")
     return path
 
 

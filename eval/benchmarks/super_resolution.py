@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from eval.benchmarks._super_resolution_figures import figure, gains, hardest, panel
 from rainjax import data, transforms, zoo
-from rainjax._files import write_json
+from rainjax._files import write_bytes, write_json
 from rainjax.data import ImageSet
 from rainjax.evaluation.describe import describe
 from rainjax.evaluation.provenance import provenance
@@ -143,6 +143,7 @@ def run(command: SuperResolution) -> pathlib.Path:
             **provenance(),
         },
     }
+    print(f"\n{RECORD.text(record)}\n")
     path = command.out / "super_resolution.json"
     write_json(path, record)
     figures = {path.with_suffix(".png"): figure(record)}
@@ -153,8 +154,7 @@ def run(command: SuperResolution) -> pathlib.Path:
     drawing = panel(record, index, low, restored, original)
     figures[path.with_name("super_resolution_panel.png")] = drawing
     for place, drawing in figures.items():
-        place.write_bytes(drawing.png)
-    print(f"\n{RECORD.text(record)}\n")
+        write_bytes(place, drawing.png)
     print("\n".join(f"Wrote {place}" for place in (path, *figures)))
     return path
 

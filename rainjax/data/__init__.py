@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from rainjax._checks import as_plain
 from rainjax.data._base import DamagedPicture, ImageSet
 from rainjax.data.arrays import ArraySet, from_arrays
 from rainjax.data.builtin import NAME as _BUILTIN
@@ -35,6 +36,8 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike | None = None) ->
         ValueError: no such set or split, or it is damaged or holds no pictures.
         ImportError: the set is there, and TFDS, which reads it, is not installed.
     """
+    for option, given in (("name", name), ("split", split)):
+        as_plain(option, given, str)
     if name == _BUILTIN:
         return BuiltinSet(split)
     folder = default_data_dir() if data_dir is None else pathlib.Path(data_dir).expanduser()

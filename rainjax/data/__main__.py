@@ -1,6 +1,7 @@
 """Commands about data sets: `python -m rainjax.data list | import | show`."""
 
 import dataclasses
+import io
 import pathlib
 import sys
 from typing import Annotated
@@ -10,7 +11,8 @@ import PIL.Image
 import tyro
 
 from rainjax import data
-from rainjax._output import close_output
+from rainjax._files import check_writable, write_bytes
+from rainjax._output import until_closed
 from rainjax.data import builtin, generated
 from rainjax.data.class_names import read_names
 from rainjax.data.importing import import_pictures
@@ -87,15 +89,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command; a mistake in it ends the program with one sentence."""
     command = tyro.cli(Command, args=arguments, prog="rainjax data", description=__doc__)
     try:
-        match command:
-            case List():
-                _list(command)
-            case Import():
-                _import(command)
-            case Show():
-                _show(command)
-    except BrokenPipeError:
-        close_output()
+        with until_closed():
+            match command:
+                case List():
+                    _list(command)
+                case Import():
+                    _import(command)
+                case Show():
+                    _show(command)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
@@ -128,6 +129,7 @@ def _import(command):
             raise ValueError(f"--split names {split!r} twice.")
         sources[split] = pathlib.Path(path).expanduser()  # no shell expands SPLIT=~
     data_dir = (command.data_dir or data.default_data_dir()).expanduser()
+    check_writable(data_dir)
     folder = import_pictures(
         sources,
         command.name,
@@ -146,6 +148,9 @@ def _import(command):
 def _show(command):
     if command.columns < 1 or command.zoom < 1:
         raise ValueError("--columns and --zoom must be at least 1.")
+    if command.out.suffix.lower() != ".png" or command.out.is_dir():
+        raise ValueError(f"--out takes a PNG file, such as sheet.png, not {str(command.out)!r}.")
+    check_writable(command.out.parent)
     pictures = data.load(command.name, command.split, data_dir=command.data_dir)
     rows = _rows(pictures, command.columns)
     images = [[pictures.image(index) for index in row] for row in rows]
@@ -157,7 +162,9 @@ def _show(command):
             top, left = i * height, j * width
             sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     large = sheet.repeat(command.zoom, 0).repeat(command.zoom, 1)
-    PIL.Image.fromarray(large).save(command.out)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(large).save(buffer, "PNG")
+    write_bytes(command.out, buffer.getvalue())
     print(f"{pictures}: {sum(map(len, rows))} pictures in {command.out}")
 
 

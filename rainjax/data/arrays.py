@@ -78,8 +78,11 @@ def from_arrays(
         ValueError: the arrays are of another shape, kind or range, or do not belong together; says
             which, and how to mend it.
     """
-    if not isinstance(name, str) or not name or os.sep in name:
-        raise ValueError(f"name={name!r} must be a plain name: records and reports show it.")
+    for option, given in (("name", name), ("split", split)):
+        if not isinstance(given, str) or not given or os.sep in given:
+            raise ValueError(
+                f"{option}={given!r} must be a plain name: records and reports show it."
+            )
     pictures = _pictures(_array(images, "images", "one size, and be an array `n h w c`"))
     numbers = _labels(_array(labels, "labels", "one kind, a whole number for each picture"))
     if len(numbers) != len(pictures):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rainjax._checks import check_image
+from rainjax._checks import as_plain, check_image
 from rainjax.defenses._base import Stratified
 from rainjax.defenses.low_pass import LowPass
 from rainjax.keys import choices, split_stratum
@@ -147,7 +147,8 @@ def patch_bank(
     if images.dtype != np.uint8:
         raise ValueError(f"Patches are cut from images in grey levels, uint8, not {images.dtype}.")
     count, height, width, _ = images.shape
-    if num_patches < 1 or patch_size < 1:
+    num_patches = as_plain("num_patches", num_patches, int)
+    if num_patches < 1 or as_plain("patch_size", patch_size, int) < 1:
         raise ValueError(f"{num_patches=} and {patch_size=} must be at least 1.")
     if count < 1 or min(height, width) < patch_size:
         raise ValueError(f"{patch_size=} fits into none of {count} images of {height}x{width}.")

@@ -3,7 +3,7 @@
 from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.knowledge import Knowledge
-from rainjax.evaluation.measures import Measure, Robustness
+from rainjax.evaluation.measures import Measure, Robustness, TopK
 from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
 from rainjax.evaluation.run import evaluate
@@ -48,6 +48,7 @@ __all__ = [
     "Subject",
     "Surrogate",
     "ThreatModel",
+    "TopK",
     "When",
     "adaptive",
     "attack_batch",

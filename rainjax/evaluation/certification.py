@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from rainjax._arguments import Named
-from rainjax._checks import check_fields
-from rainjax._files import read_json, write_json
+from rainjax._checks import check_fields, check_kind
+from rainjax._files import as_path, check_writable, read_json, write_json
 from rainjax.devices import data_mesh
 from rainjax.evaluation.describe import describe_program, digest
 from rainjax.evaluation.plan import describe_params
@@ -84,12 +84,14 @@ def certify_study(
 
     Raises:
         ValueError: the study has no subject of a name, or the record that is there is of other
-            images, other options or other parameters.
+            images, other options or other parameters, or nothing can be written there.
     """
     wanted = chosen(study, subjects)
+    check_kind(options, CertifyOptions, "certify_study(options=...)")
     cells(dataclasses.replace(study, threats=(CLEAN,)))
     check_classes(study)
-    path = pathlib.Path(out) / study.name / "smoothing.json"
+    path = as_path("out", out) / study.name / "smoothing.json"
+    check_writable(path.parent)
     count = min(options.num_examples, study.count)
     images, labels = study.images.get(np.arange(count))
     record = {

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rainjax import transforms
+from rainjax._checks import check_fields
 from rainjax._files import read_array, read_arrays, write_arrays, write_json
 from rainjax.evaluation.study import Cell, Subject
 from rainjax.evaluation.work import Work
@@ -20,7 +21,17 @@ from rainjax.pipeline import Pipeline
 
 @dataclasses.dataclass(frozen=True)
 class Extra(abc.ABC):
-    """A file beside the records, made when a study is measured."""
+    """A file beside the records, made when a study is measured.
+
+    Raises:
+        ValueError: a field is not of the kind it says, or counts less than one image.
+    """
+
+    def __post_init__(self):
+        check_fields(self)
+        num = getattr(self, "num_images", 1)
+        if num < 1:
+            raise ValueError(f"num_images={num} must be at least 1.")
 
     @abc.abstractmethod
     def write(self, work: Work, planned: Sequence[Cell], *, anew: bool) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from rainjax._checks import check_fields
 from rainjax._values import Value
 from rainjax.evaluation.packing import pack_counts
 from rainjax.evaluation.scoring import round_to_8bit
@@ -35,6 +36,10 @@ class Measure(Value):
     kind: ClassVar[str] = OTHER
     """The kind of its records, and so which fields a result must have: only `Robustness` and
     what extends it must have some."""
+
+    def check(self, num_classes: int) -> None:
+        """Raises ValueError where it says nothing about so many classes; by default never."""
+        del num_classes
 
     @abc.abstractmethod
     def unit(
@@ -105,6 +110,63 @@ class Robustness(Measure):
             few = kept["rounded_logits"].argmax(-1) == labels[:, None]
             result["rounded"] = share(few.mean(1))
         return result
+
+
+@dataclasses.dataclass(frozen=True)
+class TopK(Measure):
+    """The share of images whose label is among the `k` classes of largest logits.
+
+    Mean over draws, and under the worst draw. Of equal logits that of the first class counts as
+    the largest, so `TopK(1)` is the accuracy. An attack that looks for any wrong answer moves the
+    label from the first place, and not out of the first `k`: this is an upper bound of what a
+    stronger attack would leave.
+
+    >>> from rainjax.evaluation import TopK
+    >>> TopK(5).k
+    5
+    """
+
+    k: int = 5
+
+    def __post_init__(self):
+        check_fields(self)
+        if self.k < 1:
+            raise ValueError(f"k={self.k} must be at least 1.")
+
+    def check(self, num_classes: int) -> None:
+        """Raises ValueError where every label is among the first `k`."""
+        if self.k >= num_classes:
+            raise ValueError(
+                f"TopK(k={self.k}) of {num_classes} classes is always right: lower k to "
+                f"{num_classes - 1} or less."
+            )
+
+    def unit(
+        self, scorer: Scorer, images: np.ndarray, attacked: np.ndarray, attack: Any
+    ) -> Arrays:
+        return {"logits": scorer(attacked)}
+
+    def reduce(self, kept: Arrays, labels: Int[np.ndarray, "n"]) -> dict[str, Any]:
+        logits, own = kept["logits"], labels[:, None, None]
+        of_label = np.take_along_axis(logits, own, axis=-1)
+        earlier = np.arange(logits.shape[-1]) < own
+        ahead = (logits > of_label) | ((logits == of_label) & earlier)
+        right = ahead.sum(-1) < self.k
+        return {
+            "k": self.k,
+            "num_examples": len(right),
+            "mean": share(right.mean(1)),
+            "worst": share(right.all(1)),
+        }
+
+    def shown(self, result: dict[str, Any]) -> dict[str, str]:
+        """Returns the accuracy with its interval, and that under the worst draw if it differs."""
+        mean, worst = result["mean"], result["worst"]
+        ends = f"[{100 * mean['low']:.1f}, {100 * mean['high']:.1f}]"
+        found = {f"top-{self.k} accuracy": f"{100 * mean['accuracy']:.1f} % {ends}"}
+        if worst != mean:
+            found["every draw right"] = f"{100 * worst['accuracy']:.1f} %"
+        return found
 
 
 def outcome_of(measure: Measure, result: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rainjax._checks import check_kind
-from rainjax._files import copy_file, read_json
+from rainjax._files import as_path, copy_file, read_json
 from rainjax.evaluation.describe import describe
 from rainjax.evaluation.loading import resized
 from rainjax.evaluation.measures import Measure, Robustness
@@ -77,12 +77,13 @@ def merge(
             other content; shares, or the study, are of other code, images, parameters or options;
             says which.
     """
-    given = [folders] if isinstance(folders, str | pathlib.Path) else list(folders)
+    given = list(folders) if isinstance(folders, Sequence) else [folders]
+    given = [folders] if isinstance(folders, str) else given
     if not given:
         raise ValueError("folders is empty: name the study's folder, OUT/NAME, that holds shares.")
     if study is not None:
         check_kind(study, Study, "merge(study=...)")
-    sources = list(dict.fromkeys(pathlib.Path(folder) for folder in given))
+    sources = list(dict.fromkeys(as_path("folders", folder) for folder in given))
     shares = [share for folder in sources for share in _shares(folder)]
     plan = _common_plan(shares)
     study = None if study is None else _as_planned(study, plan)
@@ -202,7 +203,7 @@ def _target(
 ) -> pathlib.Path:
     if out is not None:
         check_folder_name(plan["study"]["name"])
-        return pathlib.Path(out) / plan["study"]["name"]
+        return as_path("out", out) / plan["study"]["name"]
     if len(sources) > 1:
         raise ValueError(
             f"Shares in {len(sources)} folders need another one that they are put together in: "

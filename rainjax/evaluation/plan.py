@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from rainjax._files import read_arrays, read_json, write_json
+from rainjax._files import check_writable, read_arrays, read_json, write_json
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
 from rainjax.evaluation.measures import Measure, outcome_of
@@ -86,8 +86,10 @@ def claim(folder: pathlib.Path, found: dict[str, Any]) -> None:
     """Marks a folder as that of the study that is `found`, or refuses one that holds another.
 
     Raises:
-        ValueError: saying what differs.
+        ValueError: saying what differs, or that nothing can be written there.
     """
+    for place in (folder, folder / "work", folder / "records"):
+        check_writable(place)
     path = folder / "study.json"
     there = read_json(path) if path.exists() else {}
     load_order(folder)  # `write_order` reads it, when all has been measured
@@ -97,12 +99,7 @@ def claim(folder: pathlib.Path, found: dict[str, Any]) -> None:
                 f"{folder} holds a study with {name}={there[name]!r}, not {value!r}: choose "
                 "another folder or name, or delete this one."
             )
-    try:
-        write_json(path, {"schema": SCHEMA, "kind": "study", **there, **found})
-    except OSError as error:
-        raise ValueError(
-            f"Nothing can be written to {folder} ({error.strerror}): choose another folder."
-        ) from error
+    write_json(path, {"schema": SCHEMA, "kind": "study", **there, **found})
 
 
 def check_others(folder: pathlib.Path, plan: Plan) -> None:
@@ -243,7 +240,9 @@ def write_order(folder: pathlib.Path, plan: Plan) -> None:
     Subjects and names of earlier runs stay.
     """
     path = folder / "study.json"
-    there = read_json(path)
+    # Somebody may have deleted it while all was measured.
+    claimed = {"schema": SCHEMA, "kind": "study", **plan["study"]}
+    there = read_json(path) if path.exists() else claimed
     for kind in ("subjects", "threats"):
         there[kind] = list(dict.fromkeys([*plan["order"][kind], *there.get(kind, [])]))
     there["displays"] = plan["order"]["displays"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from rainjax._files import read_json
+from rainjax._files import as_path, read_json
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.packing import unpack_counts, unpack_indices
 from rainjax.evaluation.validation import ROBUSTNESS, find_problem
@@ -212,7 +212,7 @@ def load_records(
         ValueError: there are none, or one is damaged, incomplete, of another schema, of another
             study than the first, or at odds with its own counts; says which.
     """
-    origin = Origin(pathlib.Path(folder), None if displays is None else tuple(displays))
+    origin = Origin(as_path("folder", folder), None if displays is None else tuple(displays))
     return _load(origin, earlier=False)
 
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from rainjax._checks import check_kind
+from rainjax._files import as_path
 from rainjax.evaluation.plan import (
     check_others,
     claim,
@@ -70,9 +71,9 @@ def evaluate(
     for name, given, kind in (("shard", shard, Shard), ("mesh", mesh, Mesh)):
         if given is not None:
             check_kind(given, kind, f"evaluate({name}=...)")
+    folder = as_path("out", out) / study.name
     planned = cells(study)
     check_classes(study)
-    folder = pathlib.Path(out) / study.name
     claim(folder, identity(study))
     work = Work(study, folder, mesh=mesh)
     shard, given = shard or current_shard(), shard is not None and not shard.distributed

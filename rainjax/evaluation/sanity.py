@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rainjax._files import read_json, write_json
+from rainjax._checks import check_kind
+from rainjax._files import as_path, read_json, write_json
 from rainjax.evaluation.checks import Check, run_checks
 from rainjax.evaluation.describe import describe, describe_attack, describe_program
 from rainjax.evaluation.plan import claim, describe_params, identity
@@ -96,6 +97,7 @@ def check_study(
             folder holds another study.
     """
     asked = chosen(study, subjects)
+    check_kind(options, SanityOptions, "check_study(options=...)")
     names = [threat.name for threat in study.threats]
     if options.threat is not None and options.threat not in names:
         raise ValueError(f"threat={options.threat!r} is none of {', '.join(map(repr, names))}.")
@@ -105,7 +107,7 @@ def check_study(
             f"The study {study.name!r} has one image, and changes are judged against how much "
             "they vary from image to image: give it two at least."
         )
-    folder = pathlib.Path(out) / study.name
+    folder = as_path("out", out) / study.name
     _check_records(folder, study)
     claim(folder, identity(study))
     images, labels = study.images.get(np.arange(count))

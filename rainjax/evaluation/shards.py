@@ -79,7 +79,7 @@ def parse_shard(text: str) -> Shard:
     Raises:
         ValueError: the text is not of this form, or there is no such share.
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    found = isinstance(text, str) and re.fullmatch(r"([0-9]+)/([0-9]+)", text.strip())
     if not found:
         raise ValueError(f"shard={text!r} must be INDEX/COUNT, such as 0/3, 1/3 and 2/3.")
     return Shard(int(found[1]), int(found[2]))

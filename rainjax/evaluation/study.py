@@ -85,6 +85,7 @@ class Study(metaclass=Named):
             given = getattr(self, field)
             if given is not None and given < 1:
                 raise ValueError(f"{field}={given} must be at least 1.")
+        self.measure.check(self.images.num_classes)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed} must lie in 0..2**32-1.")
         if self.count > len(self.images):

@@ -37,6 +37,7 @@ class CARNM(FlaxNetwork):
     mean: tuple[float, ...] = (0.4488, 0.4371, 0.4040)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.scale not in STAGES:
             raise ValueError(f"CARN-M enlarges by 2, 3 or 4, got scale={self.scale!r}.")
         if min(self.num_features, self.num_groups) < 1 or self.num_features % self.num_groups:

@@ -30,6 +30,7 @@ class EDSR(FlaxNetwork):
     mean: tuple[float, ...] = (0.4488, 0.4371, 0.4040)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.scale not in STAGES:
             raise ValueError(f"EDSR enlarges by 2, 3 or 4, got scale={self.scale!r}.")
         if self.num_blocks < 1 or self.num_features < 1:

@@ -43,6 +43,7 @@ class ImageNetResNet(FlaxNetwork):
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.blocks or min(self.blocks) < 1 or self.width < 1:
             raise ValueError(
                 "An ImageNetResNet needs at least one group, and in each at least one block and "

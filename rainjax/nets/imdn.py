@@ -38,6 +38,7 @@ class IMDN(FlaxNetwork):
     scale: int = 2
 
     def __post_init__(self):
+        super().__post_init__()
         if self.scale not in (2, 3, 4):
             raise ValueError(f"IMDN enlarges by 2, 3 or 4, got scale={self.scale!r}.")
         if self.num_blocks < 1:

@@ -54,11 +54,8 @@ class MobileNetV2(FlaxNetwork):
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
+        super().__post_init__()
         check_classes(self.num_classes, self.class_subset)
-        if self.padding not in ("same", "torch"):
-            raise ValueError(
-                f'A MobileNetV2\'s padding is "same" or "torch", got {self.padding!r}.'
-            )
         check_standardization(self.mean, self.std)
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:

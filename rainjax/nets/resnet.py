@@ -40,10 +40,9 @@ class ResNet(FlaxNetwork):
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.depth < 8 or (self.depth - 2) % 6:
             raise ValueError(f"A ResNet's depth is 6n + 2 (8, 14, 20, ...), got {self.depth!r}.")
-        if self.norm not in ("batch", "group"):
-            raise ValueError(f'A ResNet\'s norm is "batch" or "group", got {self.norm!r}.')
         if self.num_classes < 1 or self.num_groups < 1:
             raise ValueError(
                 "A ResNet needs at least one class and one group, got num_classes="

@@ -30,6 +30,7 @@ class ResNet4b(FlaxNetwork):
     std: tuple[float, ...] = (0.2471, 0.2435, 0.2616)
 
     def __post_init__(self):
+        super().__post_init__()
         if min(self.num_classes, self.size, self.width, self.hidden) < 1:
             raise ValueError(
                 f"A ResNet4b needs num_classes={self.num_classes!r}, size={self.size!r}, "

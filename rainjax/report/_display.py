@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+from rainjax._checks import check_fields
 from rainjax.report.results import Results
 from rainjax.report.tables import Table
 
@@ -26,10 +27,16 @@ class Display:
     """A part of a report, as a value: which records it asks for, and how it shows them.
 
     Its fields are plain, so that a study's folder can name it.
+
+    Raises:
+        ValueError: a field is not of the kind it says.
     """
 
     files: ClassVar[tuple[str, ...]] = ()
     """The names of the figures that it writes, as patterns, so that stale ones are removed."""
+
+    def __post_init__(self):
+        check_fields(self)
 
     @property
     def heading(self) -> str:

@@ -80,10 +80,6 @@ class Curve(Display):
     x: Literal["radius", "num_draws", "num_steps"]
     tag: str | None
 
-    def __post_init__(self):
-        if self.x not in _AXES:
-            raise ValueError(f"x={self.x!r} is no axis; choose one of {', '.join(_AXES)}.")
-
     @property
     def heading(self) -> str:
         return _AXES[self.x].title

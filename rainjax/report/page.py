@@ -11,7 +11,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from rainjax._checks import check_kind
 from rainjax._extras import require
+from rainjax._files import check_writable, write_bytes
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report import sanity
@@ -145,6 +147,8 @@ def report(
     if isinstance(source, str | pathlib.Path):
         results = Results.read(source)
     else:
+        for record in source if isinstance(source, Sequence) else [source]:
+            check_kind(record, Record, "report(source=...)")
         results = Results.of(source)
     chosen, notes = choose(results) if displays is None else (displays, [])
     return Report(results, chosen, extra_tables, notes)
@@ -162,22 +166,24 @@ def write_report(
     sentence saying so.
 
     Raises:
-        ValueError: as `report` does, or what figures are made of is damaged; says which file.
+        ValueError: as `report` does, what figures are made of is damaged, or nothing can be
+            written to the folder; says which.
         ImportError: matplotlib or jinja2 is not installed; says how to.
     """
     folder = pathlib.Path(folder)
     made = report(folder, displays, extra_tables=extra_tables)
+    for place in (folder, folder / "figures"):
+        check_writable(place)
     paths = [folder / "report.html", folder / "report.md"]
     texts = [made.html(), made.markdown()]
-    (folder / "figures").mkdir(exist_ok=True)
     for drawing in (drawing for _, drawings in made.sections for drawing in drawings):
         path = folder / "figures" / f"{drawing.name}.png"
-        path.write_bytes(drawing.png)
+        write_bytes(path, drawing.png)
         paths.append(path)
     for old in _our_figures(folder, made.displays) - set(paths):
         old.unlink()  # a figure of an earlier run, which these records do not support
     for path, text in zip(paths, texts, strict=False):
-        path.write_text(text, encoding="utf-8")
+        write_bytes(path, text.encode())
     return paths
 
 

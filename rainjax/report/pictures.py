@@ -163,7 +163,7 @@ def panel(path: pathlib.Path, title: str) -> Drawing:
         for r, (name, images) in enumerate(rows.items()):
             for c in range(num):
                 axes = grid[r, c]
-                axes.imshow(np.clip(images[c], 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+                axes.imshow(_as_shown(np.clip(images[c], 0, 1)), cmap="gray", vmin=0, vmax=1)
                 axes.set_xticks([])
                 axes.set_yticks([])
                 axes.spines[:].set_visible(False)
@@ -198,7 +198,7 @@ def gallery(path: pathlib.Path) -> Drawing:
         figure = new_figure(1.9 * across, 2.2 * down)
         grid = figure.subplots(down, across, squeeze=False).ravel()
         for axes, image, title in zip(grid, images, titles, strict=False):
-            axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+            axes.imshow(_as_shown(image), cmap="gray", vmin=0, vmax=255)
             axes.set_title(textwrap.fill(title, 20), loc="center", fontsize=9, color=INK)
         for axes in grid:
             axes.set_axis_off()
@@ -327,6 +327,13 @@ def _curve_colours(results: Results, names: list[str]) -> Iterator[str]:
             yield subject_colour(results, name)
         else:
             yield INK if name == "original" else spare[others.index(name) % len(spare)]
+
+
+def _as_shown(image: np.ndarray) -> np.ndarray:
+    """Returns an image in colour if it has three channels, else its channels side by side."""
+    if image.shape[-1] == 3:
+        return image
+    return np.concatenate([image[..., channel] for channel in range(image.shape[-1])], axis=1)
 
 
 def _say(axes: Any, name: str, right: bool) -> None:

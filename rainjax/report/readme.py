@@ -4,6 +4,7 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
+from rainjax._files import write_bytes
 from rainjax.report.page import report
 from rainjax.report.sanity import findings
 from rainjax.report.tables import Table, as_markdown
@@ -33,7 +34,7 @@ def update_readme(readme: pathlib.Path | str, blocks: Mapping[str, str]) -> path
     old = _read(readme)
     new = _with_blocks(readme, old, blocks)
     if new != old:
-        readme.write_text(new, encoding="utf-8")
+        write_bytes(readme, new.encode())
     return readme
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rainjax._checks import as_plain
 from rainjax.keys import choice
 from rainjax.typing import Image, PRNGKey, Stratum
 
@@ -41,6 +42,7 @@ def random_circular_shift(draw: PRNGKey | Stratum, image: Image, *, max_shift: i
     Raises:
         ValueError: `max_shift` is negative, or not smaller than the image.
     """
+    max_shift = as_plain("max_shift", max_shift, int)
     if not 0 <= max_shift < min(image.shape[:2]):
         raise ValueError(
             f"{max_shift=} must be at least 0 and below the image's size, {image.shape[:2]}."

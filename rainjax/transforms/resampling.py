@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rainjax._checks import as_plain
 from rainjax.keys import choices
 from rainjax.typing import Image, PRNGKey, Stratum
 
@@ -46,6 +47,7 @@ def resize_bicubic(image: Image, height: int, width: int) -> Float[Array, "{heig
     Raises:
         ValueError: `height` or `width` is below 1.
     """
+    height, width = as_plain("height", height, int), as_plain("width", width, int)
     if min(height, width) < 1:
         raise ValueError(f"Cannot resize to {height} x {width}: both must be at least 1.")
     shape = (height, width, image.shape[-1])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from rainjax._checks import check_option
+from rainjax._checks import as_plain, check_option
 from rainjax.transforms.jpeg import TO_RGB, TO_YCBCR
 from rainjax.typing import Image
 
@@ -50,7 +50,7 @@ def wavelet_transform(
         ValueError: no wavelet is called so, or there are no levels.
     """
     taps = _scaling_filter(wavelet)
-    if num_levels < 1:
+    if as_plain("num_levels", num_levels, int) < 1:
         raise ValueError(f"{num_levels=} must be at least 1.")
     rows, columns = planes.ndim - 2, planes.ndim - 1
     details = []
@@ -114,11 +114,14 @@ def wavelet_shrinkage(
     Differentiable almost everywhere; the gradient counts what a value does to the thresholds.
 
     Raises:
-        ValueError: an option is unknown, or an image for YCbCr has not three channels.
+        ValueError: an option is unknown, `sigma` is negative, or an image for YCbCr has not three
+            channels.
     """
     height, width, channels = image.shape
     check_option("colours", colours, WaveletColours)
     check_option("sigma_scale", sigma_scale, SigmaScale)
+    if sigma is not None and not 0 <= as_plain("sigma", sigma) < math.inf:
+        raise ValueError(f"{sigma=} must be finite and not negative.")
     if colours == "ycbcr" and channels != 3:
         raise ValueError(f"YCbCr needs three channels, not {channels}: give colours='rgb'.")
     if num_levels is None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from rainjax._output import close_output
+from rainjax._output import until_closed
 from rainjax.nets import num_params
 from rainjax.zoo import _card, _store, _verify
 from rainjax.zoo._arrays import read_safetensors
@@ -120,16 +120,15 @@ def main(arguments: list[str] | None = None) -> None:
         arguments = ["list", *arguments]
     command = tyro.cli(Command, args=arguments, prog="rainjax zoo", description=__doc__)
     try:
-        match command:
-            case List(folder):
-                print(table(_store.WEIGHTS if folder is None else folder))
-            case Show(name_or_path):
-                path = _store.find(name_or_path)
-                print(describe(_card.read_card(path.with_suffix(".json")), path))
-            case Verify(names_or_paths):
-                _verify_all(names_or_paths or (None,))
-    except BrokenPipeError:
-        close_output()
+        with until_closed():
+            match command:
+                case List(folder):
+                    print(table(_store.WEIGHTS if folder is None else folder))
+                case Show(name_or_path):
+                    path = _store.find(name_or_path)
+                    print(describe(_card.read_card(path.with_suffix(".json")), path))
+                case Verify(names_or_paths):
+                    _verify_all(names_or_paths or (None,))
     except (OSError, ValueError) as error:
         sys.exit(str(error))
 

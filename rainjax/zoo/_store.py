@@ -14,6 +14,7 @@ import safetensors.numpy
 from jaxtyping import PyTree
 
 from rainjax._checks import check_kind
+from rainjax._files import write_bytes
 from rainjax.nets import Model, Network, num_params
 from rainjax.nets._named import flatten, unflatten
 from rainjax.nets.own import Function, LinenModule
@@ -152,10 +153,9 @@ def save(
         raise ValueError(f"The card of {name!r} is not plain JSON: {error}.") from None
 
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
-    write(path, content)
-    write(path.with_suffix(".json"), (text + "\n").encode())
+    write_bytes(path, content)
+    write_bytes(path.with_suffix(".json"), (text + "\n").encode())
     return path
 
 
@@ -206,13 +206,6 @@ def check_dtype(path: pathlib.Path, arrays: dict[str, np.ndarray], card: dict) -
             raise ValueError(
                 f"{path} stores {name!r} as {array.dtype.name}, its card says {card['dtype']}."
             )
-
-
-def write(path: pathlib.Path, content: bytes) -> None:
-    """Writes all or nothing, so that a run cut short leaves no half file behind."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _shapes_of(params: Params) -> PyTree[jax.ShapeDtypeStruct]:

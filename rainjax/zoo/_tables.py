@@ -5,8 +5,8 @@ import os
 import pathlib
 from typing import Any
 
+from rainjax._files import write_bytes
 from rainjax.defenses.feature_distillation import FeatureDistillation, Steps
-from rainjax.zoo._store import write
 
 
 def save_steps(path: str | os.PathLike, steps: Steps, facts: dict[str, Any]) -> None:
@@ -22,7 +22,7 @@ def save_steps(path: str | os.PathLike, steps: Steps, facts: dict[str, Any]) -> 
         text = json.dumps({"steps": steps, **facts}, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The facts of the table are not plain JSON: {error}.") from None
-    write(pathlib.Path(path), (text + "\n").encode())
+    write_bytes(pathlib.Path(path), (text + "\n").encode())
 
 
 def load_steps(path: str | os.PathLike) -> Steps:

@@ -103,7 +103,7 @@ def test_the_bare_classifier_is_a_reference_in_every_panel():
 
 
 def test_another_axis_is_refused():
-    with unchecked(), pytest.raises(ValueError, match="x='time' is no axis; choose one of radius"):
+    with unchecked(), pytest.raises(ValueError, match="x='time' is none of 'radius'"):
         Curve("time", None)
 
 

@@ -61,7 +61,7 @@ def test_displays_come_back_from_a_study_as_they_were(tmp_path):
         ("ResultsTable", "the display 'ResultsTable' has no 'class'"),
         ({"class": 3}, "the display .* has no 'class'"),
         ({"class": "Curve", "y": 1}, "gives Curve the field 'y', which it does not have"),
-        ({"class": "Curve", "x": "time", "tag": None}, "names no usable Curve: x='time' is no ax"),
+        ({"class": "Curve", "x": "time", "tag": None}, "names no usable Curve: x='time' is none"),
         ({"class": "Curve", "x": "radius"}, "names no usable Curve: .*'tag'"),
     ],
 )
