@@ -34,9 +34,10 @@ def check_folder_name(name: Any) -> None:
     Raises:
         ValueError: says why.
     """
-    check_name(name)
-    if pathlib.PurePath(name).name != name or name == "..":
+    is_text = isinstance(name, str) and name.strip() and name.isprintable()
+    if is_text and (pathlib.PurePath(name).name != name or name == ".."):
         raise ValueError(f"name={name!r} must be a plain name: it becomes a folder.")
+    check_name(name)
 
 
 def check_apart(names: Sequence[str], what: str) -> None:
