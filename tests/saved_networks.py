@@ -1,5 +1,7 @@
 """Tiny networks saved to a folder, as a user's own would be."""
 
+import pathlib
+
 import numpy as np
 
 from rainjax import data, zoo
@@ -17,3 +19,12 @@ def save(folder) -> dict[str, str]:
         "pretrained": str(zoo.save(folder, "before", EDSR_TINY, edsr_params(1), CARD)),
         "finetuned": str(zoo.save(folder, "after", EDSR_TINY, edsr_params(2), CARD)),
     }
+
+
+def tiny_zoo(folder: pathlib.Path) -> pathlib.Path:
+    """Saves a tiny classifier that learned a little and a tiny EDSR, and returns their folder."""
+    images, labels = data.load("builtin", "train").get(np.arange(250))
+    params = resnet_params(images.astype(np.float32) / 255, labels)
+    zoo.save(folder, "resnet", RESNET_TINY, params, CARD)
+    zoo.save(folder, "edsr", EDSR_TINY, edsr_params(), CARD)
+    return folder
