@@ -20,7 +20,7 @@ from rainjax.attacks import Attack
 from rainjax.defenses import Defense
 from rainjax.evaluation.driver import run_attack
 from rainjax.pipeline import Pipeline
-from rainjax.typing import Draw, Image, Images, Logits, Params, PRNGKey
+from rainjax.typing import Image, Images, Logits, Params, PRNGKey
 
 _NUM_CLASSES = 4
 
@@ -217,8 +217,8 @@ class _MaskedLinear(Pipeline):
         kernel_key = jax.random.split(key)[1]
         return {"kernel": jax.random.normal(kernel_key, (self.size, _NUM_CLASSES))}
 
-    def logits(self, params: Params, key: Draw, image: Image) -> Logits:
-        seen = image * jax.random.bernoulli(key, 0.5, image.shape)  # type: ignore[arg-type]
+    def logits(self, params: Params, key: PRNGKey, image: Image) -> Logits:
+        seen = image * jax.random.bernoulli(key, 0.5, image.shape)
         return seen.reshape(self.size) @ params["kernel"]
 
 

@@ -88,6 +88,6 @@ def test_a_class_shows_the_options_that_it_takes():
 
 def test_another_type_error_stays_what_it_is():
     with unchecked(), pytest.raises(TypeError, match=r"missing .* 'sigma'"):
-        Smoothed(PIPELINE)  # type: ignore[call-arg]
+        Smoothed(PIPELINE)  # type: ignore[call-arg] (is refused)
     with pytest.raises(TypeError, match="abstract"):
-        Attack()  # type: ignore[abstract]
+        Attack()  # type: ignore[abstract] (is refused)

@@ -39,7 +39,7 @@ class Broken(Defense):
             "pair": lambda: (halved, halved),
             "range": lambda: halved + 0.6,
             "nan": lambda: jnp.where(image == 0, jnp.nan, halved),
-            "numpy": lambda: halved * np.random.uniform(size=image.shape),  # noqa: NPY002
+            "numpy": lambda: halved * np.random.uniform(size=image.shape),  # noqa: NPY002 (the mistake)
             "second call": lambda: halved * _from_host(key) + 0.1 * jax.random.uniform(key),
             "says not": lambda: halved * jax.random.uniform(key),
             "gradient": lambda: jnp.sqrt(halved - jax.lax.stop_gradient(halved)) + halved,
@@ -48,7 +48,7 @@ class Broken(Defense):
 
 def _from_host(key):
     shape = jax.ShapeDtypeStruct((), jnp.float32)
-    draw = lambda _: np.float32(1 - 1e-5 * np.random.uniform())  # noqa: NPY002
+    draw = lambda _: np.float32(1 - 1e-5 * np.random.uniform())  # noqa: NPY002 (the mistake)
     return jax.pure_callback(draw, shape, jax.random.key_data(key), vmap_method="sequential")
 
 

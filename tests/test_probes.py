@@ -231,7 +231,7 @@ class Frozen(Defense):
         return self.random
 
     def apply(self, params, key, image):
-        return image * np.random.uniform(0.2, 0.8, image.shape).astype(np.float32)  # noqa: NPY002
+        return image * np.random.uniform(0.2, 0.8, image.shape).astype(np.float32)  # noqa: NPY002 (the mistake)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +248,7 @@ class Calling(Frozen):
 
     def apply(self, params, key, image):
         shape = jax.ShapeDtypeStruct((), jnp.float32)
-        draw = lambda: np.float32(np.random.uniform(0.2, 0.8))  # noqa: NPY002
+        draw = lambda: np.float32(np.random.uniform(0.2, 0.8))  # noqa: NPY002 (the mistake)
         return image * jax.pure_callback(draw, shape, vmap_method="sequential")
 
 
@@ -304,9 +304,9 @@ def test_randomness_is_what_it_says(defense, varies, repeats, sentence):
 def _noise(how):
     if how == "host":
         shape = jax.ShapeDtypeStruct((3,), jnp.float32)
-        draw = lambda: np.random.normal(size=3).astype(np.float32)  # noqa: NPY002
+        draw = lambda: np.random.normal(size=3).astype(np.float32)  # noqa: NPY002 (the mistake)
         return jax.pure_callback(draw, shape, vmap_method="sequential")
-    return np.random.normal(size=3).astype(np.float32)  # noqa: NPY002
+    return np.random.normal(size=3).astype(np.float32)  # noqa: NPY002 (the mistake)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])

@@ -348,9 +348,12 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
 def test_fresh_deletes_nothing_for_a_run_that_cannot_begin(tmp_path):
     fit_line(tmp_path)
     task, params = line_task()
-    for changes, compute in (({}, Compute(accumulate=3)), ({"loss": None}, Compute())):
+    for changes, compute, refused in (
+        ({}, Compute(accumulate=3), ValueError),
+        ({"loss": None}, Compute(), TypeError),
+    ):
         broken = dataclasses.replace(task, **changes)
-        with Run(tmp_path, {"task": "line"}, fresh=True) as run, pytest.raises(Exception):  # noqa: B017, PT011
+        with Run(tmp_path, {"task": "line"}, fresh=True) as run, pytest.raises(refused):
             loop.fit(
                 broken, params, optax.sgd(0.1), run, seed=0, frozen={"b": jnp.ones(())},
                 compute=compute,

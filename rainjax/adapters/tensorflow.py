@@ -91,8 +91,8 @@ def _described(part: Any) -> dict[str, Any]:
     numbers = {name: value for name, value in own.items() if type(value) in (int, float)}
     try:
         config = _nameless(part.get_config())
-    except (AttributeError, NotImplementedError):  # a class that TensorFlow cannot write down
-        config = None
+    except (AttributeError, NotImplementedError):
+        config = None  # a subclass without one: its code and what it holds are described
     return {**describe(type(part)), "holds": numbers, "config": config}
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rainjax.attacks import PGD, Attack
+from rainjax.attacks import PGD, Attack, BallAttack
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.devices import data_mesh, full_batches
 from rainjax.evaluation.driver import ask, run_attack
@@ -214,7 +214,8 @@ def _samples(bench: _Bench) -> Check | None:
 
 def _radius(bench: _Bench) -> Check:
     names = ("half the radius", "attack", "twice the radius")
-    radii = [bench.attacks[name].radius for name in names]  # type: ignore[attr-defined]
+    attacks = [bench.attacks[name] for name in names]
+    radii = [attack.radius for attack in attacks if isinstance(attack, BallAttack)]
     words = [_words(bench.attack.norm, radius) for radius in radii]
     levels = dict(zip(words, map(bench.left, names), strict=True))
     return never_helps("a larger radius", "radius", levels, bench.threat)

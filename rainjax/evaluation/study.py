@@ -122,7 +122,7 @@ class Cell:
     @property
     def norm(self) -> str | None:
         """The norm of the attack's ball."""
-        return None if self.attack is None else self.attack.norm  # type: ignore[union-attr]
+        return getattr(self.attack, "norm", None)
 
     @property
     def radius(self) -> float | None:
@@ -137,10 +137,8 @@ class Cell:
     @property
     def num_steps(self) -> int:
         """How many steps the attack takes; of an attack without steps, how often it asks."""
-        if self.attack is None:
-            return 0
-        steps = getattr(self.attack, "num_steps", None)
-        return self.attack.num_calls if steps is None else steps  # type: ignore[union-attr]
+        asks = self.attack.num_calls if isinstance(self.attack, Attack) else 0
+        return getattr(self.attack, "num_steps", asks)
 
     @property
     def num_gradients(self) -> int:

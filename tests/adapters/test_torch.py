@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import pathlib
 import pickle
 import re
@@ -48,7 +49,7 @@ def test_torch_sees_the_logits_and_gradients_of_jax(torch, network):
         assert gradients.is_contiguous()  # attacks call .view on it
 
         keys = keys_of(5, 0, 12)
-        run = lambda images: jax.vmap(pipeline.logits, (None, 0, 0))(params, keys, images)  # noqa: B023
+        run = functools.partial(jax.vmap(pipeline.logits, (None, 0, 0)), params, keys)
         expected, vjp = jax.vjp(jax.jit(run), jnp.asarray(IMAGES))
         np.testing.assert_allclose(logits.detach(), expected, atol=1e-5)
         np.testing.assert_allclose(nhwc(gradients), vjp(jnp.asarray(weights))[0], atol=1e-5)
