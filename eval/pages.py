@@ -2,17 +2,40 @@
 
 import dataclasses
 import importlib
+import pathlib
 import pkgutil
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
 from eval.studies.common import StudyOptions
+from rainjax._arguments import Named
 from rainjax.evaluation import Study
 
 _Value = TypeVar("_Value")
+
+
+@dataclasses.dataclass(frozen=True)
+class OfAStudy(metaclass=Named):
+    """Options of a program that is given a study and some of its pipelines."""
+
+    study: Annotated[str, tyro.conf.Positional] = "quick"
+    """The study whose networks, data and attacks are taken: a word of `python -m eval --help`."""
+    rows: tuple[str, ...] | None = None
+    """The pipelines to take, by the names of the study's subjects or their short ones:
+    undefended, rain_pretrained, rain_finetuned of RAIN's studies, undefended, fd and so on of
+    transformations. By default those that the study names for this, or all."""
+    out: pathlib.Path = pathlib.Path("results")
+    """The record is written to OUT/STUDY."""
+    study_options: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Options of the study, as on its command line."""
+
+    def __post_init__(self):
+        super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue] (of the other base)
+        if self.rows == ():
+            raise ValueError(f"rows={self.rows} must name one.")
 
 
 def modules(*packages: str) -> Iterator[ModuleType]:

@@ -2,16 +2,13 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated
 
-import tyro
-
-from eval.pages import options_of, with_rows
+from eval.pages import OfAStudy, options_of, with_rows
 from rainjax.evaluation.sanity import SanityOptions, check_study
 
 
 @dataclasses.dataclass(frozen=True)
-class Sanity(SanityOptions):
+class Sanity(OfAStudy, SanityOptions):
     """Checks that the attacks on a study's pipelines were strong enough to be believed.
 
     Looks for what makes a defense only seem robust: randomness that is none, gradients that are
@@ -22,22 +19,6 @@ class Sanity(SanityOptions):
     Beside the options below it takes those of the study, such as --classifier and --data-dir:
     `python -m eval STUDY --help` lists them.
     """
-
-    study: Annotated[str, tyro.conf.Positional] = "quick"
-    """The study whose networks, data and attacks are taken: a word of `python -m eval --help`."""
-    rows: tuple[str, ...] | None = None
-    """The pipelines to check, by the names of the study's subjects. Of RAIN's studies undefended,
-    rain_pretrained, rain_finetuned, by default the first and the last; of transformations their
-    short names, by default fd and quilting; of others, by default all."""
-    out: pathlib.Path = pathlib.Path("results")
-    """The checks are written to OUT/STUDY."""
-    study_options: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """Options of the study, as on its command line."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.rows == ():
-            raise ValueError("rows is empty: name the pipelines to check.")
 
 
 def run(command: Sanity) -> pathlib.Path:

@@ -2,11 +2,8 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated
 
-import tyro
-
-from eval.pages import options_of, with_rows
+from eval.pages import OfAStudy, options_of, with_rows
 from rainjax._files import write_bytes
 from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.report import certified
@@ -14,7 +11,7 @@ from rainjax.report.single_file import SingleFileRecord
 
 
 @dataclasses.dataclass(frozen=True)
-class Smoothing(CertifyOptions):
+class Smoothing(OfAStudy, CertifyOptions):
     """Certifies pipelines by randomized smoothing: the only entry that guarantees anything.
 
     Everything else here tells what some attack could not do. This tells, with a probability of
@@ -28,25 +25,13 @@ class Smoothing(CertifyOptions):
     `python -m eval STUDY --help` lists them.
     """
 
-    study: Annotated[str, tyro.conf.Positional] = "quick"
-    """The study whose networks and data are taken: a word of `python -m eval --help`."""
-    rows: tuple[str, ...] | None = None
-    """The pipelines to smooth, by the names of the study's subjects. Of RAIN's studies undefended,
-    rain_pretrained, rain_finetuned, by default the first and the last; of transformations their
-    short names, by default undefended and fd; of others, by default all."""
     batch_size: int = 50
     """Images computed together. Draws do not depend on it."""
     seed: int = 0
     """The root of every random number."""
-    out: pathlib.Path = pathlib.Path("results")
-    """The record is written to OUT/STUDY/smoothing.json."""
-    study_options: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """Options of the study, as on its command line."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.rows == ():
-            raise ValueError(f"rows={self.rows} must name one.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
 
