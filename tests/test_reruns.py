@@ -10,6 +10,7 @@ import pytest
 from rainjax.defenses import Defense, GaussianNoise, Identity
 from rainjax.evaluation import (
     CLEAN,
+    IdentityGradient,
     Knowledge,
     SanityOptions,
     ThreatModel,
@@ -85,6 +86,17 @@ def test_checks_of_another_pipeline_say_nothing_of_this_one(tmp_path):
     other = dataclasses.replace(stopped, threats=(CLEAN, weaker))
     text = report(evaluate(other, tmp_path, progress=False)).summary()
     assert "were made of other settings of one draw" in " ".join(text.split())
+
+
+def test_checks_of_another_surrogate_say_nothing_of_this_one(tmp_path):
+    whole = battery()[2]
+    study = study_of(linear(GaussianNoise(0.1), "mine"), threats=(CLEAN, whole))
+    check_study(study, tmp_path, options=FEW, progress=False)
+    assert "were made of" not in report(evaluate(study, tmp_path, progress=False)).summary()
+    changed = dataclasses.replace(whole, surrogate=IdentityGradient())
+    other = dataclasses.replace(study, threats=(CLEAN, changed))
+    text = " ".join(report(evaluate(other, tmp_path, progress=False)).summary().split())
+    assert f"were made of another surrogate of {whole.name}" in text
 
 
 @pytest.mark.parametrize("forget", [False, True])

@@ -12,14 +12,20 @@ import pytest
 
 from rainjax.attacks import PGD
 from rainjax.defenses import Defense
+from rainjax.devices import data_mesh
 from rainjax.evaluation import (
     CLEAN,
+    SanityOptions,
     Study,
     Subject,
     Surrogate,
     ThreatModel,
+    check_study,
     evaluate,
+    score,
 )
+from rainjax.evaluation import describe as describing
+from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended, Pipeline
 from tests.small_studies import KERNEL, RIGHT, SIZE, SMALL, Arrays
 from tests.tiny import Linear
@@ -51,6 +57,58 @@ def test_a_helper_that_is_defined_anew_is_used(tmp_path):
     assert expected < 1
     assert accuracies(tmp_path, subject) == {"mine": expected}
     assert accuracies(tmp_path / "fresh", subject) == {"mine": expected}
+
+
+def as_in_a_notebook():
+    """Returns a pipeline, and a function that runs the cell of what its defense calls anew."""
+    names = {"Defense": Defense, "dataclasses": dataclasses, "__name__": "__main__", "jnp": jnp}
+
+    def define(body):
+        exec(f"def helper(image):\n    return {body}", names)
+
+    define("image")
+    exec(
+        "@dataclasses.dataclass(frozen=True)\nclass Mine(Defense):\n"
+        "    is_random = False\n"
+        "    def apply(self, params, key, image):\n        return helper(image)\n",
+        names,
+    )
+    return Defended(names["Mine"](), Linear(SIZE, 10)), define
+
+
+def test_checks_follow_the_code_that_they_name(tmp_path):
+    pipeline, define = as_in_a_notebook()
+    threat = ThreatModel("whole", PGD(radius=8 / 255, step_size=2 / 255, num_steps=2))
+    study = Study("small", IMAGES, [Subject("mine", pipeline, PARAMS)], [CLEAN, threat])
+    few = SanityOptions(num_queries=4, num_surface=0, more=2, num_examples=8)
+
+    def gradients():
+        (row,) = check_study(study, tmp_path, options=few, progress=False)["rows"]
+        (check,) = [c for c in row["checks"] if c["name"] == "gradients are there"]
+        return row["target"], check["passed"]
+
+    target, passed = gradients()
+    assert passed
+    define("jnp.round(image * 15) / 15")
+    rounded, passed = gradients()
+    assert rounded != target
+    assert not passed
+
+
+def test_what_ran_by_hand_in_a_notebook_is_forgotten(tmp_path, monkeypatch):
+    """Before its first record nobody asked what the code was."""
+    monkeypatch.setattr(describing, "_is_interactive", lambda: True)
+    pipeline, define = as_in_a_notebook()
+    study = Study("small", IMAGES, [Subject("mine", pipeline, PARAMS)], [CLEAN], batch_size=16)
+    keys = example_keys(study.seed, Purpose.SCORE, np.arange(16))
+    mesh = data_mesh(batch_size=16)  # as `evaluate` has it
+    images = (SMALL / 255).astype(np.float32)
+    before = score(pipeline, PARAMS, keys, images, num_draws=1, mesh=mesh)
+    define("1 - image")
+    (record,) = evaluate(study, tmp_path, progress=False)
+    expected = np.mean(np.argmax((1 - SMALL.reshape(16, -1) / 255) @ KERNEL, -1) == RIGHT)
+    assert np.mean(np.argmax(before, -1)[:, 0] == RIGHT) == 1
+    assert record.score().accuracy == expected
 
 
 def test_classes_of_one_name_are_measured_apart(tmp_path):
