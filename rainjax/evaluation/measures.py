@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from rainjax._checks import check_fields
 from rainjax._values import Value
 from rainjax.evaluation.packing import pack_counts
 from rainjax.evaluation.scoring import round_to_8bit
@@ -129,7 +128,7 @@ class TopK(Measure):
     k: int = 5
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         if self.k < 1:
             raise ValueError(f"k={self.k} must be at least 1.")
 
