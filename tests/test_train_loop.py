@@ -32,6 +32,18 @@ from train.step import init_state, make_step
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def reads_damaged(test):
+    """Marks a test in which Orbax fails to read, and leaves its event loop and its coroutines to
+    the garbage collector. That complains wherever it next runs: such a test makes it run itself."""
+    for ignored in (
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+        "ignore::ResourceWarning",
+        "ignore:coroutine .* was never awaited:RuntimeWarning",
+    ):
+        test = pytest.mark.filterwarnings(ignored)(test)
+    return test
+
+
 def line_task(**changes) -> tuple[loop.Task, dict]:
     """Fits a line: cheap enough to run many times."""
 
@@ -239,10 +251,7 @@ def test_a_gradient_that_vanished_stops_and_keeps_the_checkpoint(tmp_path):
         fit_line(tmp_path, loss=clipped_loss)
 
 
-# A read that fails leaves Orbax's event loop to the garbage collector, which complains in
-# whatever test it next runs in: it is made to run in this one.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@reads_damaged
 @pytest.mark.parametrize("part", ["arrays", "metadata"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, part):
     tree = lambda step: {"w": jnp.full((2,), float(step))}
@@ -273,8 +282,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, part):
     gc.collect()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@reads_damaged
 def test_where_all_checkpoints_are_damaged_nothing_is_taken(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(3, {"w": jnp.ones(2)}, {})
@@ -301,8 +309,7 @@ def test_the_last_checkpoints_and_the_best_stay(tmp_path):
         assert (found[0], found[1][0]["w"].tolist(), found[1][1]) == (2, [2.0, 2.0], 0.7)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@reads_damaged
 def test_a_damaged_checkpoint_takes_no_place(tmp_path):
     tree = lambda step: {"w": jnp.full((2,), float(step))}
     with Checkpoints(tmp_path) as checkpoints:
