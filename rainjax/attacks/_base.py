@@ -39,7 +39,7 @@ class Attack(Value):
     none can mistake one draw for the pipeline.
 
     It looks for a point around the image, and may lead one that is wrong already out of its
-    mistake: `rainjax.evaluation.keep_worse` hands such an original out instead.
+    mistake: `rainjax.evaluation.keep_worst` hands such an original out instead.
 
     The keys of call `t` are the halves of `fold_in(loop_key, t)`, whoever drives the loop.
     """

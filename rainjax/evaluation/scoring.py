@@ -37,7 +37,7 @@ from rainjax.evaluation.probes import check_purified
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, Params
 
-__all__ = ["attack_batch", "keep_worse", "round_to_8bit", "run_attack", "score"]
+__all__ = ["attack_batch", "keep_worst", "round_to_8bit", "run_attack", "score"]
 
 
 def attack_batch(
@@ -126,8 +126,9 @@ def score(
     return logits
 
 
-def keep_worse(
+def keep_worst(
     surrogate: Pipeline,
+    attack: Attack,
     params: Params,
     keys: Keys,
     images: Given,
@@ -139,29 +140,33 @@ def keep_worse(
 ) -> Images:
     """Returns adversarial images, and an original in the place of each that is worth less.
 
-    That is one that every one of `num_draws` draws got wrong as it was, and not any more as the
-    attack left it: an attack that looks at the neighbourhood alone can lead out of a mistake.
-    So what is returned is never worse, for the attacker, than doing nothing. The attacker asks
+    That is one that was a success under every one of `num_draws` draws as it was, and is not any
+    more as the attack left it: an attack that looks at the neighbourhood alone can lead out of a
+    mistake. So what is returned is never worse, for the attacker, than doing nothing, and no
+    success is undone. A success is what `attack` aims at: another class than the label or, where
+    it is targeted, the label itself, as `run_attack` takes it. The attacker asks
     the `surrogate`, with `keys` that neither the attack nor the score uses. One draw is enough
     where nothing is random; elsewhere it takes many, or lucky ones undo successful attacks.
     `run_ensemble` needs no such step: it keeps the original among its candidates.
 
     Raises:
-        ValueError: as `score`.
+        ValueError: as `score`, or `attack` is none.
     """
-    refuse_traced("keep_worse", params, keys, images, attacked, labels)
+    check_kind(attack, Attack, "keep_worst(attack=...)")
+    refuse_traced("keep_worst", params, keys, images, attacked, labels)
     labels, both = np.asarray(labels), (images, attacked)
     images, attacked = (
         check_batch(surrogate, params, keys, jnp.asarray(as_array("images", each)), labels)
         for each in both
     )
     _check_same_shape(attacked, images)
+    targeted = bool(getattr(attack, "targeted", False))
 
-    def fooled(images):
+    def succeeds(images):
         logits = score(surrogate, params, keys, images, num_draws=num_draws, mesh=mesh)
-        return (np.asarray(logits).argmax(-1) != labels[:, None]).all(1)
+        return ((np.asarray(logits).argmax(-1) == labels[:, None]) == targeted).all(1)
 
-    undone = fooled(images) & ~fooled(attacked)
+    undone = succeeds(images) & ~succeeds(attacked)
     return jnp.where(undone[:, None, None, None], images, attacked)
 
 

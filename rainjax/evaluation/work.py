@@ -255,8 +255,9 @@ class Work:
             on_gradient=lambda n: on_gradient(n * len(rows)),
         )
         if not cell.known_key:  # who knows the scoring keys needs no other draws to choose by
-            attacked = scoring.keep_worse(
+            attacked = scoring.keep_worst(
                 cell.surrogate,
+                cell.attack,
                 params,
                 self._keys(Purpose.SELECT, full),
                 batch,
