@@ -13,7 +13,7 @@ from rainjax._checks import check_fields, check_kind, check_kind_of
 from rainjax.attacks import Attack
 from rainjax.data import ImageSet
 from rainjax.evaluation.autoattack import AutoAttack
-from rainjax.evaluation.driver import check_known_key, check_outcomes
+from rainjax.evaluation.compatibility import check_known_key, check_losses, check_outcomes
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.measures import Measure, Robustness
 from rainjax.evaluation.names import check_apart, check_folder_name, check_name

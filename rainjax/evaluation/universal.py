@@ -11,7 +11,8 @@ from rainjax._checks import as_plain, check_kind
 from rainjax.attacks import EOT, balls, losses
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
-from rainjax.evaluation.driver import ask, check_outcomes
+from rainjax.evaluation.compatibility import check_outcomes
+from rainjax.evaluation.driver import ask
 from rainjax.evaluation.probes import check_purified
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.pipeline import Pipeline

@@ -37,13 +37,13 @@ class Model:
         return f"Model({self.network!r}, {num_params(self.params):,} parameters)"
 
 
-def from_flax(module: nnx.Module) -> Model:
+def from_flax(module: nnx.Module, *, sigmoid: bool = False) -> Model:
     """Returns a Flax NNX module, images `n h w c` in [0, 1] to logits, as network and parameters.
 
     The module is in inference mode (`module.eval()`), and is copied: what happens to it later
     changes nothing here. All its variables become parameters, running statistics too, but not
     random state, which nothing may draw from. Networks of modules that were built apart may be
-    unequal, and then compile apart.
+    unequal, and then compile apart. For `sigmoid` see `from_function`.
 
     >>> from flax import nnx
     >>> import jax
@@ -82,15 +82,16 @@ def from_flax(module: nnx.Module) -> Model:
         elif not (isinstance(part, nnx.Variable | jax.Array) or "_pytree__" in name):
             parts[name] = part
     graph = _Graph(graphdef, random, abstract, parts)
-    return Model(FlaxModule(graph), jax.tree.map(jnp.asarray, nnx.to_pure_dict(state)))
+    return Model(FlaxModule(graph, sigmoid), jax.tree.map(jnp.asarray, nnx.to_pure_dict(state)))
 
 
-def from_linen(module: Any, variables: Any) -> Model:
+def from_linen(module: Any, variables: Any, *, sigmoid: bool = False) -> Model:
     """Returns a Flax Linen module, `n h w c` in [0, 1] to logits, as network and parameters.
 
     `variables` is what `module.init` returned, or what was restored: `{"params": ...}` and, with
     batch norm, `"batch_stats"`. The module must be made for inference: an argument of its call,
-    such as `train`, has a default, and that is False. Fields may be arrays.
+    such as `train`, has a default, and that is False. Fields may be arrays. For `sigmoid` see
+    `from_function`.
 
     >>> import flax.linen as nn, jax, jax.numpy as jnp
     >>> from rainjax import nets
@@ -121,15 +122,21 @@ def from_linen(module: Any, variables: Any) -> Model:
             + (f" with {sorted(variables)}." if hasattr(variables, "keys") else ".")
         )
     _check_call(module)
-    return Model(LinenModule(_Linen(module)), _arrays(dict(variables), "variables"))
+    return Model(LinenModule(_Linen(module), sigmoid), _arrays(dict(variables), "variables"))
 
 
-def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool = False) -> Model:
+def from_function(
+    fn: Callable[..., Any], params: Params = (), *, batched: bool = False, sigmoid: bool = False
+) -> Model:
     """Returns a function as network and parameters: `fn(params, image)`, one image to its logits.
 
     With `batched` the function takes `n h w c` and returns `n classes`, each image by itself. It
     must be pure, and differentiable where an attacker is to follow it. Functions are equal to
     themselves alone.
+
+    With `sigmoid` it tells two classes apart by one number `z`, of shape `()` or `(1,)`, whose
+    sigmoid is the probability of class 1: the two logits are 0 and `z`, whose softmax is that
+    same probability. Give `z` itself, as it is before the sigmoid, where gradients do not fade.
 
     >>> import jax.numpy as jnp
     >>> from rainjax import nets
@@ -137,6 +144,9 @@ def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool 
     >>> model = nets.from_function(lambda kernel, image: image.reshape(-1) @ kernel, kernel)
     >>> model.network.apply(model.params, jnp.ones((4, 4, 3))).shape
     (10,)
+    >>> one = nets.from_function(lambda params, image: image.mean() - 0.5, sigmoid=True)
+    >>> one.network.apply(one.params, jnp.ones((4, 4, 3))).tolist()
+    [0.0, 0.5]
 
     Raises:
         TypeError: it is no function.
@@ -150,7 +160,7 @@ def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool 
         )
     name = getattr(fn, "__name__", type(fn).__name__)
     check_takes(fn, (params, None), name, f"fn(params, image{'s' if batched else ''})")
-    return Model(Function(fn, batched), _arrays(params, "params"))
+    return Model(Function(fn, batched, sigmoid), _arrays(params, "params"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,16 +176,24 @@ class _Made(Network):
 
     def logits(self, outputs: Any, name: str) -> Array:
         """Returns the logits of the one image of a batch, or refuses what is none."""
-        shape = getattr(outputs, "shape", None)
+        shape, sigmoid = getattr(outputs, "shape", None), getattr(self, "sigmoid", False)
         if shape is None:
             raise ValueError(
                 f"{name} returned {_kind(outputs)}: a classifier returns an array of logits."
             )
+        if sigmoid and tuple(shape) not in ((1,), (1, 1)):
+            raise ValueError(
+                f"{name} returned an array of shape {tuple(shape)} for one image: with "
+                "sigmoid=True it returns one number for an image, the logit of class 1."
+            )
+        if sigmoid:
+            of_class_1 = outputs.reshape(())
+            return jnp.stack([jnp.zeros_like(of_class_1), of_class_1])
         if len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
             raise ValueError(
                 f"{name} returned an array of shape {tuple(shape)} for one image: a classifier "
-                "returns (1, classes), with two classes or more; of a single output p make the "
-                "two logits 0 and p."
+                "returns (1, classes), with two classes or more; if the one output is the logit "
+                "of class 1, give sigmoid=True, and the two logits 0 and z are made of it."
             )
         return outputs[0]
 
@@ -185,6 +203,7 @@ class FlaxModule(_Made):
     """A Flax NNX module, made by `from_flax`."""
 
     graph: "_Graph"
+    sigmoid: bool = False
 
     def apply(self, params: Params, *inputs: Array) -> Array:
         """Returns the logits of one image.
@@ -250,6 +269,7 @@ class LinenModule(_Made):
     """A Flax Linen module, made by `from_linen`."""
 
     held: "_Linen"
+    sigmoid: bool = False
 
     def apply(self, params: Params, *inputs: Array) -> Array:
         """Returns the logits of one image.
@@ -321,6 +341,7 @@ class Function(_Made):
 
     fn: Callable[..., Any]
     batched: bool = False
+    sigmoid: bool = False
 
     def apply(self, params: Params, *inputs: Array) -> Array:
         """Returns the logits of one image.
