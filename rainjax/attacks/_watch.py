@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 # What a sum of float32 probabilities may differ from 1 by, and more than enough of it.
@@ -24,9 +25,9 @@ class Watch:
     Outside of `vmap` it holds a batch.
     """
 
-    gradient: Int[Array, "*n"]
-    probabilities: Bool[Array, "*n"]
-    num_logits: Int[Array, "*n"]
+    gradient: Int[Array | np.ndarray, "*n"]
+    probabilities: Bool[Array | np.ndarray, "*n"]
+    num_logits: Int[Array | np.ndarray, "*n"]
 
     @classmethod
     def start(cls) -> "Watch":
@@ -52,12 +53,14 @@ class Watch:
         return jax.tree.map(lambda old, new: jnp.where(done, old, new), self, seen)
 
     @property
-    def softmaxed(self) -> Bool[Array, "*n"]:
+    def softmaxed(self) -> Bool[Array | np.ndarray, "*n"]:
         """Whether there were logits, and all looked like the output of a softmax."""
         return self.probabilities & (self.num_logits > 0)
 
 
-def are_probabilities(logits: Float[Array, "*n classes"]) -> Bool[Array, "*n"]:
+def are_probabilities(
+    logits: Float[Array | np.ndarray, "*n classes"],
+) -> Bool[Array | np.ndarray, "*n"]:
     """Returns whether logits look like the output of a softmax: none negative, and a sum of 1."""
     total = jnp.sum(logits, axis=-1)
     return (logits >= 0).all(-1) & (jnp.abs(total - 1) <= _SUM_TOLERANCE)

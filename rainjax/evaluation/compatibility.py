@@ -1,4 +1,6 @@
-"""Whether an attack can be run on a pipeline: its draws, its keys, its loss, decided beforehand."""
+"""Whether an attack can be run on a pipeline: decided by its draws, keys and loss, before any work."""
+
+import dataclasses
 
 from rainjax.attacks import EOT, Attack, losses
 from rainjax.pipeline import Pipeline
@@ -50,3 +52,13 @@ def check_losses(attack: Attack, num_classes: int) -> None:
         ValueError: saying how many it compares, and what to take instead.
     """
     losses.check_classes(getattr(attack, "loss", None), attack.least_classes, num_classes)
+
+
+def with_fitting_loss(attack: Attack, num_classes: int) -> Attack:
+    """Returns the attack, with the margin loss where its own compares more classes than there are.
+
+    The margin is what DLR divides by the spread of the logits, which takes three of them.
+    """
+    if attack.least_classes <= num_classes or not hasattr(attack, "loss"):
+        return attack
+    return dataclasses.replace(attack, **{"loss": "margin"})

@@ -244,9 +244,11 @@ def _cell(study: Study, subject: Subject, threat: ThreatModel, height: int) -> C
         draws = enumerated(attack.eot, study.num_score_draws)
         attack = dataclasses.replace(attack, eot=draws)
         check_known_key(attack, study.num_score_draws, True)
-    elif isinstance(attack, Attack):
+    if isinstance(attack, Attack):
         try:
-            check_outcomes(surrogate, attack.eot, height)
+            check_losses(attack, study.images.num_classes)
+            if threat.knowledge is not Knowledge.KEYS:
+                check_outcomes(surrogate, attack.eot, height)
         except ValueError as error:
             raise ValueError(f"{threat.name!r} on {subject.name!r}: {error}") from error
     return Cell(subject, threat, surrogate, attack, num)
