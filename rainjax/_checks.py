@@ -118,8 +118,9 @@ def check_num_classes(num: int, whose: str) -> None:
     if num < 2:
         raise ValueError(
             f"{whose} returns {num} logit{'' if num == 1 else 's'} for an image, and a classifier "
-            "tells two classes or more apart: of a single output z, before its sigmoid, make the two logits "
-            "jnp.stack([jnp.zeros(()), z]), as nets.from_function(..., sigmoid=True) does."
+            "tells two classes or more apart: of a single output z, before its sigmoid, make the "
+            "two logits jnp.stack([jnp.zeros(()), z]), as nets.from_function(..., sigmoid=True) "
+            "does."
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether an attack can be run on a pipeline: decided by its draws, keys and loss, before any work."""
+"""Whether an attack can be run on a pipeline, by its draws, keys and loss, before any work."""
 
 import dataclasses
 
