@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import flax.errors
 import jax
@@ -21,9 +21,10 @@ from rainjax.nets._inference import (
     split_random,
 )
 from rainjax.nets._layers import num_params
+from rainjax.nets._made import Made, kind_of
 from rainjax.nets._named import check_shapes, flatten
 from rainjax.nets._network import Network
-from rainjax.typing import Params, PRNGKey
+from rainjax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -66,7 +67,7 @@ def from_flax(module: nnx.Module, *, sigmoid: bool = False) -> Model:
     """
     if isinstance(module, type) or not isinstance(module, nnx.Module):
         raise TypeError(
-            f"from_flax takes an NNX module, not {_kind(module)}: for a Linen one there is "
+            f"from_flax takes an NNX module, not {kind_of(module)}: for a Linen one there is "
             "from_linen(module, variables), for a function from_function(fn, params)."
         )
     name = type(module).__name__
@@ -112,13 +113,13 @@ def from_linen(module: Any, variables: Any, *, sigmoid: bool = False) -> Model:
     """
     if isinstance(module, type) or not isinstance(module, linen.Module):
         raise TypeError(
-            f"from_linen takes a Linen module, not {_kind(module)}: for an NNX one there is "
+            f"from_linen takes a Linen module, not {kind_of(module)}: for an NNX one there is "
             "from_flax(module), for a function from_function(fn, params)."
         )
     if not hasattr(variables, "keys") or "params" not in variables:
         raise ValueError(
             "variables must be what module.init returned, a dict with 'params', got "
-            f"{_kind(variables)}"
+            f"{kind_of(variables)}"
             + (f" with {sorted(variables)}." if hasattr(variables, "keys") else ".")
         )
     _check_call(module)
@@ -155,7 +156,7 @@ def from_function(
     """
     if isinstance(fn, nnx.Module | linen.Module) or not callable(fn):
         raise TypeError(
-            f"from_function takes a function of parameters and an image, not {_kind(fn)}: for a "
+            f"from_function takes a function of parameters and an image, not {kind_of(fn)}: for a "
             "module of Flax there are from_flax(module) and from_linen(module, variables)."
         )
     name = getattr(fn, "__name__", type(fn).__name__)
@@ -164,42 +165,7 @@ def from_function(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Made(Network):
-    """A network that came with its parameters, and knows no others."""
-
-    def init(self, key: PRNGKey) -> NoReturn:
-        """Raises ValueError."""
-        del key
-        raise ValueError(
-            f"A {type(self).__name__} has no fresh parameters: it came with its own, in the Model."
-        )
-
-    def logits(self, outputs: Any, name: str) -> Array:
-        """Returns the logits of the one image of a batch, or refuses what is none."""
-        shape, sigmoid = getattr(outputs, "shape", None), getattr(self, "sigmoid", False)
-        if shape is None:
-            raise ValueError(
-                f"{name} returned {_kind(outputs)}: a classifier returns an array of logits."
-            )
-        if sigmoid and tuple(shape) not in ((1,), (1, 1)):
-            raise ValueError(
-                f"{name} returned an array of shape {tuple(shape)} for one image: with "
-                "sigmoid=True it returns one number for an image, the logit of class 1."
-            )
-        if sigmoid:
-            of_class_1 = outputs.reshape(())
-            return jnp.stack([jnp.zeros_like(of_class_1), of_class_1])
-        if len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
-            raise ValueError(
-                f"{name} returned an array of shape {tuple(shape)} for one image: a classifier "
-                "returns (1, classes), with two classes or more; if the one output is the logit "
-                "of class 1, give sigmoid=True, and the two logits 0 and z are made of it."
-            )
-        return outputs[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class FlaxModule(_Made):
+class FlaxModule(Made):
     """A Flax NNX module, made by `from_flax`."""
 
     graph: "_Graph"
@@ -265,7 +231,7 @@ class _Graph:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinenModule(_Made):
+class LinenModule(Made):
     """A Flax Linen module, made by `from_linen`."""
 
     held: "_Linen"
@@ -336,7 +302,7 @@ class _Linen:
 
 
 @dataclasses.dataclass(frozen=True)
-class Function(_Made):
+class Function(Made):
     """A function as a network, made by `from_function`."""
 
     fn: Callable[..., Any]
@@ -391,10 +357,6 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     return bool(one == other)
-
-
-def _kind(thing: Any) -> str:
-    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
 
 
 def _linen_fields(value: Any) -> Any:

@@ -310,8 +310,9 @@ def _member_findings(records: Sequence[Record]) -> list[Finding]:
 
 def _members(record: Record) -> list[dict[str, Any]]:
     found = record.result.get("members")  # or what a measure calls so
-    named = isinstance(found, list) and all(isinstance(m, dict) and "name" in m for m in found)
-    return found if named else []
+    if not isinstance(found, list):
+        return []
+    return [member for member in found if isinstance(member, dict) and "name" in member]
 
 
 def _comparison(pair: str, lower: Record, higher: Record, cause: str) -> Finding:
