@@ -72,7 +72,7 @@ def test_members_that_need_three_classes_fall_back_and_no_others(version):
 def test_an_ensemble_says_so_before_it_runs_and_climbs_the_margin():
     members = AutoAttack(version="rand", radius=0.01, num_steps=3, eot=EOT(1)).members
     ran = []
-    with pytest.warns(UserWarning, match="2 classes.*: APGD-DLR climbs the margin loss") as said:
+    with pytest.warns(UserWarning, match="2 classes APGD-DLR climbs the margin loss") as said:
         result = run_ensemble(
             target_of(2), members, params_of(2), 0, np.arange(6), IMAGES, LABELS,
             num_select_draws=1, on_member=lambda record: ran.append(len(said)),
@@ -103,7 +103,7 @@ def study_of_two(*threats):
 
 def test_a_study_of_two_classes_is_told_before_anything_is_made(tmp_path):
     attack = AutoAttack(version="rand", radius=0.01, num_steps=2, eot=EOT(1))
-    study = study_of_two(ThreatModel("ensemble", attack))
+    study = study_of_two(ThreatModel("ensemble", attack, description="one and the other"))
     with pytest.raises(UserWarning, match="APGD-DLR climbs the margin loss"):
         evaluate(study, tmp_path, progress=False)  # a warning is an error here
     assert not list(tmp_path.rglob("*.npz"))
@@ -112,6 +112,9 @@ def test_a_study_of_two_classes_is_told_before_anything_is_made(tmp_path):
     assert len(said) == 1
     names = [member["name"] for member in record.result["members"]]
     assert names == ["APGD-CE", "APGD-DLR by the margin loss"]
+    assert record.description == (
+        "one and the other; with 2 classes APGD-DLR climbs the margin loss, for DLR compares three"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What an attack saw of its pipeline that makes its outcome say less than it seems to."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -41,12 +42,13 @@ class Watch:
         success: a hinge, for one, rests there.
         """
         gradient, probabilities, num_logits = self.gradient, self.probabilities, self.num_logits
-        slope = getattr(answer, "gradient", getattr(answer, "gradients", None))
-        if slope is not None:
-            zero = jnp.all(slope == 0) & ~(jnp.asarray(getattr(answer, "success", 0.0)) >= 1)
-            gradient = jnp.maximum(gradient, jnp.where(zero, ZERO_GRADIENT, FOLLOWED))
+        slopes = jax.tree.leaves(getattr(answer, "gradient", getattr(answer, "gradients", None)))
+        if slopes:
+            lost = functools.reduce(jnp.logical_and, [jnp.all(slope == 0) for slope in slopes])
+            lost &= ~(jnp.asarray(getattr(answer, "success", 0.0)) >= 1)
+            gradient = jnp.maximum(gradient, jnp.where(lost, ZERO_GRADIENT, FOLLOWED))
         logits = getattr(answer, "logits", None)
-        if logits is not None:
+        if logits is not None and jnp.ndim(logits) == 1:
             probabilities = probabilities & are_probabilities(logits)
             num_logits = num_logits + 1
         seen = Watch(gradient, probabilities, num_logits)

@@ -132,9 +132,9 @@ def run_ensemble(
         )
     keys = example_keys(seed, Purpose.SELECT, indices)
     images = np.asarray(check_batch(target, params, keys, images, labels))
-    members, sentence = fitting_members(members, target.num_classes(params, images[0]))
-    if sentence:
-        warnings.warn(sentence, stacklevel=2)
+    members, changed = fitting_members(members, target.num_classes(params, images[0]))
+    if changed:
+        warnings.warn(f"The members: {changed}.", stacklevel=2)
     devices = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, len(images)) // devices) * devices  # the last batch is padded
     judge = functools.partial(
@@ -182,9 +182,9 @@ def run_ensemble(
 def fitting_members(
     members: tuple[Member, ...], num_classes: int
 ) -> tuple[tuple[Member, ...], str | None]:
-    """Returns members whose losses the number of classes allows, and a sentence on what changed.
+    """Returns members whose losses the number of classes allows, and in words what changed.
 
-    The sentence is None where nothing did. A changed member's name says which loss it has now.
+    The words are None where nothing did. A changed member's name says which loss it has now.
     """
     fitting, changed = [], []
     for member in members:
@@ -198,8 +198,8 @@ def fitting_members(
         return members, None
     verb = "climbs" if len(changed) == 1 else "climb"
     return tuple(fitting), (
-        f"There are {num_classes} classes, and DLR compares three: {' and '.join(changed)} "
-        f"{verb} the margin loss instead."
+        f"with {num_classes} classes {' and '.join(changed)} {verb} the margin loss, for DLR "
+        "compares three"
     )
 
 

@@ -264,6 +264,7 @@ def labels(plan: Plan) -> Int[np.ndarray, "n"]:
 def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of a cell's record, but for what only its measurement tells."""
     study, subject, threat = work.study, cell.subject, cell.threat
+    changed = work.changed_members(cell)  # which tables then tell
     return {
         "schema": SCHEMA,
         "kind": study.measure.kind,
@@ -279,7 +280,7 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
         },
         "threat": {
             "name": threat.name,
-            "description": threat.description,
+            "description": "; ".join(filter(None, (threat.description, changed))),
             "knowledge": threat.knowledge.name.lower(),
             "tags": list(threat.tags),
             "surrogate": None if cell.attack is None else describe(threat.surrogate),

@@ -80,8 +80,8 @@ def evaluate(
     check_classes(study)
     claim(folder, identity(study))
     work = Work(study, folder, mesh=mesh)
-    for sentence in dict.fromkeys(filter(None, map(work.changed_members, planned))):
-        warnings.warn(sentence, stacklevel=2)
+    for changed in dict.fromkeys(filter(None, map(work.changed_members, planned))):
+        warnings.warn(f"AutoAttack: {changed}.", stacklevel=2)
     shard, given = shard or current_shard(), shard is not None and not shard.distributed
     everything = [(cell, work.units(cell)) for cell in planned]
     plan = make_plan(work, everything)

@@ -136,7 +136,7 @@ class Work:
         return self._fitting(cell.attack)[0]
 
     def changed_members(self, cell: Cell) -> str | None:
-        """Returns a sentence on the members whose loss gave way; None where none did."""
+        """Says which members' losses gave way to the margin, and why; None where none did."""
         return self._fitting(cell.attack)[1] if isinstance(cell.attack, AutoAttack) else None
 
     def num_draws(self, subject: Subject) -> int:
