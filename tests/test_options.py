@@ -42,7 +42,7 @@ from rainjax.evaluation import (
     When,
     adaptive,
     attack_batch,
-    keep_worse,
+    keep_worst,
     round_to_8bit,
     score,
     universal,
@@ -204,7 +204,7 @@ def _ensemble(seed=0, num_select_draws=1, **options):
 
 
 def _kept(**options):
-    return keep_worse(TARGET, PARAMS, KEYS, IMAGES, IMAGES, np.arange(2), **options)
+    return keep_worst(TARGET, PGD(), PARAMS, KEYS, IMAGES, IMAGES, np.arange(2), **options)
 
 
 def _certified(**options):

@@ -8,7 +8,7 @@ from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
 from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.sanity import SanityOptions, check_study
-from rainjax.evaluation.scoring import attack_batch, keep_worse, round_to_8bit, score
+from rainjax.evaluation.scoring import attack_batch, keep_worst, round_to_8bit, score
 from rainjax.evaluation.seeds import OverSeeds, SeedSpread, over_seeds
 from rainjax.evaluation.shards import Shard, parse_shard, shard_of_array
 from rainjax.evaluation.study import Study, Subject
@@ -55,7 +55,7 @@ __all__ = [
     "certify_study",
     "check_study",
     "evaluate",
-    "keep_worse",
+    "keep_worst",
     "load_records",
     "merge",
     "over_seeds",

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from rainjax.attacks import PGD, Attack, BallAttack
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.devices import data_mesh, full_batches
-from rainjax.evaluation.driver import ask, run_attack
+from rainjax.evaluation.driver import ask, watched_attack
 from rainjax.evaluation.scoring import score
 from rainjax.evaluation.study import Subject
 from rainjax.evaluation.suspects import Suspect, Variations, attacks, whole, with_draws
@@ -158,10 +158,10 @@ class _Bench:
 
     def _attacked(self, attack: Attack, surrogate: Pipeline) -> np.ndarray:
         found = [
-            run_attack(
+            watched_attack(
                 surrogate, attack, self.params, keys, self.images[full], self.labels[full],
                 mesh=self._mesh, on_gradient=self._tick(len(rows)),
-            )[: len(rows)]
+            )[0][: len(rows)]
             for rows, full, keys in self._batches(Purpose.ATTACK)
         ]  # fmt: skip
         return np.concatenate([np.asarray(images) for images in found])

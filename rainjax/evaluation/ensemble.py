@@ -8,6 +8,7 @@ attacks saw nor those the result will be scored with.
 import dataclasses
 import functools
 import time
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -22,8 +23,10 @@ from rainjax._checks import as_plain, check_fields
 from rainjax.attacks import Attack
 from rainjax.devices import full_batches
 from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
-from rainjax.evaluation.driver import run_attack
+from rainjax.evaluation.compatibility import with_fitting_loss
+from rainjax.evaluation.driver import watched_attack
 from rainjax.evaluation.scoring import score
+from rainjax.evaluation.watch import zero_gradients
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, Params
@@ -55,6 +58,8 @@ class MemberRecord:
     """Images whose final version is this member's."""
     num_gradients: int
     """Gradients over all its images, or logits, at most: some images may have stopped early."""
+    num_zero_gradient: int
+    """Images for which its gradient was exactly zero at every call, and none a success."""
     seconds: float
 
 
@@ -63,13 +68,16 @@ class EnsembleResult:
     """The worst version found of every image, and how it was found.
 
     `best` is the position of the member it came from, -1 for the original; `standing` says
-    which images were right under some selection draw to the end.
+    which images were right under some selection draw to the end. `zero_gradient` says for which
+    images every member that attacked them, and asks for gradients, saw none but zero, and no
+    success; it is None where no such member attacked any.
     """
 
     images: Images
     best: Int[np.ndarray, "n"]
     standing: Bool[np.ndarray, "n"]
     members: tuple[MemberRecord, ...]
+    zero_gradient: Bool[np.ndarray, "n"] | None = None
 
 
 def run_ensemble(
@@ -97,6 +105,9 @@ def run_ensemble(
     doing nothing. What stands is packed into full batches of `batch_size`, so members that
     come late cost little.
 
+    Of a member whose loss compares more classes than there are (DLR takes three), the margin
+    loss takes the place, and its name says so; a warning does beforehand.
+
     Every draw is a function of `seed`, of the image's position in the data set (`indices`) and of
     the member's position, so batches change nothing. `on_gradient(n)` is called after every `n`
     image gradients, `on_member` after every member.
@@ -121,6 +132,9 @@ def run_ensemble(
         )
     keys = example_keys(seed, Purpose.SELECT, indices)
     images = np.asarray(check_batch(target, params, keys, images, labels))
+    members, changed = fitting_members(members, target.num_classes(params, images[0]))
+    if changed:
+        warnings.warn(f"The members: {changed}.", stacklevel=2)
     devices = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, len(images)) // devices) * devices  # the last batch is padded
     judge = functools.partial(
@@ -129,15 +143,21 @@ def run_ensemble(
     worst = images.copy()
     right, margin = judge(indices, images, labels)
     best, records = np.full(len(images), -1), []
+    asked, followed = np.zeros((2, len(images)), bool)
     for place, member in enumerate(members):
-        began, spent = time.perf_counter(), 0
+        began, spent, num_zero = time.perf_counter(), 0, 0
         standing = np.flatnonzero(right > 0)
         before = len(standing)
         for chosen, rows in full_batches(standing, size):
-            found = _attack(
+            found, zero = _attack(
                 target, member, place, params, seed, indices[rows], images[rows], labels[rows],
                 mesh, (lambda n: on_gradient(n * size)) if on_gradient else None,
-            )[: len(chosen)]  # fmt: skip
+            )  # fmt: skip
+            found = found[: len(chosen)]
+            if zero is not None:
+                zero = zero[: len(chosen)]
+                num_zero += int(zero.sum())
+                asked[chosen], followed[chosen] = True, followed[chosen] | ~zero
             spent += member.attack.num_gradients * len(chosen)
             found_right, found_margin = judge(indices[chosen], found, labels[chosen])
             worse = (found_right < right[chosen]) | (
@@ -148,14 +168,39 @@ def run_ensemble(
             right[into], margin[into] = found_right[worse], found_margin[worse]
         broken = before - int((right[standing] > 0).sum())
         seconds = round(time.perf_counter() - began, 3)
-        records.append(MemberRecord(member.name, before, broken, 0, spent, seconds))
+        records.append(MemberRecord(member.name, before, broken, 0, spent, num_zero, seconds))
         if on_member:
             on_member(records[-1])
     counted = tuple(
         dataclasses.replace(record, num_best=int((best == place).sum()))
         for place, record in enumerate(records)
     )
-    return EnsembleResult(jnp.asarray(worst), best, right > 0, counted)
+    zero_gradient = asked & ~followed if asked.any() else None
+    return EnsembleResult(jnp.asarray(worst), best, right > 0, counted, zero_gradient)
+
+
+def fitting_members(
+    members: tuple[Member, ...], num_classes: int
+) -> tuple[tuple[Member, ...], str | None]:
+    """Returns members whose losses the number of classes allows, and in words what changed.
+
+    The words are None where nothing did. A changed member's name says which loss it has now.
+    """
+    fitting, changed = [], []
+    for member in members:
+        attack = with_fitting_loss(member.attack, num_classes)
+        if attack is not member.attack:
+            changed.append(member.name)
+            name = f"{member.name} by the margin loss"
+            member = dataclasses.replace(member, name=name, attack=attack)
+        fitting.append(member)
+    if not changed:
+        return members, None
+    verb = "climbs" if len(changed) == 1 else "climb"
+    return tuple(fitting), (
+        f"with {num_classes} classes {' and '.join(changed)} {verb} the margin loss, for DLR "
+        "compares three"
+    )
 
 
 def _check_members(members: tuple[Member, ...]) -> None:
@@ -188,12 +233,12 @@ def _attack(target, member, place, params, seed, indices, images, labels, mesh, 
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2 + place)
     surrogate = member.surrogate or target
     try:
-        found = run_attack(
+        found, watch = watched_attack(
             surrogate, member.attack, params, keys, images, labels, mesh=mesh, on_gradient=tick
         )
     except ValueError as error:
         raise ValueError(f"The member {member.name!r}: {error}") from error
-    return np.asarray(found)
+    return np.asarray(found), zero_gradients(watch)
 
 
 def _judge(

@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Int
 
 from rainjax._files import check_writable, read_arrays, read_json, write_json
-from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
 from rainjax.evaluation.measures import Measure, outcome_of
 from rainjax.evaluation.packing import pack_indices, unpack_indices
@@ -51,7 +50,7 @@ def make_plan(work: Work, everything: Sequence[tuple[Cell, Sequence[Unit]]]) -> 
         "cells": [
             {
                 "record": _header(work, cell, list(units), parts[cell.subject.name]),
-                "members": _member_names(cell),
+                "members": _member_names(work, cell),
                 "units": [
                     {
                         "images": pack_indices(unit.rows),
@@ -215,10 +214,13 @@ def write_record(
     outcome = outcome_of(measure, measure.reduce(together, labels(plan)[rows]))
     if entry["members"] is not None:
         outcome["result"]["members"] = _members(entry["members"], attacks)
+    zero = [kept["zero_gradient"] for kept in attacks if "zero_gradient" in kept]
     content = {
         **entry["record"],
         "measure": plan["measure"],
         **outcome,
+        # Images without a gradient to follow; no word where the attack asks for none.
+        **({"num_zero_gradient": int(np.concatenate(zero).sum())} if zero else {}),
         "run": {
             "seconds": round(seconds + time.perf_counter() - began, 2),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -262,6 +264,7 @@ def labels(plan: Plan) -> Int[np.ndarray, "n"]:
 def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of a cell's record, but for what only its measurement tells."""
     study, subject, threat = work.study, cell.subject, cell.threat
+    changed = work.changed_members(cell)  # which tables then tell
     return {
         "schema": SCHEMA,
         "kind": study.measure.kind,
@@ -277,7 +280,7 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
         },
         "threat": {
             "name": threat.name,
-            "description": threat.description,
+            "description": "; ".join(filter(None, (threat.description, changed))),
             "knowledge": threat.knowledge.name.lower(),
             "tags": list(threat.tags),
             "surrogate": None if cell.attack is None else describe(threat.surrogate),
@@ -302,10 +305,9 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
     }
 
 
-def _member_names(cell: Cell) -> list[str] | None:
-    if not isinstance(cell.attack, AutoAttack):
-        return None
-    return [member.name for member in cell.attack.members]
+def _member_names(work: Work, cell: Cell) -> list[str] | None:
+    members = work.members(cell)
+    return None if members is None else [member.name for member in members]
 
 
 def _members(named: list[str], attacks: list[dict[str, np.ndarray]]) -> list[dict[str, Any]]:

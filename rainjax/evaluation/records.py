@@ -144,6 +144,14 @@ class Record:
         """What the attacker has, as an order: knowledge, then whether he averages over draws."""
         return self.knowledge, self.num_draws > 1
 
+    @property
+    def num_zero_gradient(self) -> int | None:
+        """For how many images the gradient was exactly zero at every call, and none a success.
+
+        None where nobody attacks, the attack asks for no gradient, or an older version measured.
+        """
+        return self.content.get("num_zero_gradient")
+
     @functools.cached_property
     def indices(self) -> Int[np.ndarray, "n"]:
         """The positions of the images in their data set."""

@@ -13,7 +13,7 @@ from rainjax._checks import check_fields, check_kind, check_kind_of
 from rainjax.attacks import Attack
 from rainjax.data import ImageSet
 from rainjax.evaluation.autoattack import AutoAttack
-from rainjax.evaluation.driver import check_known_key, check_outcomes
+from rainjax.evaluation.compatibility import check_known_key, check_losses, check_outcomes
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.measures import Measure, Robustness
 from rainjax.evaluation.names import check_apart, check_folder_name, check_name
@@ -244,9 +244,11 @@ def _cell(study: Study, subject: Subject, threat: ThreatModel, height: int) -> C
         draws = enumerated(attack.eot, study.num_score_draws)
         attack = dataclasses.replace(attack, eot=draws)
         check_known_key(attack, study.num_score_draws, True)
-    elif isinstance(attack, Attack):
+    if isinstance(attack, Attack):
         try:
-            check_outcomes(surrogate, attack.eot, height)
+            check_losses(attack, study.images.num_classes)
+            if threat.knowledge is not Knowledge.KEYS:
+                check_outcomes(surrogate, attack.eot, height)
         except ValueError as error:
             raise ValueError(f"{threat.name!r} on {subject.name!r}: {error}") from error
     return Cell(subject, threat, surrogate, attack, num)

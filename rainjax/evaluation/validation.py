@@ -69,7 +69,12 @@ def find_problem(record: dict[str, Any]) -> str | None:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             return f"{path} is {value!r}, which is no {_WORDS[kind]}"
     of_kind = _scores_problem if record["kind"] == ROBUSTNESS else _shown_problem
-    return _threat_problem(record) or _indices_problem(record) or of_kind(record)
+    return (
+        _threat_problem(record)
+        or _indices_problem(record)
+        or _zero_gradient_problem(record)
+        or of_kind(record)
+    )
 
 
 def _threat_problem(record: dict[str, Any]) -> str | None:
@@ -99,6 +104,17 @@ def _indices_problem(record: dict[str, Any]) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def _zero_gradient_problem(record: dict[str, Any]) -> str | None:
+    """Looks at a number that records of older versions, and of some attacks, do not have."""
+    found, most = (
+        record.get("num_zero_gradient", 0),
+        len(unpack_indices(record["data"]["indices"])),
+    )
+    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= most:
+        return None
+    return f"num_zero_gradient is {found!r}, which is no whole number from 0 to {most}"
 
 
 def _shown_problem(record: dict[str, Any]) -> str | None:

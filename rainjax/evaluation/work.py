@@ -27,14 +27,15 @@ from rainjax.evaluation.describe import (
     digest,
     without_chunks,
 )
-from rainjax.evaluation.ensemble import run_ensemble
+from rainjax.evaluation.ensemble import Member, fitting_members, run_ensemble
 from rainjax.evaluation.provenance import code_digest
 from rainjax.evaluation.study import Cell, Study, Subject
+from rainjax.evaluation.watch import zero_gradients
 from rainjax.keys import Purpose, example_keys
 
 Arrays = dict[str, np.ndarray]
 Rows = Int[np.ndarray, "n"]
-MEMBER = ("num_attacked", "num_broken", "num_best", "num_gradients")
+MEMBER = ("num_attacked", "num_broken", "num_best", "num_gradients", "num_zero_gradient")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,6 +129,16 @@ class Work:
             )
         return logits
 
+    def members(self, cell: Cell) -> tuple[Member, ...] | None:
+        """Returns an ensemble's members, with losses that so few classes allow; else None."""
+        if not isinstance(cell.attack, AutoAttack):
+            return None
+        return self._fitting(cell.attack)[0]
+
+    def changed_members(self, cell: Cell) -> str | None:
+        """Says which members' losses gave way to the margin, and why; None where none did."""
+        return self._fitting(cell.attack)[1] if isinstance(cell.attack, AutoAttack) else None
+
     def num_draws(self, subject: Subject) -> int:
         """Returns under how many draws a subject is scored: one where nothing is random."""
         return self.study.num_score_draws if subject.pipeline.is_random else 1
@@ -156,6 +167,9 @@ class Work:
                 "units": [unit.scored.stem for unit in units],
             }
         )
+
+    def _fitting(self, attack: AutoAttack) -> tuple[tuple[Member, ...], str | None]:
+        return fitting_members(attack.members, self.study.images.num_classes)
 
     def _batches(self, num_examples: int) -> Iterator[Rows]:
         size = self.study.batch_size
@@ -243,7 +257,7 @@ class Work:
         full = padded(rows, self._size(cell))
         batch, label = jnp.asarray(images[full - rows[0]]), jnp.asarray(labels[full - rows[0]])
         params, mesh = cell.subject.params, self._mesh_for(cell)
-        attacked = driver.run_attack(
+        attacked, watch = driver.watched_attack(
             cell.surrogate,
             cell.attack,
             params,
@@ -255,8 +269,9 @@ class Work:
             on_gradient=lambda n: on_gradient(n * len(rows)),
         )
         if not cell.known_key:  # who knows the scoring keys needs no other draws to choose by
-            attacked = scoring.keep_worse(
+            attacked = scoring.keep_worst(
                 cell.surrogate,
+                cell.attack,
                 params,
                 self._keys(Purpose.SELECT, full),
                 batch,
@@ -265,7 +280,10 @@ class Work:
                 num_draws=_select_draws(cell),
                 mesh=mesh,
             )
-        return {"attacked": np.asarray(attacked)[: len(rows)]}
+        return {
+            "attacked": np.asarray(attacked)[: len(rows)],
+            **_zero(zero_gradients(watch), rows),
+        }
 
     def _by_ensemble(self, unit: Unit, images, labels, on_gradient) -> Arrays:
         cell = unit.cell
@@ -273,7 +291,7 @@ class Work:
         assert isinstance(cell.attack, AutoAttack)
         result = run_ensemble(
             cell.surrogate,
-            cell.attack.members,
+            self.members(cell) or (),
             cell.subject.params,
             self.study.seed,
             unit.rows,
@@ -285,7 +303,16 @@ class Work:
             on_gradient=on_gradient,
         )
         counts = [[getattr(member, name) for name in MEMBER] for member in result.members]
-        return {"attacked": np.asarray(result.images), "members": np.array(counts, int)}
+        return {
+            "attacked": np.asarray(result.images),
+            "members": np.array(counts, int),
+            **_zero(result.zero_gradient, unit.rows),
+        }
+
+
+def _zero(found: np.ndarray | None, rows: Rows) -> Arrays:
+    """Returns what is kept of zero gradients: nothing where no gradient was asked for."""
+    return {} if found is None else {"zero_gradient": found[: len(rows)]}
 
 
 def _check_kept(kept: Any, num: int, measure: str) -> None:

@@ -334,7 +334,7 @@ def _inline(text: str) -> str:
 
 def _together(text: str) -> str:
     """Returns text whose quantities and intervals do not break at a line's end."""
-    text = re.sub(r"(\d) (%|×|†)", "\\1\N{NO-BREAK SPACE}\\2", text)
-    text = re.sub(r"% †", "%\N{NO-BREAK SPACE}†", text)
+    text = re.sub(r"(\d) (%|×|†|‡)", "\\1\N{NO-BREAK SPACE}\\2", text)
+    text = re.sub(r"([%†]) ([†‡])", "\\1\N{NO-BREAK SPACE}\\2", text)
     text = re.sub(r"(\[-?[\d.]+,) (-?[\d.]+\])", "\\1\N{NO-BREAK SPACE}\\2", text)
     return re.sub(r"\b([nK]) = ", "\\1\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}", text)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report._display import Display
+from rainjax.report.marks import doubt_note, had_zero_gradient, marked, zero_gradient_notes
 from rainjax.report.results import Ball, Results, balls, clean, strongest, subjects_of
 from rainjax.report.tables import ABSENT, Cell, Table
 from rainjax.report.text import (
@@ -79,14 +80,17 @@ class Leaderboard(Display):
 def score_cell(record: Record, name: str = "mean", *, own_num: bool = False) -> Cell:
     """Returns a record's score with its interval, and with its n where the column has several.
 
-    Of a measure without scores it is what the measure says.
+    Of a measure without scores it is what the measure says. It is marked where the attack had no
+    gradient to follow for some images.
     """
     num = f" n={record.num_examples}" if own_num else ""
     if not record.scored:
         (_, main), *others = list(record.shown.items()) or [("", str(ABSENT))]
-        return Cell(main, (", ".join(f"{title} {text}" for title, text in others) + num).strip())
-    score = record.score(name)
-    return Cell(percent(score.accuracy), interval(score) + num)
+        cell = Cell(main, (", ".join(f"{title} {text}" for title, text in others) + num).strip())
+    else:
+        score = record.score(name)
+        cell = Cell(percent(score.accuracy), interval(score) + num)
+    return marked(cell, zero_gradient=had_zero_gradient(record))
 
 
 def _ball_table(results: Results, every: list[Record], ball: Ball | None, title: str) -> Table:
@@ -101,7 +105,7 @@ def _ball_table(results: Results, every: list[Record], ball: Ball | None, title:
             record = column.get(subject)
             if record is not None:
                 cell = score_cell(record, own_num=_is_mixed(column))
-                cells.append(_doubted(cell, (subject, record.threat) in results.doubts))
+                cells.append(marked(cell, doubted=(subject, record.threat) in results.doubts))
             elif _equals_white_box(results, subject, column):
                 cells.append(Cell("= white box"))
             else:
@@ -121,15 +125,11 @@ def _strongest_cell(results: Results, shown: list[Record], subject: str, ball: B
         return ABSENT
     cell = score_cell(best)
     cell = Cell(cell.value, f"{cell.detail} {best.threat}")
-    return _doubted(cell, _is_doubted(results, subject))
+    return marked(cell, doubted=_is_doubted(results, subject))
 
 
 def _is_doubted(results: Results, subject: str) -> bool:
     return any(name == subject for name, _ in results.doubts)
-
-
-def _doubted(cell: Cell, doubted: bool) -> Cell:
-    return Cell(f"{cell.value} †", cell.detail) if doubted and cell != ABSENT else cell
 
 
 def _columns(results: Results, shown: list[Record]) -> list[tuple[str, _Column]]:
@@ -268,9 +268,8 @@ def _notes(
         where = "; those with another n are compared on the images they share" if uneven else ""
         notes.append(f"**strongest attack**: the lowest of the attacked columns{where}.{leave}")
     if any(subject in subjects for subject, _ in results.doubts):
-        names = dict.fromkeys(name for found in results.doubts.values() for name in found)
-        notes.append(f"**†**: put in doubt by a sanity check that failed ({'; '.join(names)}).")
-    return tuple(notes)
+        notes += doubt_note(name for found in results.doubts.values() for name in found)
+    return (*notes, *zero_gradient_notes(shown))
 
 
 def _column_note(title: str, column: list[Record]) -> str:
@@ -294,11 +293,12 @@ def _column_note(title: str, column: list[Record]) -> str:
 
 
 def _draws_table(results: Results, every: list[Record], ball: Ball, title: str) -> Table:
-    shown = [record for record in every if record.ball in (None, ball)]
+    shown, used = [record for record in every if record.ball in (None, ball)], []
     body = []
     for subject in subjects_of(results, shown):
         for record in (clean(shown, subject), strongest(shown, subject, ball)):
             if record is not None:
+                used.append(record)
                 scores = (score_cell(record, name) for name in ("mean", "vote", "worst"))
                 num = Cell(str(record.num_examples))
                 draws = Cell(str(record.num_score_draws))
@@ -313,6 +313,7 @@ def _draws_table(results: Results, every: list[Record], ball: Ball, title: str) 
             "often as there are draws.",
             "**every draw right**: an image counts only if no draw is wrong; this is what is "
             "left when the attacker may try again.",
+            *zero_gradient_notes(used),
         ),
     )
 
@@ -333,7 +334,7 @@ def _ranking(results: Results, every: list[Record], ball: Ball, title: str) -> T
                 ABSENT if unattacked is None else score_cell(unattacked),
                 Cell(record.threat),
                 Cell(str(record.num_examples)),
-                _doubted(score_cell(record), _is_doubted(results, subject)),
+                marked(score_cell(record), doubted=_is_doubted(results, subject)),
             )
         )
     names = ("", "clean", "strongest attack", "n", "what it leaves")
@@ -344,6 +345,7 @@ def _ranking(results: Results, every: list[Record], ball: Ball, title: str) -> T
         (
             "Each number is an upper bound: a better attack can only lower it. Of two whose "
             "intervals overlap neither is known to be the better.",
+            *zero_gradient_notes(best.values()),
         ),
         judged_by_last=True,
     )

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record, Score
@@ -50,9 +51,9 @@ def verdict(results: Results, displays: Sequence[Display] | None = None) -> list
     if displays is None:
         displays = default_displays(results)
     scored = results.scored(None)
-    findings = _findings(results) + _measured(results)
+    findings = _findings(results) + _measured(results) + _member_findings(results.records)
     curves = [display for display in displays if isinstance(display, Curve)]
-    compared = [_ball_flags(scored), _order_flags(scored)]
+    compared = [_ball_flags(scored), _gradient_flags(results.records), _order_flags(scored)]
     compared += [_curve_flags(results, curve) for curve in curves]
     flags = [flag for part in compared for flag in part.flags]
     chance = [flag for flag in flags if flag.chance]
@@ -269,6 +270,49 @@ def _ball_flags(scored: Sequence[Record]) -> _Compared:
                 )
             )
     return _Compared(flags, f"no attack left its {norm_text('linf')} ball" if number else "")
+
+
+def _gradient_flags(records: Sequence[Record]) -> _Compared:
+    """Flags attacks that had no gradient to follow, where the records say whether they had."""
+    told = [record for record in records if record.num_zero_gradient is not None]
+    without = [record for record in told if record.num_zero_gradient]
+    flags = []
+    for subject in unique(record.subject for record in without):
+        own = [record for record in without if record.subject == subject]
+        shares = unique(
+            f"{r.num_zero_gradient} of {r.num_examples} images under {r.threat}" for r in own
+        )
+        flags.append(
+            Finding(
+                f"{subject}: the gradient was exactly zero at every call for "
+                f"{', '.join(shares)}: that these stand says nothing of an attacker who has a "
+                "gradient, or needs none.",
+                flag=True,
+            )
+        )
+    return _Compared(flags, "every attack that needs one had a gradient" if told else "")
+
+
+def _member_findings(records: Sequence[Record]) -> list[Finding]:
+    """Says which members of an ensemble had none where others had: no reason to doubt it all."""
+    return [
+        Finding(
+            f"{record.subject}: of {record.threat}, {member['name']} had no gradient to follow on "
+            f"{member['num_zero_gradient']} of the {member['num_attacked']} images it attacked; "
+            "other members stood in."
+        )
+        for record in records
+        if not record.num_zero_gradient
+        for member in _members(record)
+        if member.get("num_zero_gradient")
+    ]
+
+
+def _members(record: Record) -> list[dict[str, Any]]:
+    found = record.result.get("members")  # or what a measure calls so
+    if not isinstance(found, list):
+        return []
+    return [member for member in found if isinstance(member, dict) and "name" in member]
 
 
 def _comparison(pair: str, lower: Record, higher: Record, cause: str) -> Finding:
