@@ -3,6 +3,7 @@
 from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, Robustness, TopK
 from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
@@ -34,6 +35,7 @@ __all__ = [
     "IdentityGradient",
     "Itself",
     "Knowledge",
+    "Ladder",
     "MeanField",
     "Measure",
     "OverSeeds",

@@ -10,6 +10,7 @@ from rainjax._checks import check_fields
 from rainjax.attacks import EOT, PGD, Attack, Square
 from rainjax.attacks._base import BallAttack
 from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.effort import with_draws
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.study import Cell, Study, Subject, cells
 from rainjax.evaluation.threats import ClassifierAlone
@@ -195,17 +196,6 @@ def within(attack: Any, radius: float) -> Any:
     step = getattr(attack, "step_size", None)
     changes = {} if step is None else {"step_size": step * radius / attack.radius}
     return dataclasses.replace(attack, radius=radius, **changes)
-
-
-def with_draws(eot: EOT, num: int) -> EOT:
-    """Returns the average over another number of draws, in chunks that divide it."""
-    chunk, first = eot.chunk_size, eot.first
-    return dataclasses.replace(
-        eot,
-        num_samples=num,
-        chunk_size=chunk and math.gcd(chunk, num),
-        first=first and min(first, num),
-    )
 
 
 def whole(norm: str, shape: Sequence[int]) -> float:

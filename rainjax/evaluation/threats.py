@@ -12,6 +12,7 @@ from rainjax.defenses import Identity
 from rainjax.defenses._base import Defense
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.names import check_name
 from rainjax.gradients import BPDA
 from rainjax.pipeline import Pipeline
@@ -129,7 +130,8 @@ class ThreatModel(metaclass=Named):
 
     `attack` is None where nobody attacks. With `knowledge=Knowledge.KEYS` the attacker is given
     the draws that will be scored, all of them, and needs `EOT(draws="enumerated")`; that applies
-    to random pipelines alone. `num_examples` lowers a study's, where an attack is dear, and never
+    to random pipelines alone. A `Ladder` asks the whole pipeline what still stands, so its
+    attacker knows SCORES or DEFENSE. `num_examples` lowers a study's, where an attack is dear, and never
     raises it. `tags` name the displays it is for: "table", or the curve that it is a point of.
 
     Raises:
@@ -137,7 +139,7 @@ class ThreatModel(metaclass=Named):
     """
 
     name: str
-    attack: Attack | AutoAttack | None
+    attack: Attack | AutoAttack | Ladder | None
     surrogate: Surrogate = Itself()
     knowledge: Knowledge = Knowledge.DEFENSE
     num_examples: int | None = None
@@ -158,6 +160,13 @@ class ThreatModel(metaclass=Named):
             raise ValueError(
                 f"The attack of {self.name!r} is targeted, and would lead towards the true "
                 "labels: leave targeted=False."
+            )
+        asks = (Knowledge.SCORES, Knowledge.DEFENSE)
+        if isinstance(self.attack, Ladder) and self.knowledge not in asks:
+            raise ValueError(
+                f"The attack of {self.name!r} is a Ladder, which asks the whole pipeline what still "
+                f"stands, and knowledge={self.knowledge.name} does not allow that: give SCORES, or "
+                "DEFENSE, whatever the surrogate."
             )
         if self.knowledge is Knowledge.KEYS:
             eot = getattr(self.attack, "eot", None)
