@@ -219,7 +219,7 @@ def _first(
 
     def make() -> Arrays:
         noise = gradient_noise(
-            surrogate, params, seed, indices, images, labels, query=attack.query,
+            surrogate, params, seed, indices, images, labels, loss=attack.query.loss,
             first=attack.num_draws, batch_size=size, mesh=mesh,
             enough=lambda num, cosine: (
                 settled(cosine, stability) or not ladder.pays_for(more(2 * num))

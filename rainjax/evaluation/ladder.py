@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from rainjax._arguments import Named
 from rainjax._checks import check_fields
-from rainjax.attacks import EOT, Attack
+from rainjax.attacks import Attack
 from rainjax.attacks._base import BallAttack
 from rainjax.evaluation.effort import growing, grown
 
@@ -28,7 +28,7 @@ class Rung:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder(metaclass=Named):
-    """An attack whose steps (or queries), draws and restarts are doubled in turn, until it is flat.
+    """An attack whose steps (or queries), draws and restarts are doubled until it is flat.
 
     A threat model takes it in the place of an attack. On every rung the images that still stand
     are attacked anew, from the original, by an attack with twice as much of one thing; the worst
@@ -58,8 +58,8 @@ class Ladder(metaclass=Named):
     [(None, 10), ('steps', 20), ('restarts', 42), ('steps', 82)]
 
     Raises:
-        ValueError: the attack is not bounded by a ball, is targeted, has nothing to double, or costs
-            more than the budget; or an option is out of range.
+        ValueError: the attack is not bounded by a ball, has nothing to double, or costs more than
+            the budget; or an option is out of range.
     """
 
     attack: Attack
@@ -144,8 +144,8 @@ class Ladder(metaclass=Named):
         kinds = tuple(kind for kind in self.kinds or there if kind in there)
         if not kinds:
             raise ValueError(
-                f"A Ladder of {type(self.attack).__name__} with kinds={self.kinds} doubles nothing "
-                f"on this surrogate: {there or 'nothing'} would make a difference there."
+                f"A Ladder of {type(self.attack).__name__} with kinds={self.kinds} doubles "
+                f"nothing on this surrogate, where {there or 'nothing'} makes a difference."
             )
         stability = self.stability if "draws" in kinds else None
         return dataclasses.replace(self, kinds=kinds, stability=stability)

@@ -51,7 +51,7 @@ def gradient_noise(
     images: Float[np.ndarray, "n h w c"],
     labels: Int[np.ndarray, "n"],
     *,
-    query: Slope = Slope("cross_entropy"),
+    loss: str = "cross_entropy",
     first: int = 1,
     enough: Callable[[int, float], bool],
     batch_size: int = 64,
@@ -61,9 +61,9 @@ def gradient_noise(
     """Returns the noise of a pipeline's gradient at some images, from as many draws as it takes.
 
     Two sets of `first` draws each are taken, and twice as many again and again, until
-    `enough(num_draws, cosine)` says so, where the cosine is the mean of `stability` over the images
-    (NaN where no image has a gradient). Draws are functions of the seed and of an image's position,
-    `indices`, so batches change nothing.
+    `enough(num_draws, cosine)` says so; the cosine is the mean of `stability` over the images,
+    NaN where none has a gradient. Draws are functions of the seed and of an image's position in
+    the data set, `indices`, so batches change nothing.
 
     Raises:
         ValueError: `first` or `batch_size` is below 1.
@@ -74,6 +74,7 @@ def gradient_noise(
     devices = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, len(images)) // devices) * devices
     place, params = placement(mesh, params)
+    query = Slope(loss)
 
     def gradients(start: int, count: int, rows: np.ndarray):
         keys = example_keys(seed, Purpose.ATTACK, indices[rows])

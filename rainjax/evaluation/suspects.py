@@ -12,6 +12,7 @@ from rainjax.attacks._base import BallAttack
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.effort import with_draws
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.study import Cell, Study, Subject, cells
 from rainjax.evaluation.threats import ClassifierAlone
 from rainjax.pipeline import Pipeline
@@ -120,14 +121,18 @@ def _sees_gradient(cell: Cell) -> bool:
 
 def _strength(cell: Cell) -> tuple[bool, bool, float, int]:
     assert cell.surrogate is not None
-    eot = getattr(cell.attack, "eot", None)
+    eot = getattr(_as_pgd(cell.attack), "eot", None)
     samples = cell.surrogate.is_random and eot is not None and eot.draws != "enumerated"
     draws = cell.num_draws if samples else 1
     return "table" in cell.threat.tags, draws > 1, cell.radius or 0.0, draws
 
 
-def _as_pgd(attack: Attack | AutoAttack | None) -> PGD | None:
-    """Returns PGD in the place of an attack that follows a gradient in a ball; None for others."""
+def _as_pgd(attack: Attack | AutoAttack | Ladder | None) -> PGD | None:
+    """Returns PGD in the place of an attack that follows a gradient in a ball; None for others.
+
+    Of a ladder it is the attack that it begins with.
+    """
+    attack = attack.attack if isinstance(attack, Ladder) else attack
     steps = getattr(attack, "num_steps", None)
     if not isinstance(attack, BallAttack) or steps is None:
         return None

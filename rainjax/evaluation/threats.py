@@ -131,8 +131,9 @@ class ThreatModel(metaclass=Named):
     `attack` is None where nobody attacks. With `knowledge=Knowledge.KEYS` the attacker is given
     the draws that will be scored, all of them, and needs `EOT(draws="enumerated")`; that applies
     to random pipelines alone. A `Ladder` asks the whole pipeline what still stands, so its
-    attacker knows SCORES or DEFENSE. `num_examples` lowers a study's, where an attack is dear, and never
-    raises it. `tags` name the displays it is for: "table", or the curve that it is a point of.
+    attacker knows SCORES or DEFENSE. `num_examples` lowers a study's, where an attack is dear,
+    and never raises it. `tags` name the displays it is for: "table", or the curve that it is a
+    point of.
 
     Raises:
         ValueError: a part is of another kind, or the parts do not fit each other.
@@ -164,9 +165,9 @@ class ThreatModel(metaclass=Named):
         asks = (Knowledge.SCORES, Knowledge.DEFENSE)
         if isinstance(self.attack, Ladder) and self.knowledge not in asks:
             raise ValueError(
-                f"The attack of {self.name!r} is a Ladder, which asks the whole pipeline what still "
-                f"stands, and knowledge={self.knowledge.name} does not allow that: give SCORES, or "
-                "DEFENSE, whatever the surrogate."
+                f"The attack of {self.name!r} is a Ladder, which asks the whole pipeline what "
+                f"still stands, and knowledge={self.knowledge.name} does not allow that: give "
+                "SCORES, or DEFENSE, whatever the surrogate."
             )
         if self.knowledge is Knowledge.KEYS:
             eot = getattr(self.attack, "eot", None)

@@ -38,12 +38,8 @@ from rainjax.keys import Purpose, example_keys
 Arrays = dict[str, np.ndarray]
 Rows = Int[np.ndarray, "n"]
 MEMBER = ("num_attacked", "num_broken", "num_best", "num_gradients")
-NOT_OF_IMAGES = (
-    "seconds",
-    "members",
-    "rungs",
-    "ladder",
-)  # all other arrays have one entry an image
+# All other arrays that are kept have one entry an image.
+NOT_OF_IMAGES = ("seconds", "members", "rungs", "ladder")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
