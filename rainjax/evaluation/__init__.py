@@ -1,5 +1,6 @@
 """Attacking, scoring and recording: from one batch to a whole study."""
 
+from rainjax.evaluation.batteries import ladders
 from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.knowledge import Knowledge
@@ -21,6 +22,7 @@ from rainjax.evaluation.threats import (
     Itself,
     MeanField,
     OwnGradient,
+    SoftRounding,
     Surrogate,
     ThreatModel,
     When,
@@ -46,6 +48,7 @@ __all__ = [
     "Score",
     "SeedSpread",
     "Shard",
+    "SoftRounding",
     "Study",
     "Subject",
     "Surrogate",
@@ -58,6 +61,7 @@ __all__ = [
     "check_study",
     "evaluate",
     "keep_worse",
+    "ladders",
     "load_records",
     "merge",
     "over_seeds",

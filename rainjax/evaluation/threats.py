@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from rainjax._arguments import Named
 from rainjax._checks import check_fields
@@ -79,6 +79,28 @@ class GradientOf(Surrogate):
         if not pipeline.defended:
             return None
         return pipeline.map_defense(lambda defense: BPDA(defense, self.backward))
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftRounding(Surrogate):
+    """The true pipeline, with the gradient of soft rounding wherever its defense rounds.
+
+    That is wherever it has a field `rounding`, in a stage of it as well. At the jumps a `"sine"`
+    is steeper than a `"cubic"`, which `OwnGradient` takes: see `transforms.rounded`.
+    """
+
+    rounding: Literal["cubic", "sine"] = "sine"
+
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        rounds = []
+
+        def soft(defense: Defense) -> Defense:
+            twin = _with_rounding(defense, self.rounding)
+            rounds.append(twin != defense)
+            return BPDA(defense, twin) if rounds[-1] else defense
+
+        surrogate = pipeline.map_defense(soft)
+        return surrogate if any(rounds) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,3 +287,17 @@ def adaptive(
 def _with_own_gradient(defense: Defense) -> Defense:
     soft = defense.smooth()
     return defense if soft == defense else BPDA(defense, soft)
+
+
+def _with_rounding(value: Any, rounding: str) -> Any:
+    """Returns a value with another `rounding` in it and in all of its parts that have one."""
+    if isinstance(value, tuple):
+        return tuple(_with_rounding(part, rounding) for part in value)
+    if not isinstance(value, Defense):
+        return value
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    changed = {
+        name: rounding if name == "rounding" else _with_rounding(part, rounding)
+        for name, part in fields.items()
+    }
+    return value if changed == fields else dataclasses.replace(value, **changed)
