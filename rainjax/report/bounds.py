@@ -26,6 +26,11 @@ def bounded(results: Results, cell: Cell, record: Record | None, *, ball: Ball |
     return cell
 
 
+def at_most(results: Results, record: Record, ball: Ball) -> str:
+    """Returns "≤ " before the number of the strongest attack within a ball that is a bound."""
+    return "≤ " if record.still_falling or wanting(results, record, ball) else ""
+
+
 def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
     """Returns the threat models within a ball whose surrogates had no flat ladder, if it matters.
 
