@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from rainjax.attacks import Attack
 from rainjax.attacks.queries import Slope
 from rainjax.devices import full_batches
+from rainjax.evaluation.driver import shrunk_sizes
 from rainjax.evaluation.effort import with_draws
 from rainjax.evaluation.ensemble import Member, Worst, attacked_by, judged
 from rainjax.evaluation.ladder import Ladder, Rung, is_flat, paired_change
@@ -97,14 +98,15 @@ def climb(
     assert kinds is not None
     devices = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, len(images)) // devices) * devices
+    sizes = shrunk_sizes(size, mesh)
     num_draws = ladder.num_select_draws if target.is_random else 1
     bill = _Bill(ladder.num_gradients * len(images), on_gradient)
-    judge = functools.partial(_judge, target, params, seed, num_draws, size, mesh)
+    judge = functools.partial(_judge, target, params, seed, num_draws, mesh)
 
     first, noise = _first(
         surrogate, ladder, params, seed, indices, images, labels, size, mesh, memo
     )
-    right, margins, counts = judge(indices, images, labels)
+    right, margins, counts = judge(indices, images, labels, size=size)
     worst, correct = Worst.of(images, right, margins), counts
     rungs: list[Rung] = []
     history: list[np.ndarray] = []
@@ -112,7 +114,9 @@ def climb(
     ended = ENDS[0]
     for place, rung in enumerate(ladder.rungs(first)):
         standing = worst.standing
-        for chosen, rows in full_batches(standing, size):
+        # What still stands may be few by now: a batch as large as at first would be padding.
+        fits = next(fewer for fewer in sizes if fewer >= min(len(standing), size))
+        for chosen, rows in full_batches(standing, fits):
 
             def make(rung=rung, place=place, chosen=chosen, rows=rows) -> Arrays:
                 member = Member(f"rung {place}", rung.attack, surrogate)
@@ -120,7 +124,9 @@ def climb(
                     target, member, place, params, seed, indices[rows], images[rows],
                     labels[rows], mesh=mesh, on_gradient=lambda n: bill.add(n * len(chosen)),
                 )[: len(chosen)]  # fmt: skip
-                right, margins, counts = judge(indices[chosen], found, labels[chosen])
+                right, margins, counts = judge(
+                    indices[chosen], found, labels[chosen], size=len(rows)
+                )
                 return {"found": found, "right": right, "margins": margins, "counts": counts}
 
             kept = memo([place, *map(int, chosen)], make)
@@ -195,7 +201,7 @@ class _Bill:
         self.add(self._left)
 
 
-def _judge(target, params, seed, num_draws, size, mesh, indices, images, labels):
+def _judge(target, params, seed, num_draws, mesh, indices, images, labels, *, size):
     """Returns the verdicts and margins of the selection draws, and how many others are right.
 
     On a pipeline without randomness the one draw is both.
