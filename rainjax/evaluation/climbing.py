@@ -98,7 +98,7 @@ def climb(
     assert kinds is not None
     devices = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, len(images)) // devices) * devices
-    sizes = shrunk_sizes(size, mesh)
+    sizes = shrunk_sizes(size, mesh)[1:]  # without 0
     num_draws = ladder.num_select_draws if target.is_random else 1
     bill = _Bill(ladder.num_gradients * len(images), on_gradient)
     judge = functools.partial(_judge, target, params, seed, num_draws, mesh)
