@@ -232,7 +232,10 @@ def _draws_table(results: Results, every: list[Record], ball: Ball, title: str) 
             if record is not None:
                 names = ("mean", "vote", "worst")
                 scores = (
-                    bounded(results, score_cell(record, name), record, ball=ball) for name in names
+                    bounded(results, score_cell(record, name), record, ball=ball)
+                    if record is best
+                    else score_cell(record, name)
+                    for name in names
                 )
                 num = Cell(str(record.num_examples))
                 draws = Cell(str(record.num_score_draws))
