@@ -34,8 +34,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def reads_damaged(test):
     """Marks a test in which Orbax fails to read, and leaves its event loop and its coroutines to
-    the garbage collector. That complains wherever it next runs: such a test makes it run itself.
-    """
+    the garbage collector. That complains wherever it next runs: such a test makes it run itself."""
     for ignored in (
         "ignore::pytest.PytestUnraisableExceptionWarning",
         "ignore::ResourceWarning",

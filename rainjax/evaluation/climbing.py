@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
@@ -119,7 +120,8 @@ def climb(
         for chosen, rows in full_batches(standing, fits):
 
             def make(rung=rung, place=place, chosen=chosen, rows=rows) -> Arrays:
-                member = Member(f"rung {place}", rung.attack, surrogate)
+                attack = _filled(rung.attack, size // len(rows))
+                member = Member(f"rung {place}", attack, surrogate)
                 found = attacked_by(
                     target, member, place, params, seed, indices[rows], images[rows],
                     labels[rows], mesh=mesh, on_gradient=lambda n: bill.add(n * len(chosen)),
@@ -237,6 +239,20 @@ def _first(
     numbers = attack.num_draws * 2 ** np.arange(kept["stability"].shape[1])
     noise = GradientNoise(kept["cosine"], kept["zeros"], numbers, kept["stability"])
     return more(int(numbers[-1])), noise
+
+
+def _filled(attack: Attack, times: int) -> Attack:
+    """Returns the attack with more draws held at once, where a batch is so many times smaller.
+
+    Few images with one draw a call would leave a CPU waiting for the calls. Results do not depend
+    on it; elsewhere than on CPU all draws are held already, unless a chunk size says otherwise.
+    """
+    eot = attack.eot
+    if eot.chunk_size is None and jax.default_backend() != "cpu":
+        return attack
+    most = min((eot.chunk_size or 1) * times, eot.num_samples)
+    chunk = max(n for n in range(1, most + 1) if eot.num_samples % n == 0)
+    return dataclasses.replace(attack, eot=dataclasses.replace(eot, chunk_size=chunk))
 
 
 def _kept_noise(noise: GradientNoise) -> Arrays:
