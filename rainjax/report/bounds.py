@@ -11,19 +11,24 @@ from rainjax.report.tables import ABSENT, Cell
 from rainjax.report.text import unique
 
 
-def bounded(results: Results, cell: Cell, record: Record | None, *, ball: Ball | None) -> Cell:
-    """Returns a record's cell with "≤" before its number, where that is no more than a bound.
+def bounded(results: Results, cell: Cell, record: Record | None, *, ball: Ball) -> Cell:
+    """Returns the cell of the strongest attack within a ball, with "≤" where that is a bound.
 
-    So it is where the record's ladder was still falling. With a `ball` the number is what the
-    strongest attack within it leaves, and is a bound too where `wanting` says what is wanting.
+    It is one where the attack is a ladder that was still falling, or `wanting` says what is
+    wanting.
     """
     if record is None or cell == ABSENT:
         return cell
     if record.still_falling:
-        return Cell(f"≤ {cell.value}, still falling", cell.detail)
-    if ball is not None and wanting(results, record, ball):
+        return falling(cell, record)
+    if wanting(results, record, ball):
         return Cell(f"≤ {cell.value}", cell.detail)
     return cell
+
+
+def falling(cell: Cell, record: Record) -> Cell:
+    """Returns a record's cell, as a bound where its ladder was still falling."""
+    return Cell(f"≤ {cell.value}, still falling", cell.detail) if record.still_falling else cell
 
 
 def at_most(results: Results, record: Record, ball: Ball) -> str:

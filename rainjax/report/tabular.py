@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from rainjax.evaluation.records import Record
 from rainjax.report._display import Display
-from rainjax.report.bounds import bound_notes, bounded
+from rainjax.report.bounds import bound_notes, bounded, falling
 from rainjax.report.results import Ball, Results, balls, clean, strongest, subjects_of
 from rainjax.report.table_notes import Column, equals_white_box, table_notes
 from rainjax.report.tables import ABSENT, Cell, Table
@@ -98,7 +98,7 @@ def _ball_table(results: Results, every: list[Record], ball: Ball | None, title:
             record = column.get(subject)
             if record is not None:
                 cell = score_cell(record, own_num=_is_mixed(column))
-                cell = bounded(results, cell, record, ball=None)
+                cell = falling(cell, record)
                 cells.append(_doubted(cell, (subject, record.threat) in results.doubts))
             elif equals_white_box(results, subject, column):
                 cells.append(Cell("= white box"))
