@@ -20,6 +20,7 @@ from rainjax.evaluation import (
     SoftRounding,
     Subject,
     ThreatModel,
+    adaptive,
     evaluate,
     ladders,
     merge,
@@ -265,6 +266,13 @@ def test_the_battery_has_a_ladder_for_every_surrogate_that_applies():
         "GaussianNoise": {"own gradient", "Square", *blind},
         "both": {"own gradient", "sharper rounding", "Square", *blind},
     }
+    # What `adaptive` tries has a ladder each: none is wanting in a study of both.
+    seen = lambda threats: {
+        (cell.subject.name, cell.threat.knowledge > Knowledge.SCORES, cell.surrogate)
+        for cell in cells(study_of(*subjects, threats=threats))
+        if cell.attack is not None
+    }
+    assert seen(adaptive(0.05, num_steps=3, eot=EOT(2))) <= seen(battery)
     soft = SoftRounding("sine").of(subjects[-1].pipeline).defense
     assert soft.forward == rounded
     assert soft.backward == Chain((BitDepth(3, rounding="sine"), GaussianNoise(0.1)))
