@@ -261,6 +261,7 @@ _ORIGINS = (
     ("rainjax.zoo", "Entry", "a zoo entry"),
     ("rainjax.nets", "Model", "a network with its parameters"),
     ("rainjax.evaluation", "AutoAttack", "an ensemble"),
+    ("rainjax.evaluation", "Ladder", "a ladder"),
     ("rainjax", "Network", "a Network"),
     ("rainjax", "Defense", "a Defense"),
     ("rainjax", "Pipeline", "a Pipeline"),

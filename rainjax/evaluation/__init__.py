@@ -1,8 +1,10 @@
 """Attacking, scoring and recording: from one batch to a whole study."""
 
+from rainjax.evaluation.batteries import ladders
 from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, Robustness, TopK
 from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
@@ -20,6 +22,7 @@ from rainjax.evaluation.threats import (
     Itself,
     MeanField,
     OwnGradient,
+    SoftRounding,
     Surrogate,
     ThreatModel,
     When,
@@ -34,6 +37,7 @@ __all__ = [
     "IdentityGradient",
     "Itself",
     "Knowledge",
+    "Ladder",
     "MeanField",
     "Measure",
     "OverSeeds",
@@ -44,6 +48,7 @@ __all__ = [
     "Score",
     "SeedSpread",
     "Shard",
+    "SoftRounding",
     "Study",
     "Subject",
     "Surrogate",
@@ -56,6 +61,7 @@ __all__ = [
     "check_study",
     "evaluate",
     "keep_worst",
+    "ladders",
     "load_records",
     "merge",
     "over_seeds",

@@ -150,7 +150,7 @@ def _drive(
 ) -> tuple[Images, Watch]:
     """Runs an attack call by call, without the images that have nothing left to do."""
     rows, ended = np.arange(len(batch.loop_keys)), None
-    sizes = _sizes(len(rows), mesh)
+    sizes = shrunk_sizes(len(rows), mesh)
     for call in range(attack.num_calls):
         batch = _call(surrogate, attack, params, batch, call, tick)
         if not attack.stops_early or call == attack.num_calls - 1:
@@ -209,7 +209,7 @@ def ask(
     return _over(total, num)
 
 
-def _sizes(size: int, mesh: Mesh | None) -> list[int]:
+def shrunk_sizes(size: int, mesh: Mesh | None) -> list[int]:
     """Returns the sizes that a batch may shrink to: few, because each is compiled.
 
     It is halved again and again, with three quarters on the way, in whole rows per device.

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rainjax._files import check_writable, read_arrays, read_json, write_json
+from rainjax.evaluation.climbing import ladder_record
 from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
 from rainjax.evaluation.measures import Measure, outcome_of
 from rainjax.evaluation.packing import pack_indices, unpack_indices
@@ -23,7 +24,7 @@ from rainjax.evaluation.provenance import code_digest
 from rainjax.evaluation.records import SCHEMA, load_order
 from rainjax.evaluation.study import Cell, Study, Subject
 from rainjax.evaluation.validation import find_problem
-from rainjax.evaluation.work import MEMBER, Unit, Work
+from rainjax.evaluation.work import MEMBER, NOT_OF_IMAGES, Unit, Work
 
 Plan = dict[str, Any]  # what `make_plan` returns
 Entry = dict[str, Any]  # one cell of it
@@ -171,7 +172,7 @@ def read_unit(path: pathlib.Path, unit: dict[str, Any]) -> dict[str, np.ndarray]
     """
     arrays, num = read_arrays(path), len(unpack_indices(unit["images"]))
     wanted = {"seconds", *(("attacked",) if path.stem.startswith("a-") else ())}
-    images = [array for name, array in arrays.items() if name not in ("seconds", "members")]
+    images = [array for name, array in arrays.items() if name not in NOT_OF_IMAGES]
     whole = images and all(array.shape[:1] == (num,) for array in images)
     if not whole or not wanted <= arrays.keys():
         raise ValueError(f"{path} is damaged (not of {num} images): delete it and run again.")
@@ -215,6 +216,9 @@ def write_record(
     if entry["members"] is not None:
         outcome["result"]["members"] = _members(entry["members"], attacks)
     zero = [kept["zero_gradient"] for kept in attacks if "zero_gradient" in kept]
+    if attacks and "rungs" in attacks[0]:
+        kinds = entry["record"]["threat"]["attack"]["kinds"]
+        outcome["ladder"] = ladder_record(kinds, attacks[0])
     content = {
         **entry["record"],
         "measure": plan["measure"],

@@ -177,6 +177,16 @@ class Record:
         """Everything that was measured, as plain JSON."""
         return self.content["result"]
 
+    @property
+    def ladder(self) -> dict[str, Any] | None:
+        """What a ladder came to on every rung, as plain JSON; None of any other attack."""
+        return self.content.get("ladder")
+
+    @property
+    def still_falling(self) -> bool:
+        """Whether it is of a ladder that ended by its budget: its number is an upper bound."""
+        return self.ladder is not None and not self.ladder["flat"]
+
     def score(self, name: str = "mean") -> Score:
         """Returns "mean" accuracy over draws, that of their "vote", or of the "worst" draw.
 

@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from rainjax.attacks import Attack
 from rainjax.attacks._watch import NO_GRADIENT, ZERO_GRADIENT, Watch, are_probabilities
@@ -17,6 +17,24 @@ def zero_gradients(watch: Watch) -> Bool[np.ndarray, "n"] | None:
     """
     seen = np.asarray(watch.gradient)
     return None if (seen == NO_GRADIENT).all() else seen == ZERO_GRADIENT
+
+
+class ZeroGradients:
+    """Adds up over several attacks for which images none of them had a gradient to follow."""
+
+    def __init__(self, num_images: int):
+        self._asked, self._followed = np.zeros((2, num_images), bool)
+
+    def add(self, chosen: Int[np.ndarray, "m"], zero: Bool[np.ndarray, "m"] | None) -> None:
+        """Adds what `zero_gradients` says of one more attack, on the `chosen` images."""
+        if zero is not None:
+            self._asked[chosen] = True
+            self._followed[chosen] |= ~zero
+
+    @property
+    def images(self) -> Bool[np.ndarray, "n"] | None:
+        """For which images there was none; None where no attack asked for one."""
+        return self._asked & ~self._followed if self._asked.any() else None
 
 
 def warn_of_zero_gradients(attack: Attack, watch: Watch, *, stacklevel: int = 3) -> None:

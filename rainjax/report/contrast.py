@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report._display import Display, Drawing
+from rainjax.report.bounds import bound_notes, bounded
 from rainjax.report.marks import doubt_note, had_zero_gradient, marked, zero_gradient_notes
 from rainjax.report.results import Results, clean, is_blind, lowest, radii, subjects_of
 from rainjax.report.style import BLUE, FAINT, GREY, RUST, new_figure, png_bytes, styled
@@ -93,7 +94,7 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
     texts = radius_texts(display.norm, quoted)
     for text in texts.values():
         header += [Cell(f"{text}, blind"), Cell(f"{text}, adaptive")]
-    body, used = [], []
+    body, used, claims = [], [], []
     for subject in subjects_of(results, shown):
         cells = [Cell(subject), _cell(clean(shown, subject), num)]
         for radius in quoted:
@@ -101,7 +102,9 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
             best = display.adaptive(shown, subject, radius)
             used += [blind, best]
             cells += [_marked(results, _cell(blind, num), blind)]
-            cells += [_marked(results, _cell(best, num, radius), best)]
+            cell = bounded(results, _cell(best, num, radius), best, ball=(display.norm, radius))
+            cells += [_marked(results, cell, best)]
+            claims += [(best, (display.norm, radius))] if best is not None else []
         body.append(tuple(cells))
     data = shown[0].content["data"]
     within = " and ".join(texts.values())
@@ -119,6 +122,7 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
             f"of images, and the attack that left so little{seen}.",
             *_attack_notes(display, results, shown),
             *_source_notes(results, shown),
+            *bound_notes(results, claims),
             *_doubt_notes(results, shown),
             *zero_gradient_notes(record for record in used if record is not None),
         ),

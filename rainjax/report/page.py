@@ -18,6 +18,7 @@ from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report import sanity
 from rainjax.report._display import Display, Drawing
+from rainjax.report.bounds import falling
 from rainjax.report.displays import choose, known_displays
 from rainjax.report.results import Results
 from rainjax.report.tables import ABSENT, Table, as_markdown, as_plain
@@ -292,7 +293,7 @@ def _targets(results: Results) -> list[tuple[str, str]]:
 
 
 def _record_line(record: Record) -> dict[str, Any]:
-    cell, reach = score_cell(record), record.result.get("linf_max")
+    cell, reach = falling(score_cell(record), record), record.result.get("linf_max")
     return {
         "id": record.id,
         "attack": attack_text(record),
