@@ -181,7 +181,7 @@ def test_options_of_attackers_are_refused(make, sentence):
 IMAGES = np.full((2, 2, 2, 3), 0.5, np.float32)
 KEYS = example_keys(0, Purpose.ATTACK, np.arange(2))
 TARGET = Defended(Identity(), Linear(12, 2))
-PARAMS = {"defense": (), "classifier": {"kernel": jnp.ones((12, 2))}}
+PARAMS = {"defense": (), "classifier": {"kernel": jnp.arange(24.0).reshape(12, 2) % 5}}
 SUBJECT = linear(Identity())
 
 
