@@ -15,7 +15,8 @@ import numpy as np
 
 from rainjax import transforms
 from rainjax._checks import check_option
-from rainjax.defenses._base import Deterministic
+from rainjax.defenses._base import Candidates, Deterministic, Quantizer
+from rainjax.defenses._rounding import colour_candidates, plane_candidates
 from rainjax.transforms import Rounding, Subsampling
 from rainjax.typing import Image
 
@@ -59,7 +60,7 @@ def two_steps(
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureDistillation(Deterministic):
+class FeatureDistillation(Deterministic, Quantizer):
     """Rounds the DCT coefficients of 8x8 blocks to multiples of `steps`, and comes back.
 
     With the defaults the authors' code, to the rounding of floats: channels apart, grey levels
@@ -118,3 +119,18 @@ class FeatureDistillation(Deterministic):
     def smooth(self) -> "FeatureDistillation":
         """Returns the same with soft rounding."""
         return dataclasses.replace(self, rounding="cubic")
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it returns rounded coefficients; soft rounding does not."""
+        return self.rounding in ("true", "straight_through")
+
+    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+        """Returns the moves of every coefficient, and of pairs of low ones, over a boundary."""
+        steps = jnp.asarray(self.steps, image.dtype)
+        if self.colours == "rgb":
+            shift = 128.0 if self.level_shift else 0.0
+            return plane_candidates(image, radius, norm, steps=steps, shift=shift)
+        return colour_candidates(
+            image, radius, norm, steps=steps, colour_steps=steps, subsampling=self.subsampling
+        )
