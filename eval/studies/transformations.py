@@ -62,7 +62,7 @@ class Transformations(StudyOptions):
     num_steps: int = 20
     """Steps of BIM, of PGD and of the attacks that know the transformation."""
     reach_steps: int = 30
-    """Steps of each of four starts of the attack on what a rounding can return."""
+    """Steps of each start of the attack on what a rounding can return: four, one if random."""
     num_eot: int = 8
     """Draws that an attack on a random transformation averages over."""
     num_examples: int = 200
@@ -200,7 +200,11 @@ class Transformations(StudyOptions):
             yield ThreatModel(
                 "reachable outputs",
                 ReachableOutputs(
-                    radius=radius, num_steps=self.reach_steps, eot=eot, early_stop=not random
+                    radius=radius,
+                    num_steps=self.reach_steps,
+                    num_restarts=1 if random else 4,
+                    eot=eot,
+                    early_stop=not random,
                 ),
                 When(RoundedOutputs(), random=random),
                 num_examples=self.num_eot_examples if random else None,

@@ -181,7 +181,9 @@ class ReachableOutputs(BallAttack):
     def _outcomes(self, key, image: Image, purified: Image, listed: Candidates) -> Outcomes:
         outputs = jax.vmap(lambda x: self._apply(key, x))(listed.inputs)
         halved = lambda x: x.astype(jnp.float16)
-        return Outcomes(halved(listed.inputs - image), halved(outputs - purified), listed.cell)
+        return Outcomes(
+            halved(listed.inputs - image[None]), halved(outputs - purified[None]), listed.cell
+        )
 
     def _apply(self, key: PRNGKey, image: Image) -> Image:
         """Returns the mean output of the defense, over the same draws for every image."""
@@ -280,7 +282,7 @@ class _Table:
         return cls(group, gained - now[None], longer - length[None])
 
     def best(self, price) -> tuple[Grid, Int[Array, "rows cols planes"], Grid]:
-        """Returns the largest gain after cost of each own cell, at least 0, whose, and its cost."""
+        """Returns the largest gain after cost of each own cell, or 0, whose, and its cost."""
         net = self.gain - price * self.cost
         which = jnp.argmax(net, axis=0)
         top = jnp.max(net, axis=0)

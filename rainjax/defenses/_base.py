@@ -95,6 +95,19 @@ class Candidates:
     cell: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LevelBounds:
+    """The lowest and the highest level that each value can be rounded to, both whole numbers.
+
+    `low` and `high` are tuples of arrays of equal shapes, one for each kind of plane. Outside of
+    `vmap` they hold a batch.
+    """
+
+    low: tuple[Int[Array, "..."], ...]
+    high: tuple[Int[Array, "..."], ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Quantizer(Defense):
     """A purifier that rounds each cell of an image by itself.
@@ -119,6 +132,23 @@ class Quantizer(Defense):
         Raises:
             ValueError: `norm` is another one.
         """
+
+    def level_bounds(self, image: Image, radius: float, norm: str) -> LevelBounds | None:
+        """Returns bounds on every level within the ball, by which a prediction can be proved.
+
+        They hold for every image in [0, 1] within `radius`, the rounding of float32 included.
+        None, the default, says that there are none, and so no proof.
+        """
+        del image, radius, norm
+        return None
+
+    def from_levels(self, levels: tuple[Array, ...], shape: tuple[int, ...]) -> Image:
+        """Returns what `apply` makes of an image of `shape` whose values have these levels.
+
+        Raises:
+            NotImplementedError: `level_bounds` gives none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no levels to make an image of.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +220,7 @@ class Chain(Stratified, Quantizer):
         for stage in before:
             seen = apply_draw(stage, stage.init(jax.random.key(0)), jax.random.key(0), seen)
         return tuple(
-            Candidates(jnp.clip(image + (found.inputs - seen), 0.0, 1.0), found.cell)
+            Candidates(jnp.clip(image[None] + (found.inputs - seen[None]), 0.0, 1.0), found.cell)
             for found in last.reachable(seen, radius, norm)
         )
 

@@ -4,10 +4,18 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from rainjax import transforms
 from rainjax._checks import check_image
-from rainjax.defenses._base import Candidates, Deterministic, Quantizer, Stratified
+from rainjax.defenses._base import (
+    Candidates,
+    Deterministic,
+    LevelBounds,
+    Quantizer,
+    Stratified,
+)
+from rainjax.defenses._levels import jpeg_bounds
 from rainjax.defenses._rounding import colour_candidates
 from rainjax.keys import choices
 from rainjax.transforms import Rounding, Subsampling
@@ -48,6 +56,28 @@ class JPEG(Deterministic, Quantizer):
     def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
         """Returns the moves of every coefficient, and of pairs of low ones, over a boundary."""
         return _candidates(image, radius, norm, self.quality, self.subsampling)
+
+    def level_bounds(self, image: Image, radius: float, norm: str) -> LevelBounds | None:
+        """Returns bounds on the multiple of its step that every coefficient is rounded to.
+
+        They pass through the grey levels and colours that JPEG rounds first, and so are wide.
+        """
+        if not self.quantizes:
+            return None
+        steps, colour_steps = transforms.quality_tables(self.quality)
+        return jpeg_bounds(
+            image, radius, norm,
+            steps=steps, colour_steps=colour_steps, subsampling=self.subsampling,
+        )  # fmt: skip
+
+    def from_levels(self, levels: tuple[Array, ...], shape: tuple[int, ...]) -> Image:
+        """Returns the image whose coefficients are these multiples of their steps."""
+        tables = transforms.quality_tables(self.quality)[: len(levels)]
+        kept = tuple(
+            found * table[None, None, ..., None]
+            for found, table in zip(levels, tables, strict=True)
+        )
+        return transforms.jpeg_decoded(kept, shape, self.subsampling)
 
     def smooth(self) -> "JPEG":
         """Returns the same with soft rounding."""

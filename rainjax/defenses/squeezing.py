@@ -3,9 +3,11 @@
 import dataclasses
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from rainjax import transforms
-from rainjax.defenses._base import Candidates, Deterministic, Quantizer
+from rainjax.defenses._base import Candidates, Deterministic, LevelBounds, Quantizer
+from rainjax.defenses._levels import value_bounds
 from rainjax.defenses._rounding import level_candidates
 from rainjax.transforms import Rounding
 from rainjax.typing import Image
@@ -44,6 +46,16 @@ class BitDepth(Deterministic, Quantizer):
         """Returns moves of every value; in L-inf as far as the ball goes, and half as far."""
         inputs = level_candidates(image, radius, norm, levels=2**self.bits - 1)
         return (Candidates(inputs, (1, 1, 1)),)
+
+    def level_bounds(self, image: Image, radius: float, norm: str) -> LevelBounds | None:
+        """Returns bounds on the number of the level that every value is rounded to."""
+        if not self.quantizes:
+            return None
+        return value_bounds(image, radius, norm, levels=2**self.bits - 1)
+
+    def from_levels(self, levels: tuple[Array, ...], shape: tuple[int, ...]) -> Image:
+        """Returns the image whose values have these levels."""
+        return levels[0].reshape(shape) / jnp.float32(2**self.bits - 1)
 
     def smooth(self) -> "BitDepth":
         """Returns the same with soft rounding."""

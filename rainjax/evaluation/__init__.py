@@ -6,6 +6,7 @@ from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.measures import Measure, Robustness, TopK
 from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
+from rainjax.evaluation.rounding_certificate import RoundingCertificates, certify_rounding
 from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.sanity import SanityOptions, check_study
 from rainjax.evaluation.scoring import attack_batch, keep_worse, round_to_8bit, score
@@ -42,6 +43,7 @@ __all__ = [
     "Record",
     "Robustness",
     "RoundedOutputs",
+    "RoundingCertificates",
     "SanityOptions",
     "Score",
     "SeedSpread",
@@ -54,6 +56,7 @@ __all__ = [
     "When",
     "adaptive",
     "attack_batch",
+    "certify_rounding",
     "certify_study",
     "check_study",
     "evaluate",

@@ -275,6 +275,7 @@ def adaptive(
                 ReachableOutputs(
                     radius=radius,
                     num_steps=num_steps,
+                    num_restarts=1 if random else 4,
                     eot=eot if random else EOT(),
                     early_stop=not random,
                 ),
