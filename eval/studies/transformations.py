@@ -203,6 +203,7 @@ class Transformations(StudyOptions):
                     radius=radius,
                     num_steps=self.reach_steps,
                     num_restarts=1 if random else 4,
+                    best_iterate=not random,
                     eot=eot,
                     early_stop=not random,
                 ),

@@ -1,7 +1,7 @@
 """An image as a grid of cells, for attacks that choose for each cell by itself."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Float, Shaped
 
 Cell = tuple[int, int, int]
 Grid = Float[Array, "rows cols planes"]
@@ -10,7 +10,7 @@ Grid = Float[Array, "rows cols planes"]
 def cell_sums(values: Float[Array, "*k h w c"], cell: Cell) -> Float[Array, "*k rows cols planes"]:
     """Returns the sum over each cell; those at the lower and right edge may be smaller."""
     *several, height, width, channels = values.shape
-    grid = grid_shape((height, width, channels), cell)
+    grid = _grid_shape((height, width, channels), cell)
     wide = [n * side - size for n, side, size in zip(grid, cell, values.shape[-3:], strict=True)]
     values = jnp.pad(values, [(0, 0)] * len(several) + [(0, more) for more in wide])
     pairs = [part for n, side in zip(grid, cell, strict=True) for part in (n, side)]
@@ -25,18 +25,7 @@ def spread(grid: Shaped[Array, "rows cols planes"], cell: Cell, shape: tuple[int
     return grid[:height, :width, :channels]
 
 
-def grid_shape(shape: tuple[int, ...], cell: Cell) -> tuple[int, int, int]:
+def _grid_shape(shape: tuple[int, ...], cell: Cell) -> tuple[int, int, int]:
     """Returns how many cells an image of `shape` has along each axis."""
     rows, cols, planes = (-(-size // side) for size, side in zip(shape, cell, strict=True))
     return rows, cols, planes
-
-
-def within_budget(score: Grid, cost: Grid, budget: float) -> Bool[Array, "rows cols planes"]:
-    """Returns the cells to keep: those of the highest score per cost that the budget pays for.
-
-    A cell that costs nothing is always kept. Greedy, as for the knapsack problem.
-    """
-    rank = jnp.argsort(-(score / jnp.maximum(cost, 1e-12)).ravel())
-    paid = jnp.cumsum(cost.ravel()[rank]) <= budget
-    keep = jnp.zeros(cost.size, bool).at[rank].set(paid).reshape(cost.shape)
-    return keep | (cost == 0)

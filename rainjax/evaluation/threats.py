@@ -276,6 +276,7 @@ def adaptive(
                     radius=radius,
                     num_steps=num_steps,
                     num_restarts=1 if random else 4,
+                    best_iterate=not random,
                     eot=eot if random else EOT(),
                     early_stop=not random,
                 ),
