@@ -118,7 +118,11 @@ def test_what_is_given_is_checked():
     network, params = linear(12)
     images, labels = np.full((2, 2, 2, 3), 0.5, np.float32), np.zeros(2, int)
     certify = lambda defense, **options: certify_rounding(
-        Defended(defense, network), params, images, labels, **{"radius": 0.01} | options
+        Defended(defense, network),
+        params | {"defense": defense.init(jax.random.key(0))},
+        images,
+        labels,
+        **{"radius": 0.01} | options,
     )
     for defense in (Identity(), SHIELD(), BitDepth(3).smooth(), Chain((BitDepth(3),))):
         with pytest.raises(ValueError, match=f"{type(defense).__name__} gives no bounds"):

@@ -277,7 +277,8 @@ def _best_of(
     gains, costs = [], []
     for table in tables:
         gain, _, cost = table.best(price)
-        parts = tuple(whole // own for whole, own in zip(cell, table.group.cell, strict=True))
+        own = table.group.cell
+        parts = cell[0] // own[0], cell[1] // own[1], cell[2] // own[2]
         gains.append(cell_sums(gain, parts))
         costs.append(cell_sums(cost, parts))
     which = jnp.argmax(jnp.stack(gains), axis=0)

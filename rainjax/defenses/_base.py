@@ -216,6 +216,8 @@ class Chain(Stratified, Quantizer):
         they are guesses.
         """
         *before, last = self.stages
+        if not isinstance(last, Quantizer):
+            return ()
         seen = image
         for stage in before:
             seen = apply_draw(stage, stage.init(jax.random.key(0)), jax.random.key(0), seen)

@@ -167,6 +167,7 @@ def _level_margins(pipeline: Defended, shapes, shape, params, levels, labels):
     """Returns the margins for the images that the defense makes of these levels."""
     ends = np.cumsum([math.prod(one) for one in shapes])[:-1]
     defense = pipeline.defense
+    assert isinstance(defense, Quantizer)  # it gave the bounds
 
     def one(row, label):
         parts = tuple(x.reshape(of) for x, of in zip(jnp.split(row, ends), shapes, strict=True))
