@@ -10,6 +10,7 @@ from rainjax.attacks.fab import FAB
 from rainjax.attacks.minimum_norm import MinimumNormAttack
 from rainjax.attacks.noisy_apgd import NoisyAPGD
 from rainjax.attacks.pgd import PGD, fgsm
+from rainjax.attacks.reachable import ReachableOutputs
 from rainjax.attacks.square import Square
 from rainjax.attacks.transfer import InputDiversity, ScaleInvariance, TranslationInvariance
 
@@ -27,6 +28,7 @@ __all__ = [
     "InputDiversity",
     "MinimumNormAttack",
     "NoisyAPGD",
+    "ReachableOutputs",
     "ScaleInvariance",
     "Square",
     "TranslationInvariance",
