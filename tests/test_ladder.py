@@ -261,7 +261,7 @@ def test_the_battery_has_a_ladder_for_every_surrogate_that_applies():
     blind = {"transfer", "BPDA, identity", "BPDA, low-pass"}
     assert found == {
         "bare": {"own gradient", "Square"},
-        "BitDepth": {"own gradient", "sharper rounding", "Square", *blind},
+        "BitDepth": {"own gradient", "sharper rounding", "reachable outputs", "Square", *blind},
         "GaussianNoise": {"own gradient", "Square", *blind},
         "both": {"own gradient", "sharper rounding", "Square", *blind},
     }
