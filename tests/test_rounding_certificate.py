@@ -129,7 +129,7 @@ def test_what_is_given_is_checked():
             certify(defense)
     for options, message in (
         ({"norm": "l1"}, "norm='l1' has no bounds on levels: take 'linf' or 'l2'"),
-        ({"radius": 8}, "radius=8 must lie in"),
+        ({"radius": 8.0}, "radius=8.0 must lie in"),
         ({"max_outcomes": 0}, "max_outcomes=0 must be at least 1"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
     ):

@@ -199,7 +199,7 @@ class ReachableOutputs(BallAttack):
         origin = state.origin
         groups = (*state.outcomes, self._steps(state, uphill))
         cell = groups[-1].cell
-        tables = [_Table.of(group, uphill) for group in groups]
+        tables = [_Table.of(group, uphill, self.norm) for group in groups]
         price = self._price(tables, cell)
         gain, which, _ = _best_of(tables, cell, price)
         delta = jnp.zeros_like(origin)
@@ -249,9 +249,11 @@ class _Table:
     cost: Float[Array, "k rows cols planes"]
 
     @classmethod
-    def of(cls, group: Outcomes, uphill: Image) -> "_Table":
+    def of(cls, group: Outcomes, uphill: Image, norm: balls.Norm) -> "_Table":
         wide = lambda x: x.astype(uphill.dtype)
         gain = cell_sums(wide(group.changes) * uphill[None], group.cell)
+        if norm != "l2":  # all of L-inf's ball is free
+            return cls(group, gain, jnp.zeros_like(gain))
         return cls(group, gain, cell_sums(wide(group.moves) ** 2, group.cell))
 
     def best(self, price) -> tuple[Grid, Int[Array, "rows cols planes"], Grid]:
