@@ -167,6 +167,7 @@ def test_what_does_not_fit_is_refused(config, changes, sentence):
         ({"rows": ("fd", "magic")}, "rows='magic' is none of undefended, fd,"),
         ({"radii": ()}, r"radii=\(\) must lie in"),
         ({"radii": (2.0,)}, r"radii=\(2.0,\) must lie in"),
+        ({"ladder_radii": (0.5,)}, r"ladder_radii=0.5 is none of radii="),
         ({"radii": (0.01, 0.02, 0.0100000001)}, "holds one twice: leave it out"),
         ({"bank_size": 0}, "bank_size=0 must be at least 1"),
         ({"num_eot": 0}, "num_eot=0 must be at least 1"),

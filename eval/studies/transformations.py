@@ -33,6 +33,7 @@ from rainjax.evaluation import (
     Subject,
     ThreatModel,
     When,
+    ladders,
 )
 from rainjax.evaluation.extras import Gallery
 
@@ -65,6 +66,11 @@ class Transformations(StudyOptions):
     """Steps of each start of the attack on what a rounding can return: four, one if random."""
     num_eot: int = 8
     """Draws that an attack on a random transformation averages over."""
+    ladder_radii: tuple[float, ...] = ()
+    """Radii, of those above, at which a strength ladder is climbed under every surrogate too: what
+    a number above the undefended classifier's needs to be more than a bound. Empty for none."""
+    ladder_budget: int = 4000
+    """The most gradients that one ladder takes per image."""
     num_examples: int = 200
     """Images for clean accuracy and for the attacks that follow one draw."""
     num_eot_examples: int = 100
@@ -98,6 +104,9 @@ class Transformations(StudyOptions):
         # As precise as the names of records are.
         if len({f"{255 * r:.6g}" for r in self.radii}) < len(self.radii):
             raise ValueError(f"radii={self.radii} holds one twice: leave it out.")
+        odd = [radius for radius in self.ladder_radii if radius not in self.radii]
+        if odd:
+            raise ValueError(f"ladder_radii={odd[0]} is none of radii={self.radii}.")
         for name in ("cw_steps", "reach_steps", "bank_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
@@ -160,6 +169,15 @@ class Transformations(StudyOptions):
         yield self._alone("CW L2", far)
         for radius in self.radii:
             yield from self._adaptive(radius)
+        for radius in self.ladder_radii:
+            yield from ladders(
+                radius,
+                num_steps=self.num_steps,
+                eot=self.eot(min(self.num_eot, 4)),
+                max_gradients=self.ladder_budget,
+                num_examples=self.num_eot_examples,
+                tags=("comparison", "ladder"),
+            )
 
     def _blind(self, radius: float):
         step_size = radius / 4
@@ -244,6 +262,22 @@ STUDIES = {
         ),
         "Every transformation in front of a published ResNet-20: import the data first, give "
         "--classifier FILE.npz. The README's options make it 45 minutes on two busy cores.",
+    ),
+    "cifar10_robust_base": (
+        Transformations(
+            name="cifar10_robust_base",
+            data="cifar10",
+            classifier="cifar10_resnet4b_adv2.npz",
+            classifier_arch="resnet4b",
+            enhancer="cifar10_edsr",
+            rain="cifar10_edsr_rain",
+            rows=("fd", "noise", "rain"),
+            radii=(2 / 255, 4 / 255, 8 / 255),
+            batch_size=50,
+        ),
+        "Does a transformation help or harm a network that was trained against attacks? Feature "
+        "Distillation, noise and RAIN in front of a published one (alpha-beta-CROWN's "
+        "cifar10_resnet, 2/255): import the data first, give --classifier FILE.npz.",
     ),
     "nips2017_transformations": (
         Transformations(
