@@ -197,6 +197,8 @@ class Transformations(StudyOptions):
         )
 
     def _adaptive(self, radius: float) -> Iterator[ThreatModel]:
+        # Of two rows a curve over the radius can be read.
+        tags = (*_TAGS, "radius") if self.two_pass else _TAGS
         # The published rule keeps the highest loss it met, which on a random pipeline is a lucky
         # one.
         rules = ((APGD, False), (NoisyAPGD, True))
@@ -211,7 +213,7 @@ class Transformations(StudyOptions):
                     rule(radius=radius, num_steps=self.num_steps, loss="margin"),
                     When(surrogate, random=random),
                     description=f"white box: the true transformation, {words}",
-                    tags=_TAGS,
+                    tags=tags,
                 )
         averaged = self.eot(self.num_eot)
         for random, eot in ((False, EOT()), (True, averaged)):
@@ -228,7 +230,7 @@ class Transformations(StudyOptions):
                 When(RoundedOutputs(), random=random),
                 num_examples=self.num_eot_examples if random else None,
                 description="white box: the best of the outputs that the rounding can be led to",
-                tags=_TAGS,
+                tags=tags,
             )
         yield ThreatModel(
             "EOT",
@@ -242,7 +244,7 @@ class Transformations(StudyOptions):
             num_examples=self.num_eot_examples,
             description="white box: its own gradient, or its soft twin's, averaged over "
             f"{self.num_eot} draws a step",
-            tags=_TAGS,
+            tags=tags,
         )
 
 
