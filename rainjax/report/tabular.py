@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report._display import Display
+from rainjax.report.published import mark, protocol_notes
 from rainjax.report.results import Ball, Results, balls, clean, strongest, subjects_of
 from rainjax.report.tables import ABSENT, Cell, Table
 from rainjax.report.text import (
@@ -41,10 +42,11 @@ class ResultsTable(Display):
         shown = results.tagged(self.tag)
         if not shown:
             raise ValueError(f"No record has the tag {self.tag!r}, so there is no table to make.")
-        titles = {ball: f"Attacks {words}" for ball, words in ball_texts(balls(shown)).items()}
+        texts, word = ball_texts(balls(shown)), _shot_word(shown)
+        titles = {ball: f"Attacks {words}{word}" for ball, words in texts.items()}
         return [
             _ball_table(results, shown, ball, title)
-            for ball, title in (titles or {None: "Clean images only"}).items()
+            for ball, title in (titles or {None: f"Clean images only{word}"}).items()
         ]
 
 
@@ -70,8 +72,9 @@ class Leaderboard(Display):
 
     def tables(self, results: Results) -> list[Table]:
         shown = results.scored(self.tag)
+        word = _shot_word(shown)
         return [
-            _ranking(results, shown, ball, f"By the strongest attack {words}")
+            _ranking(results, shown, ball, f"By the strongest attack {words}{word}")
             for ball, words in ball_texts(balls(shown)).items()
         ]
 
@@ -86,7 +89,13 @@ def score_cell(record: Record, name: str = "mean", *, own_num: bool = False) -> 
         (_, main), *others = list(record.shown.items()) or [("", str(ABSENT))]
         return Cell(main, (", ".join(f"{title} {text}" for title, text in others) + num).strip())
     score = record.score(name)
-    return Cell(percent(score.accuracy), interval(score) + num)
+    return Cell(percent(score.accuracy) + mark(record), interval(score) + num)
+
+
+def _shot_word(shown: list[Record]) -> str:
+    """Returns how a table's accuracies count draws, where any of them is of a random pipeline."""
+    words = {record.shot() for record in shown if record.scored and record.num_score_draws > 1}
+    return ", one-shot" if words else ""
 
 
 def _ball_table(results: Results, every: list[Record], ball: Ball | None, title: str) -> Table:
@@ -213,10 +222,13 @@ def _column_heads(columns: Sequence[tuple[str, _Column]]) -> list[Cell]:
     """The columns' titles, with the numbers of images where these are not the same in all."""
     numbers = [num_text(column.values()) for _, column in columns]
     same = len(set(numbers)) == 1
-    return [
-        Cell(title, "" if same or title.endswith(num) else num)
-        for (title, _), num in zip(columns, numbers, strict=True)
-    ]
+    heads = []
+    for (title, column), num in zip(columns, numbers, strict=True):
+        keys = any(record.knowledge is Knowledge.KEYS for record in column.values())
+        details = ["known key"] if keys and "known key" not in title.lower() else []
+        details += [] if same or title.endswith(num) else [num]
+        heads.append(Cell(title, ", ".join(details)))
+    return heads
 
 
 def _is_mixed(column: _Column) -> bool:
@@ -267,6 +279,7 @@ def _notes(
         uneven = len({record.num_examples for record in rivals}) > 1
         where = "; those with another n are compared on the images they share" if uneven else ""
         notes.append(f"**strongest attack**: the lowest of the attacked columns{where}.{leave}")
+    notes += protocol_notes(shown)
     if any(subject in subjects for subject, _ in results.doubts):
         names = dict.fromkeys(name for found in results.doubts.values() for name in found)
         notes.append(f"**†**: put in doubt by a sanity check that failed ({'; '.join(names)}).")
@@ -295,24 +308,34 @@ def _column_note(title: str, column: list[Record]) -> str:
 
 def _draws_table(results: Results, every: list[Record], ball: Ball, title: str) -> Table:
     shown = [record for record in every if record.ball in (None, ball)]
-    body = []
+    body, used = [], []
     for subject in subjects_of(results, shown):
         for record in (clean(shown, subject), strongest(shown, subject, ball)):
             if record is not None:
+                used.append(record)
                 scores = (score_cell(record, name) for name in ("mean", "vote", "worst"))
                 num = Cell(str(record.num_examples))
                 draws = Cell(str(record.num_score_draws))
                 body.append((Cell(subject), Cell(record.threat), *scores, num, draws))
-    names = ("", "images", "mean over draws", "majority vote", "every draw right", "n", "draws")
+    header = (
+        Cell(""),
+        Cell("images"),
+        Cell("one-shot", "mean over draws"),
+        Cell("vote", "majority vote"),
+        Cell("N-shot", "every draw right"),
+        Cell("n"),
+        Cell("draws"),
+    )
     return Table(
         title,
-        tuple(map(Cell, names)),
+        header,
         tuple(body),
         (
             "**majority vote**: the class that most draws name; the user runs the defense as "
             "often as there are draws.",
             "**every draw right**: an image counts only if no draw is wrong; this is what is "
-            "left when the attacker may try again.",
+            "left when the attacker may try again, N times with N draws.",
+            *protocol_notes(used),
         ),
     )
 
@@ -344,6 +367,7 @@ def _ranking(results: Results, every: list[Record], ball: Ball, title: str) -> T
         (
             "Each number is an upper bound: a better attack can only lower it. Of two whose "
             "intervals overlap neither is known to be the better.",
+            *protocol_notes(best.values()),
         ),
         judged_by_last=True,
     )
