@@ -117,7 +117,8 @@ def test_radii_that_read_alike_are_told_apart():
     for display in (ResultsTable(), DrawsTable(), Leaderboard()):
         titles = [table.title for table in display.tables(results)]
         assert len(set(titles)) == 3
-        assert sorted(title.partition("radius ")[2].removesuffix(", one-shot") for title in titles) == [
+        radii = [title.partition("radius ")[2].removesuffix(", one-shot") for title in titles]
+        assert sorted(radii) == [
             "2/255", "8/255 (0.03137)", "8/255 (0.0314)",
         ]  # fmt: skip
     (table,) = BlindAgainstAdaptive(tag=None, radii=(8 / 255,)).tables(results)
