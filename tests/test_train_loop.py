@@ -33,8 +33,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def reads_damaged(test):
-    """Marks a test in which Orbax fails to read, and leaves its event loop and its coroutines to
-    the garbage collector. That complains wherever it next runs: such a test makes it run itself."""
+    """Lets go what Orbax leaves to the garbage collector where a checkpoint cannot be read.
+
+    The collector complains of event loops and coroutines wherever it next runs.
+    """
     for ignored in (
         "ignore::pytest.PytestUnraisableExceptionWarning",
         "ignore::ResourceWarning",
