@@ -133,14 +133,14 @@ def _parts(options: Gains, rain: Defended, bare: Defended) -> list[_Part]:
     steps, radius, draws = options.num_steps, options.rain_radius, options.num_draws
     shared = {"radius": radius, "step_size": radius / 4, "num_steps": steps, "loss": "margin"}
     eot = lambda direction=None: EOT(draws, direction=direction)
-    directions = {
+    directions: dict[str, Attack] = {
         "mean gradient": PGD(**shared, eot=eot()),
         "mean of gradients of unit length": PGD(**shared, eot=eot(Normalized())),
         "votes of signs": PGD(**shared, eot=eot(SignVotes())),
         "choice of draws by EM": PGD(**shared, eot=eot(Selective(radius))),
         "AggMo, in the library": PGD(**shared, eot=eot(), momentum=(0.0, 0.9, 0.99)),
     }
-    margins = {}
+    margins: dict[str, tuple[Defended, dict[str, Attack]]] = {}
     for title, target, size, own in (
         ("behind RAIN", rain, radius, eot()),
         ("classifier alone", bare, options.bare_radius, EOT()),
@@ -158,7 +158,7 @@ def _parts(options: Gains, rain: Defended, bare: Defended) -> list[_Part]:
     num, chosen = options.num_targets, options.num_candidates
     towards = {"radius": options.bare_radius, "num_targets": num}
     spared = -(-chosen // num)  # steps a target, for what the choice costs
-    targets = {
+    targets: dict[str, Attack] = {
         "targets of the highest logits": APGD(num_steps=steps + spared, **towards),
         "targets by MALT": MALT(num_steps=steps, num_candidates=chosen, **towards),
     }

@@ -64,8 +64,10 @@ class OfAll:
     draws: gradients.Draws
 
     def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Any) -> Any:
+        key: Any = draw  # outer draws are keys
+
         def one(number):
-            return self.asked(logits_fn, gradients.draw(draw, number, self.draws), image, about)
+            return self.asked(logits_fn, gradients.draw(key, number, self.draws), image, about)
 
         def chunk(_, start):
             return None, jax.vmap(one)(start + jnp.arange(self.chunk_size))
