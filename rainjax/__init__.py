@@ -6,7 +6,7 @@ A table of contents; the modules hold more.
     defenses     RAIN, FeatureDistillation, JPEG, many more: values with pure functions
     attacks      PGD, EOT, many more     what is mounted against them
     gradients    expectation, BPDA, straight_through
-    evaluation   run_attack, keep_worse, score, attack_batch, round_to_8bit
+    evaluation   run_attack, keep_worst, score, attack_batch, round_to_8bit
     ensemble     run_ensemble, Member    several attacks on the same images
     autoattack   AutoAttack              the usual ensembles
     universal    universal_perturbation  one perturbation for many images
@@ -41,7 +41,7 @@ from rainjax.defenses import (
     Identity,
     MeanFieldRAIN,
 )
-from rainjax.evaluation import attack_batch, keep_worse, run_attack, score, smoothing
+from rainjax.evaluation import attack_batch, keep_worst, run_attack, score, smoothing
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.ensemble import Member, run_ensemble
 from rainjax.evaluation.smoothing import Smoothed, certify
@@ -79,7 +79,7 @@ __all__ = [
     "example_keys",
     "expectation",
     "fgsm",
-    "keep_worse",
+    "keep_worst",
     "metrics",
     "nets",
     "run_attack",

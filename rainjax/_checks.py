@@ -109,6 +109,21 @@ def channels_first(shape: tuple[int, ...]) -> bool:
     return channels in (1, 3) and height > 4 and width > 4
 
 
+def check_num_classes(num: int, whose: str) -> None:
+    """Refuses a classifier with a single output, which is "right" for class 0 whatever is done.
+
+    Raises:
+        ValueError: naming it, and how to make two logits of the one.
+    """
+    if num < 2:
+        raise ValueError(
+            f"{whose} returns {num} logit{'' if num == 1 else 's'} for an image, and a classifier "
+            "tells two classes or more apart: of a single output z, before its sigmoid, make the "
+            "two logits jnp.stack([jnp.zeros(()), z]), as nets.from_function(..., sigmoid=True) "
+            "does."
+        )
+
+
 def check_option(name: str, given: Any, options: Any) -> None:
     """Refuses what is none of `options`, a `Literal` of names.
 
@@ -246,6 +261,7 @@ _ORIGINS = (
     ("rainjax.zoo", "Entry", "a zoo entry"),
     ("rainjax.nets", "Model", "a network with its parameters"),
     ("rainjax.evaluation", "AutoAttack", "an ensemble"),
+    ("rainjax.evaluation", "Ladder", "a ladder"),
     ("rainjax", "Network", "a Network"),
     ("rainjax", "Defense", "a Defense"),
     ("rainjax", "Pipeline", "a Pipeline"),

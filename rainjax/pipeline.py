@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from rainjax._arrays import check_key
-from rainjax._checks import check_fields, check_image
+from rainjax._checks import check_fields, check_image, check_num_classes
 from rainjax._values import Value
 from rainjax.defenses._base import (
     Defense,
@@ -223,8 +223,8 @@ class Defended(Pipeline):
         and whatever the classifier makes of it.
 
         Raises:
-            ValueError: the defense returns another shape or type, or the classifier no logits; or
-                the parameters are no pair, or a swapped one.
+            ValueError: the defense returns another shape or type, or the classifier no logits, or
+                a single one; or the parameters are no pair, or a swapped one.
         """
         return self._seen_and_logits(params, draw, image)[1]
 
@@ -252,6 +252,7 @@ class Defended(Pipeline):
                 f"{type(self.classifier).__name__} returned {_shape_and_type(logits)} for one "
                 "image: a classifier returns its logits, floats of shape (classes,)."
             )
+        check_num_classes(shape[0], type(self.classifier).__name__)
         broken = jnp.isnan(image).any() | jnp.isnan(purified).any()
         return purified, jnp.where(broken, jnp.nan, logits)
 

@@ -314,7 +314,7 @@ def test_targets_are_the_classes_with_the_highest_clean_logits():
     assert _targets(attack, logits, 4) == [1] * 4 + [3] * 4 + [0] * 4
     once = dataclasses.replace(attack, num_restarts=1)
     assert _targets(once, logits[:3], 0) == [1, 1, 2, 2, 1, 1]
-    with pytest.raises(ValueError, match="3 wrong classes are to be aimed at, and"):
+    with pytest.raises(ValueError, match="1 logit for an image"):
         _targets(once, logits[:1], 0)
 
 

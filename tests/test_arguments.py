@@ -7,7 +7,14 @@ import pytest
 from rainjax import attacks
 from rainjax.attacks import APGD, EOT, PGD, Attack, CarliniWagner, Square, fgsm
 from rainjax.defenses import GaussianNoise, Identity
-from rainjax.evaluation import CertifyOptions, SanityOptions, Study, Subject, ThreatModel
+from rainjax.evaluation import (
+    CertifyOptions,
+    Ladder,
+    SanityOptions,
+    Study,
+    Subject,
+    ThreatModel,
+)
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.ensemble import Member
 from rainjax.evaluation.smoothing import Smoothed
@@ -67,7 +74,7 @@ ATTACKS = [
 ]
 OTHERS = [
     EOT, AutoAttack, Study, Subject, ThreatModel, Member, Smoothed, Defended, SanityOptions,
-    CertifyOptions,
+    CertifyOptions, Ladder,
 ]  # fmt: skip
 KINDS = [*ATTACKS, *OTHERS, *dict.fromkeys(type(case.defense) for case in DEFENSES)]
 

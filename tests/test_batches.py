@@ -11,7 +11,7 @@ from rainjax.attacks import EOT, PGD
 from rainjax.defenses import RAIN, Identity
 from rainjax.evaluation import (
     attack_batch,
-    keep_worse,
+    keep_worst,
     round_to_8bit,
     run_attack,
     score,
@@ -49,7 +49,7 @@ def scored(params=PARAMS, keys=KEYS, images=IMAGES, labels=LABELS):
 
 
 def kept(params=PARAMS, keys=KEYS, images=IMAGES, labels=LABELS):
-    return keep_worse(TARGET, params, keys, images, images, labels, num_draws=2)
+    return keep_worst(TARGET, ATTACK, params, keys, images, images, labels, num_draws=2)
 
 
 def counted(params=PARAMS, keys=KEYS, images=IMAGES, labels=LABELS):

@@ -1,6 +1,7 @@
 """Attacks and scores of whole batches: a score is taken with draws the attacker never saw."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from rainjax.attacks import EOT, PGD, Square, fgsm
 from rainjax.defenses import RAIN, Defense, Identity, MeanFieldRAIN
 from rainjax.devices import data_mesh
-from rainjax.evaluation import attack_batch, driver, keep_worse, run_attack, score
+from rainjax.evaluation import attack_batch, driver, keep_worst, run_attack, score
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.gradients import BPDA
 from rainjax.keys import Purpose, example_keys, purpose_key
@@ -328,16 +329,34 @@ def test_lucky_draws_do_not_undo_an_attack():
     noisy = GREY + 0.1 * jax.random.uniform(keys[0], GREY.shape)  # right and wrong by turns
     right = jnp.clip(GREY + 0.5 * kernel.reshape(12, 12, 3)[None], 0, 1)
     labels = np.zeros(16, np.int32)
-    many = keep_worse(target, params, keys, noisy, right, labels, num_draws=16)
+    keep = functools.partial(keep_worst, target, PGD(), params, keys)
+    many = keep(noisy, right, labels, num_draws=16)
     np.testing.assert_array_equal(many, right)
-    one = keep_worse(target, params, keys, noisy, right, labels, num_draws=1)
+    one = keep(noisy, right, labels, num_draws=1)
     undone = (np.asarray(one) == np.asarray(noisy)).all((1, 2, 3))
     assert 2 < undone.sum() < 14
-    wrong = keep_worse(target, params, keys, 1 - right, right, labels, num_draws=16)
+    wrong = keep(1 - right, right, labels, num_draws=16)
     np.testing.assert_array_equal(wrong, 1 - right)
-    assert (
-        keep_worse(target, params, keys, 1 - right, noisy, labels, num_draws=16) == 1 - right
-    ).all()
+    assert (keep(1 - right, noisy, labels, num_draws=16) == 1 - right).all()
+
+
+def test_targeted_successes_are_kept():
+    """The label is the class to be reached: an image that is there counts, whatever it was."""
+    target = Defended(Identity(), Linear(SIZE, 3))
+    kernel = np.random.default_rng(0).normal(size=(SIZE, 3)).astype(np.float32)
+    params = {"defense": (), "classifier": {"kernel": jnp.asarray(kernel)}}
+    keys = jax.random.split(jax.random.key(4), 9)
+    towards = np.repeat(np.arange(3), 3)
+    reached = np.clip(0.5 + 0.2 * kernel.T.reshape(3, 12, 12, 3), 0, 1)[towards]
+    labels = np.tile(np.arange(3), 3)
+    for original, attacked in ((GREY[:9], reached), (reached, np.asarray(GREY[:9]))):
+        there = [(x.reshape(9, -1) @ kernel).argmax(1) == labels for x in (original, attacked)]
+        assert all(0 < found.sum() < 9 for found in there)
+        attack = PGD(targeted=True)
+        kept = keep_worst(target, attack, params, keys, original, attacked, labels, num_draws=1)
+        at_target = (np.asarray(kept).reshape(9, -1) @ kernel).argmax(1) == labels
+        np.testing.assert_array_equal(at_target, there[0] | there[1])
+        np.testing.assert_array_equal(np.asarray(kept)[there[1]], attacked[there[1]])
 
 
 def test_outcomes_are_enumerated_once_each(setting):

@@ -24,7 +24,7 @@ from rainjax import (
 from rainjax._values import Value
 from rainjax.attacks import APGD, EOT, FAB, PGD, Square
 from rainjax.defenses import RAIN, Identity
-from rainjax.evaluation import autoattack, ensemble, extras, universal
+from rainjax.evaluation import Ladder, autoattack, ensemble, extras, universal
 from rainjax.pipeline import Defended
 from tests.malformed import (
     IMAGE,
@@ -95,6 +95,12 @@ ATTACKS = [
     (lambda: attacks.InputDiversity(probability=2.0), "probability=2.0"),
     (lambda: autoattack.AutoAttack(version="fast"), "'fast'"),
     (lambda: autoattack.AutoAttack(num_targets=0), "num_targets=0"),
+    (lambda: Ladder(PGD(), max_gradients=1), "max_gradients=1"),
+    (lambda: Ladder(PGD(), stability=1.0), "stability=1.0"),
+    (lambda: Ladder(PGD(), num_select_draws=0), "num_select_draws=0"),
+    (lambda: Ladder(PGD(), kinds=("queries",)), "('queries',)"),
+    (lambda: Ladder(PGD(), kinds=()), "kinds=()"),
+    (lambda: Ladder(PGD), "Ladder(attack"),
     (lambda: attacked(attack=PGD), "PGD(...)"),
     (lambda: attacked(images=SMALL), "uint8"),
     (lambda: attacked(images=2 * IMAGES), "[0, 1]"),

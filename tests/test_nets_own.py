@@ -276,7 +276,7 @@ def test_wrong_kinds_are_told_where_to_go():
     ("fn", "batched", "sentence"),
     [
         (lambda p, x: x.sum(), False, r"returned an array of shape \(1,\) for one image"),
-        (lambda p, x: x.sum()[None], False, r"of a single output p make the two logits 0 and p"),
+        (lambda p, x: x.sum()[None], False, r"of class 1, give sigmoid=True"),
         (lambda p, x: x, False, r"shape \(1, 8, 8, 3\) for one image"),
         (lambda p, x: x.reshape(-1), True, r"shape \(192,\) for one image"),
         (lambda p, x: (x.reshape(-1), 1), False, "returned tuple: a classifier returns an array"),

@@ -42,7 +42,7 @@ from rainjax.evaluation import (
     When,
     adaptive,
     attack_batch,
-    keep_worse,
+    keep_worst,
     round_to_8bit,
     score,
     universal,
@@ -181,7 +181,7 @@ def test_options_of_attackers_are_refused(make, sentence):
 IMAGES = np.full((2, 2, 2, 3), 0.5, np.float32)
 KEYS = example_keys(0, Purpose.ATTACK, np.arange(2))
 TARGET = Defended(Identity(), Linear(12, 2))
-PARAMS = {"defense": (), "classifier": {"kernel": jnp.ones((12, 2))}}
+PARAMS = {"defense": (), "classifier": {"kernel": jnp.arange(24.0).reshape(12, 2) % 5}}
 SUBJECT = linear(Identity())
 
 
@@ -204,7 +204,7 @@ def _ensemble(seed=0, num_select_draws=1, **options):
 
 
 def _kept(**options):
-    return keep_worse(TARGET, PARAMS, KEYS, IMAGES, IMAGES, np.arange(2), **options)
+    return keep_worst(TARGET, PGD(), PARAMS, KEYS, IMAGES, IMAGES, np.arange(2), **options)
 
 
 def _certified(**options):

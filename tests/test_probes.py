@@ -10,7 +10,7 @@ import pytest
 from rainjax import nets
 from rainjax.attacks import PGD, fgsm
 from rainjax.defenses import Chain, Defense, Deterministic, GaussianNoise, Identity
-from rainjax.evaluation import attack_batch, keep_worse, run_attack, score
+from rainjax.evaluation import attack_batch, keep_worst, run_attack, score
 from rainjax.evaluation.probes import check_purified, check_randomness
 from rainjax.evaluation.universal import universal_perturbation
 from rainjax.gradients import BPDA
@@ -122,7 +122,7 @@ def test_a_defense_that_breaks_on_a_later_image_is_named(how, sentence, random):
     clean = Defended(Identity(), NETWORK)
     images = jnp.asarray(IMAGES)
     with pytest.raises(ValueError, match=sentence):  # an attacker's surrogate is no better
-        keep_worse(target, PARAMS, KEYS, images, images, LABELS, num_draws=1)
+        keep_worst(target, fgsm(), PARAMS, KEYS, images, images, LABELS, num_draws=1)
     if how == "nan":
         with pytest.raises(ValueError, match=sentence):
             run_attack(target, fgsm(), PARAMS, KEYS, IMAGES, LABELS)

@@ -125,7 +125,8 @@ def test_records_follow_the_schema(folder, config):
             value = record
             for part in filter(None, place.split(".")):
                 value = value[part]
-            more = {"rounded"} if place == "result" and record["threat"]["attack"] else set()
+            own = {"result": {"rounded"}, "": {"num_zero_gradient"}}  # of attacks by gradients
+            more = own.get(place, set()) if record["threat"]["attack"] else set()
             assert set(value) == set(names.split()) | more, place
         assert str(config.out) not in json.dumps(record)  # folders are nobody's business
         attack = record["threat"]["attack"]
@@ -134,6 +135,7 @@ def test_records_follow_the_schema(folder, config):
             assert {"norm", "radius", "step_size", "num_steps", "eot"} <= set(attack)
             assert 0 < record["result"]["linf_max"] <= attack["radius"] + 1e-6
             assert set(record["result"]["rounded"]) == {"accuracy", "low", "high"}
+            assert record["num_zero_gradient"] == 0
         else:
             assert record["result"]["linf_max"] == 0
     assert record["data"]["fingerprint"] == data.load("builtin", "test").fingerprint

@@ -336,7 +336,7 @@ def test_draws_that_only_fill_a_chunk_are_nobodys():
         ({"keys": keys_of(2)}, "1 images came with 2 keys"),
         ({"keys": jax.random.key(0)}, "Keys must be an array of one key per image"),
         ({"params": ()}, "Parameters must be"),
-        ({"target": Defended(Identity(), Linear(SIZE, 1))}, "The classifier has one class"),
+        ({"target": Defended(Identity(), Linear(SIZE, 1))}, "Linear returns 1 logit for an image"),
     ],
 )
 def test_bad_options_are_refused(changes, sentence):

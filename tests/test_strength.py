@@ -11,6 +11,7 @@ from rainjax.evaluation import (
     CLEAN,
     Itself,
     Knowledge,
+    Ladder,
     ThreatModel,
 )
 from rainjax.evaluation.autoattack import AutoAttack
@@ -79,6 +80,7 @@ def test_every_kind_of_attack_has_its_strength_asked():
         ThreatModel("queries", Square(num_queries=3), knowledge=Knowledge.SCORES),
         ThreatModel("standard", AutoAttack(num_steps=6, num_queries=7)),
         ThreatModel("rand", AutoAttack(version="rand", num_steps=2)),
+        ThreatModel("ladder", Ladder(PGD(num_steps=5))),
         ThreatModel(
             "keys", PGD(num_steps=2, eot=EOT(draws="enumerated")), Itself(), Knowledge.KEYS
         ),
@@ -91,11 +93,12 @@ def test_every_kind_of_attack_has_its_strength_asked():
     }
     assert words == {
         "clean": [],
-        "pgd": ["steps", "restarts", "draws"],
+        "pgd": ["steps", "draws", "restarts"],
         "nearest": ["steps", "draws"],
-        "queries": ["queries", "restarts", "draws"],
+        "queries": ["queries", "draws", "restarts"],
         "standard": ["steps", "queries", "draws"],
         "rand": ["steps", "draws"],  # without Square there are no queries
+        "ladder": [],  # it was doubled already
         "keys": ["steps", "restarts"],  # there are no other draws than those that are scored
     }
     attack = lambda name, word: tried[name][f", twice the {word}"].attack

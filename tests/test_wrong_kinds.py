@@ -11,7 +11,7 @@ from flax import linen, nnx
 from rainjax import nets, zoo
 from rainjax.attacks import APGD, FAB, PGD, Square
 from rainjax.defenses import RAIN, Chain, Identity, RandomSubset, SuperResolution
-from rainjax.evaluation import run_attack, score, universal
+from rainjax.evaluation import keep_worst, run_attack, score, universal
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.smoothing import Smoothed
 from rainjax.gradients import BPDA
@@ -181,6 +181,11 @@ def test_what_cannot_be_attacked_is_told_what_to_do(pipeline, attack, sentence):
         with pytest.raises(ValueError, match=re.escape(sentence)) as raised:
             run_attack(pipeline, attack, {}, keys, images, np.zeros(1, np.int32))
         assert "\n" not in str(raised.value)
+        if pipeline is TARGET:
+            of_any = sentence.removeprefix("run_attack")
+            labels = np.zeros(1, np.int32)
+            with pytest.raises(ValueError, match=rf"^keep_worst.*{re.escape(of_any)}"):
+                keep_worst(pipeline, attack, {}, keys, images, images, labels, num_draws=1)
         if attack == PGD() and pipeline is not TARGET:
             with pytest.raises(ValueError, match=re.escape(sentence)):
                 score(pipeline, {}, keys, images, num_draws=1)

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rainjax._arrays import check_key
 from rainjax._values import Value
-from rainjax.attacks import balls
+from rainjax.attacks import balls, losses
+from rainjax.attacks._watch import Watch
 from rainjax.attacks.eot import EOT, Query
 from rainjax.typing import Image, Label, LogitsFn, PRNGKey
 
@@ -22,12 +23,13 @@ State = Any
 class Run:
     """An attack under way: its state, and, if it has stopped, the image it stopped at.
 
-    Outside of `vmap` it holds a batch.
+    `watch` is what its answers told of the pipeline. Outside of `vmap` it holds a batch.
     """
 
     state: State
     done: Bool[Array, "*n"]
     found: Float[Array, "*n h w c"]
+    watch: Watch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Attack(Value):
     none can mistake one draw for the pipeline.
 
     It looks for a point around the image, and may lead one that is wrong already out of its
-    mistake: `rainjax.evaluation.keep_worse` hands such an original out instead.
+    mistake: `rainjax.evaluation.keep_worst` hands such an original out instead.
 
     The keys of call `t` are the halves of `fold_in(loop_key, t)`, whoever drives the loop.
     """
@@ -65,6 +67,11 @@ class Attack(Value):
     def stops_early(self) -> bool:
         """Whether an image is left as it is once every draw at one point was a success."""
         return False
+
+    @property
+    def least_classes(self) -> int:
+        """How many classes a classifier must tell apart: by default what a field `loss` says."""
+        return losses.least_classes(getattr(self, "loss", None))
 
     @property
     def passes_per_draw(self) -> int:
@@ -98,6 +105,10 @@ class Attack(Value):
         On CPU prefer `rainjax.evaluation.run_attack`, which drives the same steps from the
         host: XLA runs a convolution several times slower inside a loop there.
         """
+        return self.finish(self.run(key, logits_fn, image, label))
+
+    def run(self, key: PRNGKey, logits_fn: LogitsFn, image: Image, label: Label) -> Run:
+        """Returns the attack after its last call: what a call of it finishes."""
         check_key(key, type(self).__name__)
         init_key, loop_key = jax.random.split(key)
 
@@ -105,11 +116,11 @@ class Attack(Value):
             return self.step(loop_key, t, logits_fn, run), None
 
         run = self.start(init_key, image, label)
-        return self.finish(jax.lax.scan(call, run, jnp.arange(self.num_calls))[0])
+        return jax.lax.scan(call, run, jnp.arange(self.num_calls))[0]
 
     def start(self, key: PRNGKey, image: Image, label: Label) -> Run:
         """Returns the attack before its first call."""
-        return Run(self.init(key, image, label), jnp.array(False), image)
+        return Run(self.init(key, image, label), jnp.array(False), image, Watch.start())
 
     def step(
         self, loop_key: PRNGKey, call: int | Int[Array, ""], logits_fn: LogitsFn, run: Run
@@ -144,7 +155,8 @@ class Attack(Value):
         done = run.done | stops
         if self.stops_early:
             state = jax.tree.map(lambda old, new: jnp.where(done, old, new), run.state, state)
-        return Run(state, done, jnp.where(stops, point, run.found))
+        watch = run.watch.after(answer, run.done)
+        return Run(state, done, jnp.where(stops, point, run.found), watch)
 
     def finish(self, run: Run) -> Image:
         """Returns the adversarial image of a finished run."""

@@ -134,6 +134,11 @@ class APGD(BallAttack):
         return Towards() if self.num_targets else Slope(self.loss, self.targeted)
 
     @property
+    def least_classes(self) -> int:
+        """How many classes a classifier must tell apart; with `num_targets` two are enough."""
+        return 2 if self.num_targets else super().least_classes
+
+    @property
     def _calls_per_run(self) -> int:
         return self.num_steps + 1
 

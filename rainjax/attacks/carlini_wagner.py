@@ -11,7 +11,8 @@ from rainjax.attacks.minimum_norm import ConstantSearch, Nearest, PenaltyAttack
 from rainjax.attacks.queries import Aim, Ascent
 from rainjax.typing import Image, Label, PRNGKey
 
-_WITHIN = 0.999999  # keeps arctanh of black and of white finite, as in the authors' code
+_WITHIN = 0.999999  # keeps arctanh finite, as in the authors' code
+_SLOWEST = 0.1  # how much a value moves, at least, per unit of its variable; mid-grey moves 0.5
 _SHARE = 0.3  # of the limit, which the first steps of a round may not exceed
 _DECAY, _DECAY_SQUARE, _TINY = 0.9, 0.999, 1e-8  # of Adam, as Kingma and Ba (2015) set them
 
@@ -21,7 +22,10 @@ _DECAY, _DECAY_SQUARE, _TINY = 0.9, 0.999, 1e-8  # of Adam, as Kingma and Ba (20
 class Descent:
     """Adam at work on `offset`, which is added to the image in the space of arctanh.
 
-    There every number is an image in [0, 1]. Outside of `vmap` it holds a batch.
+    There every number is an image in [0, 1]. In the authors' space black and white lie where
+    tanh is flat: they move by millionths in a hundred steps, and Adam takes their gradients for
+    noise. So where a value would move slower than `_SLOWEST`, its tanh is stretched until it moves
+    that fast, and cut off at the border. Outside of `vmap` it holds a batch.
     """
 
     origin: Float[Array, "*n h w c"]
@@ -39,21 +43,30 @@ class Descent:
     @property
     def image(self) -> Image:
         """The image the offset stands for: the origin itself, to the bit, where it is zero."""
-        return jnp.where(jnp.any(self.offset != 0), 0.5 * (self._tanh + 1), self.origin)
+        moved = jnp.clip(0.5 * (self._tanh / _squeeze(self.origin) + 1), 0.0, 1.0)
+        return jnp.where(jnp.any(self.offset != 0), moved, self.origin)
 
     def step(self, slope: Image, step_size: float | Float[Array, ""]) -> "Descent":
         """Returns Adam one step down the `slope` that a function of the image has."""
-        slope = slope * 0.5 * (1 - self._tanh**2)
+        squeeze = _squeeze(self.origin)
+        slope = slope * 0.5 * (1 - self._tanh**2) / squeeze
         steps = self.steps + 1
         mean = _DECAY * self.mean + (1 - _DECAY) * slope
         square = _DECAY_SQUARE * self.square + (1 - _DECAY_SQUARE) * slope**2
         root = jnp.sqrt(square / (1 - _DECAY_SQUARE**steps)) + _TINY
         offset = self.offset - step_size * mean / (1 - _DECAY**steps) / root
+        # Beyond the border nothing moves, and the way back would only get longer.
+        start, border = self._start, jnp.arctanh(squeeze)
+        offset = jnp.clip(start + offset, -border, border) - start
         return Descent(self.origin, offset, mean, square, steps)
 
     @property
     def _tanh(self) -> Image:
-        return jnp.tanh(_arctanh(self.origin) + self.offset)
+        return jnp.tanh(self._start + self.offset)
+
+    @property
+    def _start(self) -> Image:
+        return _arctanh(self.origin, self.origin)
 
 
 @jax.tree_util.register_dataclass
@@ -209,11 +222,24 @@ class CarliniWagnerLinf(PenaltyAttack):
 
 
 def _at(best: Nearest) -> Descent:
-    return Descent.start(best.origin, _arctanh(best.image) - _arctanh(best.origin))
+    return Descent.start(
+        best.origin, _arctanh(best.image, best.origin) - _arctanh(best.origin, best.origin)
+    )
 
 
-def _arctanh(image: Image) -> Image:
-    return jnp.arctanh(_WITHIN * (2 * image - 1))
+def _arctanh(image: Image, origin: Image) -> Image:
+    """Returns the variables of an image, in the space that its origin decides."""
+    return jnp.arctanh(_squeeze(origin) * (2 * image - 1))
+
+
+def _squeeze(origin: Image) -> Image:
+    """Returns what values between -1 and 1 are multiplied by, so that arctanh is finite and moves.
+
+    At the origin `x` the image moves by `(1 - (s * u)**2) / (2 * s)`, where `u = 2 * x - 1`: that
+    is `_SLOWEST` for this `s`.
+    """
+    u = 2 * origin - 1
+    return jnp.minimum(_WITHIN, 1 / (_SLOWEST + jnp.sqrt(_SLOWEST**2 + u**2)))
 
 
 def _either(first: Bool[Array, ""], one: Descent, other: Descent) -> Descent:

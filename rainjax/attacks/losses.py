@@ -1,11 +1,13 @@
 """What an attack climbs: functions of one image's logits and its true label."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rainjax._checks import check_num_classes
 from rainjax.typing import Label, Logits
 
 Loss = Callable[[Logits, Label], Float[Array, ""]]
@@ -75,6 +77,25 @@ def by_name(name: str) -> Loss:
     return _LOSSES[name]
 
 
+def least_classes(name: Any) -> int:
+    """Returns how many classes the loss called `name` compares; 2 for one that is not known."""
+    return _LEAST_CLASSES.get(name, 2) if isinstance(name, str) else 2
+
+
+def check_classes(name: Any, least: int, num_classes: int) -> None:
+    """Refuses a loss that compares more classes than there are.
+
+    Raises:
+        ValueError: naming the loss, and what to take instead.
+    """
+    check_num_classes(num_classes, "What is attacked")
+    if num_classes < least:
+        raise ValueError(
+            f"The loss {name!r} compares {least} classes, and there are {num_classes}: use "
+            "'margin'."
+        )
+
+
 def evaluate(name: str, logits: Logits, label: Label, target: Label) -> Float[Array, ""]:
     """Returns the loss called `name`; only `targeted_dlr` looks at `target`."""
     if name == "targeted_dlr":
@@ -83,16 +104,17 @@ def evaluate(name: str, logits: Logits, label: Label, target: Label) -> Float[Ar
 
 
 def _entry(values: Logits, label: Label) -> Float[Array, ""]:
-    """Returns `values[label]`, or NaN for a label there is none of, which JAX would clamp."""
+    """Returns `values[label]`, or NaN for a label there is none of, which JAX would clamp.
+
+    Raises:
+        ValueError: there is a single value: no loss of it tells anything.
+    """
+    check_num_classes(values.shape[0], "What gives these logits")
     return values.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def _top(logits: Logits, count: int, name: str) -> Float[Array, "{count}"]:
-    if logits.shape[0] < count:
-        raise ValueError(
-            f"The loss {name!r} compares {count} classes, and there are {logits.shape[0]}: "
-            "use 'margin'."
-        )
+    check_classes(name, count, logits.shape[0])
     return jax.lax.top_k(logits, count)[0]
 
 
@@ -102,3 +124,4 @@ _LOSSES: dict[str, Loss] = {
     "logit": logit,
     "dlr": dlr,
 }
+_LEAST_CLASSES = {"dlr": 3, "targeted_dlr": 4}

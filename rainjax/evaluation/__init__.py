@@ -1,15 +1,17 @@
 """Attacking, scoring and recording: from one batch to a whole study."""
 
 from rainjax.evaluation import protocols
+from rainjax.evaluation.batteries import ladders
 from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, Robustness, TopK
 from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
 from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.sanity import SanityOptions, check_study
-from rainjax.evaluation.scoring import attack_batch, keep_worse, round_to_8bit, score
+from rainjax.evaluation.scoring import attack_batch, keep_worst, round_to_8bit, score
 from rainjax.evaluation.seeds import OverSeeds, SeedSpread, over_seeds
 from rainjax.evaluation.shards import Shard, parse_shard, shard_of_array
 from rainjax.evaluation.study import Study, Subject
@@ -21,6 +23,7 @@ from rainjax.evaluation.threats import (
     Itself,
     MeanField,
     OwnGradient,
+    SoftRounding,
     Surrogate,
     ThreatModel,
     When,
@@ -35,6 +38,7 @@ __all__ = [
     "IdentityGradient",
     "Itself",
     "Knowledge",
+    "Ladder",
     "MeanField",
     "Measure",
     "OverSeeds",
@@ -45,6 +49,7 @@ __all__ = [
     "Score",
     "SeedSpread",
     "Shard",
+    "SoftRounding",
     "Study",
     "Subject",
     "Surrogate",
@@ -56,7 +61,8 @@ __all__ = [
     "certify_study",
     "check_study",
     "evaluate",
-    "keep_worse",
+    "keep_worst",
+    "ladders",
     "load_records",
     "merge",
     "over_seeds",

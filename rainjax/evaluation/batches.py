@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from rainjax._arrays import as_array, check_keys, is_staged, is_traced
-from rainjax._checks import channels_first, check_kind
+from rainjax._checks import channels_first, check_kind, check_num_classes
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, Params
 
@@ -73,6 +73,7 @@ def check_batch(
         images = in_range(images)
     if labels is not None:
         num_classes = pipeline.num_classes(params, images[0])
+        check_num_classes(num_classes, type(pipeline).__name__)
         _check_classes(labels, num_classes)
     return jnp.asarray(images)
 

@@ -19,10 +19,12 @@ from jax.sharding import Mesh
 from rainjax.attacks import PGD, Attack, BallAttack
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.devices import data_mesh, full_batches
-from rainjax.evaluation.driver import ask, run_attack
+from rainjax.evaluation.driver import ask, watched_attack
+from rainjax.evaluation.effort import with_draws
+from rainjax.evaluation.ladder import paired_change
 from rainjax.evaluation.scoring import score
 from rainjax.evaluation.study import Subject
-from rainjax.evaluation.suspects import Suspect, Variations, attacks, whole, with_draws
+from rainjax.evaluation.suspects import Suspect, Variations, attacks, whole
 from rainjax.evaluation.threats import ClassifierAlone
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import wilson_interval
@@ -158,10 +160,10 @@ class _Bench:
 
     def _attacked(self, attack: Attack, surrogate: Pipeline) -> np.ndarray:
         found = [
-            run_attack(
+            watched_attack(
                 surrogate, attack, self.params, keys, self.images[full], self.labels[full],
                 mesh=self._mesh, on_gradient=self._tick(len(rows)),
-            )[: len(rows)]
+            )[0][: len(rows)]
             for rows, full, keys in self._batches(Purpose.ATTACK)
         ]  # fmt: skip
         return np.concatenate([np.asarray(images) for images in found])
@@ -301,12 +303,6 @@ def never_helps(name: str, unit: str, levels: dict, doubts: tuple[str, ...]) -> 
         doubts,
         {"levels": [str(level) for level in levels], **shares_of(shares)},
     )
-
-
-def paired_change(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Returns the mean rise over images and its standard error."""
-    rise = after - before
-    return float(rise.mean()), float(rise.std(ddof=1) / np.sqrt(len(rise)))
 
 
 def shares_of(shares: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from rainjax._checks import check_kind
 from rainjax._values import check_value
 from rainjax.attacks import EOT, Attack
 from rainjax.attacks._base import Run
+from rainjax.attacks._watch import Watch
 from rainjax.attacks.eot import Query
 from rainjax.devices import batch_sharding, replicated
 from rainjax.evaluation.batches import (
@@ -33,7 +34,9 @@ from rainjax.evaluation.batches import (
     check_score_keys,
     refuse_traced,
 )
+from rainjax.evaluation.compatibility import check_known_key, check_losses, check_outcomes
 from rainjax.evaluation.probes import check_purified
+from rainjax.evaluation.watch import warn_of_softmax, warn_of_zero_gradients
 from rainjax.gradients import Draws
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, LogitsFn, Params
@@ -61,6 +64,9 @@ def run_attack(
     with leave the batch, which shrinks by quarters and halves, so that few sizes are compiled:
     up to a quarter of the images may be done before that saves anything.
 
+    It warns of images for which the gradient was exactly zero at every call, and none a success:
+    that they stand says nothing. So it does of a classifier whose logits look like probabilities.
+
     Raises:
         ValueError: images, labels and keys do not belong together or are out of range, the
             attack enumerates other outcomes than the surrogate has, its defense returns no image
@@ -68,12 +74,40 @@ def run_attack(
             robust. Or `jax.jit`, `jax.vmap` or `jax.grad` is tracing it.
         MemoryError: the device cannot hold a chunk; the message says what to lower.
     """
+    attacked, watch = watched_attack(
+        surrogate, attack, params, attack_keys, images, labels,
+        score_keys=score_keys, mesh=mesh, on_gradient=on_gradient,
+    )  # fmt: skip
+    warn_of_zero_gradients(attack, watch)
+    warn_of_softmax(watch)
+    return attacked
+
+
+def watched_attack(
+    surrogate: Pipeline,
+    attack: Attack,
+    params: Params,
+    attack_keys: Keys,
+    images: Given,
+    labels: Labels,
+    *,
+    score_keys: Keys | None = None,
+    mesh: Mesh | None = None,
+    on_gradient: Callable[[int], object] | None = None,
+) -> tuple[Images, Watch]:
+    """Returns what `run_attack` does, and beside it what the attack saw, without a warning.
+
+    Raises:
+        ValueError: as `run_attack`.
+        MemoryError: as `run_attack`.
+    """
     check_kind(attack, Attack, "run_attack(attack=...)")
     check_value(attack.query)
     refuse_traced("run_attack", params, attack_keys, images, labels, score_keys)
     images = jnp.asarray(as_array("images", images))
     images = check_batch(surrogate, params, attack_keys, images, labels)
     labels = jnp.asarray(labels)
+    check_losses(attack, surrogate.num_classes(params, images[0]))
     check_purified(surrogate, params, images)
     if score_keys is None:
         check_outcomes(surrogate, attack.eot, images.shape[1])
@@ -96,9 +130,9 @@ def run_attack(
         init_keys, loop_keys = _split(attack_keys)
         run = place(_start(attack, init_keys, images, labels))
         batch = _Batch(loop_keys, secrets, run)
-        attacked = _drive(surrogate, attack, params, batch, mesh, tick)
+        attacked, watch = _drive(surrogate, attack, params, batch, mesh, tick)
     check_attacked(attacked, surrogate, params, attack_keys, images)
-    return attacked
+    return attacked, watch
 
 
 @jax.tree_util.register_dataclass
@@ -111,10 +145,12 @@ class _Batch:
     run: Run
 
 
-def _drive(surrogate: Pipeline, attack: Attack, params, batch: _Batch, mesh, tick) -> Images:
+def _drive(
+    surrogate: Pipeline, attack: Attack, params, batch: _Batch, mesh, tick
+) -> tuple[Images, Watch]:
     """Runs an attack call by call, without the images that have nothing left to do."""
-    rows, attacked = np.arange(len(batch.loop_keys)), None
-    sizes = _sizes(len(rows), mesh)
+    rows, ended = np.arange(len(batch.loop_keys)), None
+    sizes = shrunk_sizes(len(rows), mesh)
     for call in range(attack.num_calls):
         batch = _call(surrogate, attack, params, batch, call, tick)
         if not attack.stops_early or call == attack.num_calls - 1:
@@ -124,15 +160,15 @@ def _drive(surrogate: Pipeline, attack: Attack, params, batch: _Batch, mesh, tic
         fewer = next(size for size in sizes if size >= standing)
         if fewer == len(done):
             continue
-        attacked = _put(attacked, rows, _finish(attack, batch.run))
+        ended = _put(ended, rows, _finish(attack, batch.run))
         if not fewer:
             total = functools.partial(attack.eot.total, attack.num_calls)
             tick(total() - total(call + 1))
-            return jnp.asarray(attacked)
+            return jax.tree.map(jnp.asarray, ended)
         keep = np.argsort(done, kind="stable")[:fewer]  # what still stands comes first
         rows, batch = rows[keep], _take(batch, keep, mesh)
     last = jax.block_until_ready(_finish(attack, batch.run))
-    return last if attacked is None else jnp.asarray(_put(attacked, rows, last))
+    return last if ended is None else jax.tree.map(jnp.asarray, _put(ended, rows, last))
 
 
 def _call(surrogate: Pipeline, attack: Attack, params, batch: _Batch, call: int, tick) -> _Batch:
@@ -173,7 +209,7 @@ def ask(
     return _over(total, num)
 
 
-def _sizes(size: int, mesh: Mesh | None) -> list[int]:
+def shrunk_sizes(size: int, mesh: Mesh | None) -> list[int]:
     """Returns the sizes that a batch may shrink to: few, because each is compiled.
 
     It is halved again and again, with three quarters on the way, in whole rows per device.
@@ -188,50 +224,13 @@ def _take(batch: _Batch, keep: np.ndarray, mesh: Mesh | None) -> _Batch:
     return jax.tree.map(lambda leaf: place(leaf[keep]), batch)
 
 
-def _put(attacked: np.ndarray | None, rows: np.ndarray, images: Images) -> np.ndarray:
-    if attacked is None:
-        attacked = np.zeros((len(rows), *images.shape[1:]), np.float32)
-    attacked[rows] = np.asarray(images)
-    return attacked
-
-
-def check_known_key(attack: Attack, num_score_draws: int, known_key: bool) -> None:
-    """Refuses an attack that cannot use the keys it is given.
-
-    Raises:
-        ValueError: `known_key` with an attack that does not enumerate exactly the draws that
-            will be scored.
-    """
-    if not known_key:
-        return
-    eot = attack.eot
-    if eot.draws != "enumerated":
-        raise ValueError(f"known_key needs an attack with draws='enumerated', not {eot}.")
-    if eot.num_samples != num_score_draws:
-        raise ValueError(
-            f"An attacker who knows the {num_score_draws} scoring draws should use them all: "
-            f"set num_samples={num_score_draws}, not {eot.num_samples}."
-        )
-
-
-def check_outcomes(surrogate: Pipeline, eot: EOT, height: int) -> None:
-    """Refuses draws that the surrogate's defense does not offer.
-
-    Raises:
-        ValueError: saying which.
-    """
-    name = type(getattr(surrogate, "defense", surrogate)).__name__
-    if eot.draws == "stratified" and not surrogate.stratifies:
-        raise ValueError(
-            f"draws='stratified' needs a defense that can spread its draws evenly, and "
-            f"{name} cannot: draw independent keys."
-        )
-    there = surrogate.num_outcomes(height)
-    if eot.draws == "enumerated" and there != eot.num_samples:
-        raise ValueError(
-            f"draws='enumerated' takes every outcome once, but num_samples={eot.num_samples} and "
-            + (f"{name} has {there}." if there else f"{name} lists none: draw keys instead.")
-        )
+def _put(whole: Any, rows: np.ndarray, part: Any) -> Any:
+    """Returns the arrays of a whole batch with those of some rows in their places."""
+    if whole is None:
+        return jax.tree.map(np.array, part)  # the first rows to end are seen with all others
+    for array, some in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
+        array[rows] = some
+    return whole
 
 
 def check_attacked(
@@ -331,7 +330,7 @@ def _step(attack: Attack, surrogate: Pipeline, params, batch: _Batch, call):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _finish(attack: Attack, run):
-    return jax.vmap(attack.finish)(run)
+    return jax.vmap(attack.finish)(run), run.watch
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ attacks saw nor those the result will be scored with.
 import dataclasses
 import functools
 import time
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -22,8 +23,10 @@ from rainjax._checks import as_plain, check_fields
 from rainjax.attacks import Attack
 from rainjax.devices import full_batches
 from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
-from rainjax.evaluation.driver import run_attack
+from rainjax.evaluation.compatibility import with_fitting_loss
+from rainjax.evaluation.driver import watched_attack
 from rainjax.evaluation.scoring import score
+from rainjax.evaluation.watch import ZeroGradients, zero_gradients
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, Params
@@ -55,6 +58,8 @@ class MemberRecord:
     """Images whose final version is this member's."""
     num_gradients: int
     """Gradients over all its images, or logits, at most: some images may have stopped early."""
+    num_zero_gradient: int
+    """Images for which its gradient was exactly zero at every call, and none a success."""
     seconds: float
 
 
@@ -63,13 +68,16 @@ class EnsembleResult:
     """The worst version found of every image, and how it was found.
 
     `best` is the position of the member it came from, -1 for the original; `standing` says
-    which images were right under some selection draw to the end.
+    which images were right under some selection draw to the end. `zero_gradient` says for which
+    images every member that attacked them, and asks for gradients, saw none but zero, and no
+    success; it is None where no such member attacked any.
     """
 
     images: Images
     best: Int[np.ndarray, "n"]
     standing: Bool[np.ndarray, "n"]
     members: tuple[MemberRecord, ...]
+    zero_gradient: Bool[np.ndarray, "n"] | None = None
 
 
 def run_ensemble(
@@ -97,6 +105,9 @@ def run_ensemble(
     doing nothing. What stands is packed into full batches of `batch_size`, so members that
     come late cost little.
 
+    Of a member whose loss compares more classes than there are (DLR takes three), the margin
+    loss takes the place, and its name says so; a warning does beforehand.
+
     Every draw is a function of `seed`, of the image's position in the data set (`indices`) and of
     the member's position, so batches change nothing. `on_gradient(n)` is called after every `n`
     image gradients, `on_member` after every member.
@@ -121,41 +132,113 @@ def run_ensemble(
         )
     keys = example_keys(seed, Purpose.SELECT, indices)
     images = np.asarray(check_batch(target, params, keys, images, labels))
+    members, changed = fitting_members(members, target.num_classes(params, images[0]))
+    if changed:
+        warnings.warn(f"The members: {changed}.", stacklevel=2)
     devices = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, len(images)) // devices) * devices  # the last batch is padded
     judge = functools.partial(
-        _judge, target, params, seed, num_draws=num_select_draws, size=size, mesh=mesh
+        judged, target, params, seed, num_draws=num_select_draws, size=size, mesh=mesh
     )
-    worst = images.copy()
-    right, margin = judge(indices, images, labels)
-    best, records = np.full(len(images), -1), []
+    worst, records = Worst.of(images, *judge(indices, images, labels)), []
+    zeros = ZeroGradients(len(images))
     for place, member in enumerate(members):
-        began, spent = time.perf_counter(), 0
-        standing = np.flatnonzero(right > 0)
+        began, spent, num_zero = time.perf_counter(), 0, 0
+        standing = worst.standing
         before = len(standing)
         for chosen, rows in full_batches(standing, size):
-            found = _attack(
+            found, zero = attacked_by(
                 target, member, place, params, seed, indices[rows], images[rows], labels[rows],
-                mesh, (lambda n: on_gradient(n * size)) if on_gradient else None,
-            )[: len(chosen)]  # fmt: skip
+                num=len(chosen), mesh=mesh,
+                on_gradient=(lambda n: on_gradient(n * size)) if on_gradient else None,
+            )  # fmt: skip
+            zeros.add(chosen, zero)
+            num_zero += 0 if zero is None else int(zero.sum())
             spent += member.attack.num_gradients * len(chosen)
-            found_right, found_margin = judge(indices[chosen], found, labels[chosen])
-            worse = (found_right < right[chosen]) | (
-                (found_right == right[chosen]) & (found_margin > margin[chosen])
-            )
-            into = chosen[worse]
-            worst[into], best[into] = found[worse], place
-            right[into], margin[into] = found_right[worse], found_margin[worse]
-        broken = before - int((right[standing] > 0).sum())
+            worst.keep(chosen, found, *judge(indices[chosen], found, labels[chosen]), place)
+        broken = before - len(worst.standing)
         seconds = round(time.perf_counter() - began, 3)
-        records.append(MemberRecord(member.name, before, broken, 0, spent, seconds))
+        records.append(MemberRecord(member.name, before, broken, 0, spent, num_zero, seconds))
         if on_member:
             on_member(records[-1])
     counted = tuple(
-        dataclasses.replace(record, num_best=int((best == place).sum()))
+        dataclasses.replace(record, num_best=int((worst.best == place).sum()))
         for place, record in enumerate(records)
     )
-    return EnsembleResult(jnp.asarray(worst), best, right > 0, counted)
+    return EnsembleResult(
+        jnp.asarray(worst.images), worst.best, worst.right > 0, counted, zeros.images
+    )
+
+
+def fitting_members(
+    members: tuple[Member, ...], num_classes: int
+) -> tuple[tuple[Member, ...], str | None]:
+    """Returns members whose losses the number of classes allows, and in words what changed.
+
+    The words are None where nothing did. A changed member's name says which loss it has now.
+    """
+    fitting, changed = [], []
+    for member in members:
+        attack = with_fitting_loss(member.attack, num_classes)
+        if attack is not member.attack:
+            changed.append(member.name)
+            name = f"{member.name} by the margin loss"
+            member = dataclasses.replace(member, name=name, attack=attack)
+        fitting.append(member)
+    if not changed:
+        return members, None
+    verb = "climbs" if len(changed) == 1 else "climb"
+    return tuple(fitting), (
+        f"with {num_classes} classes {' and '.join(changed)} {verb} the margin loss, for DLR "
+        "compares three"
+    )
+
+
+@dataclasses.dataclass(eq=False)
+class Worst:
+    """The worst version so far of every image, what it is worth, and which attack it came from.
+
+    `right` is the share of selection draws that get it right, `margin` their mean margin, and
+    `best` the position of the attack, -1 for the original.
+    """
+
+    images: Float[np.ndarray, "n h w c"]
+    right: Float[np.ndarray, "n"]
+    margin: Float[np.ndarray, "n"]
+    best: Int[np.ndarray, "n"]
+
+    @staticmethod
+    def of(
+        images: Float[np.ndarray, "n h w c"],
+        right: Bool[np.ndarray, "n draws"],
+        margins: Float[np.ndarray, "n draws"],
+    ) -> "Worst":
+        """Returns the originals, with what every selection draw makes of them."""
+        best = np.full(len(images), -1)
+        return Worst(images.copy(), right.mean(1), margins.mean(1), best)
+
+    @property
+    def standing(self) -> Int[np.ndarray, "m"]:
+        """The positions of the images that some selection draw gets right."""
+        return np.flatnonzero(self.right > 0)
+
+    def keep(
+        self,
+        chosen: Int[np.ndarray, "m"],
+        found: Float[np.ndarray, "m h w c"],
+        right: Bool[np.ndarray, "m draws"],
+        margins: Float[np.ndarray, "m draws"],
+        place: int,
+    ) -> Bool[np.ndarray, "m"]:
+        """Keeps what an attack found for the `chosen` images where it is worse; says where."""
+        share, margin = right.mean(1), margins.mean(1)
+        worse = (share < self.right[chosen]) | (
+            (share == self.right[chosen]) & (margin > self.margin[chosen])
+        )
+        into = chosen[worse]
+        self.images[into], self.best[into] = found[worse], place
+        self.right[into], self.margin[into] = share[worse], margin[worse]
+        return worse
 
 
 def _check_members(members: tuple[Member, ...]) -> None:
@@ -181,26 +264,57 @@ def _check_members(members: tuple[Member, ...]) -> None:
         )
 
 
-def _attack(target, member, place, params, seed, indices, images, labels, mesh, tick):
+def attacked_by(
+    target: Pipeline,
+    member: Member,
+    place: int,
+    params: Params,
+    seed: int,
+    indices: Int[np.ndarray, "n"],
+    images: Float[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, "n"],
+    *,
+    num: int,
+    mesh: Mesh | None,
+    on_gradient: Callable[[int], object] | None,
+) -> tuple[Float[np.ndarray, "num h w c"], Bool[np.ndarray, "num"] | None]:
+    """Returns what the member at `place` makes of the first `num` images, with draws of its own.
+
+    And for which of them it had no gradient to follow, None where it asked for none.
+
+    Raises:
+        ValueError: as `run_attack`, naming the member.
+    """
     keys = example_keys(seed, Purpose.ATTACK, indices)
     # Members draw apart from each other, and from a lone attack, which splits the key in two:
     # to fold in 0 or 1 would be the same.
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2 + place)
     surrogate = member.surrogate or target
     try:
-        found = run_attack(
-            surrogate, member.attack, params, keys, images, labels, mesh=mesh, on_gradient=tick
-        )
+        attacked, watch = watched_attack(
+            surrogate, member.attack, params, keys, images, labels, mesh=mesh,
+            on_gradient=on_gradient,
+        )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"The member {member.name!r}: {error}") from error
-    return np.asarray(found)
+    zero = zero_gradients(watch)
+    return np.asarray(attacked)[:num], None if zero is None else zero[:num]
 
 
-def _judge(
-    target, params, seed, indices, images, labels, *, num_draws, size, mesh
-) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """Returns the share of selection draws that are right, and the mean margin over them."""
-    shares, margins = [], []
+def judged(
+    target: Pipeline,
+    params: Params,
+    seed: int,
+    indices: Int[np.ndarray, "n"],
+    images: Float[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, "n"],
+    *,
+    num_draws: int,
+    size: int,
+    mesh: Mesh | None,
+) -> tuple[Bool[np.ndarray, "n draws"], Float[np.ndarray, "n draws"]]:
+    """Returns whether each selection draw gets each image right, and by which margin not."""
+    rights, margins = [], []
     for chosen, rows in full_batches(np.arange(len(images)), size):
         keys = example_keys(seed, Purpose.SELECT, indices[rows])
         logits = score(target, params, keys, images[rows], num_draws=num_draws, mesh=mesh)
@@ -209,6 +323,6 @@ def _judge(
         own = np.take_along_axis(logits, np.broadcast_to(label, (*logits.shape[:2], 1)), 2)
         others = logits.copy()
         np.put_along_axis(others, np.broadcast_to(label, own.shape), -np.inf, 2)
-        shares.append((logits.argmax(-1) == label[..., 0]).mean(1))
-        margins.append((others.max(-1) - own[..., 0]).mean(1))
-    return np.concatenate(shares), np.concatenate(margins)
+        rights.append(logits.argmax(-1) == label[..., 0])
+        margins.append(others.max(-1) - own[..., 0])
+    return np.concatenate(rights), np.concatenate(margins)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rainjax._files import check_writable, read_arrays, read_json, write_json
-from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.climbing import ladder_record
 from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
 from rainjax.evaluation.measures import Measure, outcome_of
 from rainjax.evaluation.packing import pack_indices, unpack_indices
@@ -25,7 +25,7 @@ from rainjax.evaluation.records import SCHEMA, load_order
 from rainjax.evaluation.shots import shots_of
 from rainjax.evaluation.study import Cell, Study, Subject
 from rainjax.evaluation.validation import ROBUSTNESS, find_problem
-from rainjax.evaluation.work import MEMBER, Unit, Work
+from rainjax.evaluation.work import MEMBER, NOT_OF_IMAGES, Unit, Work
 
 Plan = dict[str, Any]  # what `make_plan` returns
 Entry = dict[str, Any]  # one cell of it
@@ -52,7 +52,7 @@ def make_plan(work: Work, everything: Sequence[tuple[Cell, Sequence[Unit]]]) -> 
         "cells": [
             {
                 "record": _header(work, cell, list(units), parts[cell.subject.name]),
-                "members": _member_names(cell),
+                "members": _member_names(work, cell),
                 "units": [
                     {
                         "images": pack_indices(unit.rows),
@@ -173,7 +173,7 @@ def read_unit(path: pathlib.Path, unit: dict[str, Any]) -> dict[str, np.ndarray]
     """
     arrays, num = read_arrays(path), len(unpack_indices(unit["images"]))
     wanted = {"seconds", *(("attacked",) if path.stem.startswith("a-") else ())}
-    images = [array for name, array in arrays.items() if name not in ("seconds", "members")]
+    images = [array for name, array in arrays.items() if name not in NOT_OF_IMAGES]
     whole = images and all(array.shape[:1] == (num,) for array in images)
     if not whole or not wanted <= arrays.keys():
         raise ValueError(f"{path} is damaged (not of {num} images): delete it and run again.")
@@ -218,10 +218,16 @@ def write_record(
         outcome["result"]["members"] = _members(entry["members"], attacks)
     if measure.kind == ROBUSTNESS:
         outcome["result"]["shots"] = shots_of(entry["record"])
+    zero = [kept["zero_gradient"] for kept in attacks if "zero_gradient" in kept]
+    if attacks and "rungs" in attacks[0]:
+        kinds = entry["record"]["threat"]["attack"]["kinds"]
+        outcome["ladder"] = ladder_record(kinds, attacks[0])
     content = {
         **entry["record"],
         "measure": plan["measure"],
         **outcome,
+        # Images without a gradient to follow; no word where the attack asks for none.
+        **({"num_zero_gradient": int(np.concatenate(zero).sum())} if zero else {}),
         "run": {
             "seconds": round(seconds + time.perf_counter() - began, 2),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -265,6 +271,7 @@ def labels(plan: Plan) -> Int[np.ndarray, "n"]:
 def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of a cell's record, but for what only its measurement tells."""
     study, subject, threat = work.study, cell.subject, cell.threat
+    changed = work.changed_members(cell)  # which tables then tell
     return {
         "schema": SCHEMA,
         "kind": study.measure.kind,
@@ -280,7 +287,7 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
         },
         "threat": {
             "name": threat.name,
-            "description": threat.description,
+            "description": "; ".join(filter(None, (threat.description, changed))),
             "knowledge": threat.knowledge.name.lower(),
             "tags": list(threat.tags),
             "surrogate": None if cell.attack is None else describe(threat.surrogate),
@@ -322,10 +329,9 @@ def _protocol(work: Work, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _member_names(cell: Cell) -> list[str] | None:
-    if not isinstance(cell.attack, AutoAttack):
-        return None
-    return [member.name for member in cell.attack.members]
+def _member_names(work: Work, cell: Cell) -> list[str] | None:
+    members = work.members(cell)
+    return None if members is None else [member.name for member in members]
 
 
 def _members(named: list[str], attacks: list[dict[str, np.ndarray]]) -> list[dict[str, Any]]:

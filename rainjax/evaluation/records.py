@@ -150,6 +150,14 @@ class Record:
         """What the attacker has, as an order: knowledge, then whether he averages over draws."""
         return self.knowledge, self.num_draws > 1
 
+    @property
+    def num_zero_gradient(self) -> int | None:
+        """For how many images the gradient was exactly zero at every call, and none a success.
+
+        None where nobody attacks, the attack asks for no gradient, or an older version measured.
+        """
+        return self.content.get("num_zero_gradient")
+
     @functools.cached_property
     def indices(self) -> Int[np.ndarray, "n"]:
         """The positions of the images in their data set."""
@@ -174,6 +182,16 @@ class Record:
     def result(self) -> dict[str, Any]:
         """Everything that was measured, as plain JSON."""
         return self.content["result"]
+
+    @property
+    def ladder(self) -> dict[str, Any] | None:
+        """What a ladder came to on every rung, as plain JSON; None of any other attack."""
+        return self.content.get("ladder")
+
+    @property
+    def still_falling(self) -> bool:
+        """Whether it is of a ladder that ended by its budget: its number is an upper bound."""
+        return self.ladder is not None and not self.ladder["flat"]
 
     def shot(self, name: str = "mean") -> str:
         """Returns how a score counts draws, in the field's words: see `shots_of`."""

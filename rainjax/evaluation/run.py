@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 from jax.sharding import Mesh
@@ -51,6 +52,9 @@ def evaluate(
     another number made of the same attacks costs none. What other code, other images or other
     parameters made is made again.
 
+    It warns, before anything is made, where there are too few classes for the loss of a member of
+    AutoAttack, which then climbs the margin.
+
     Under `jax.distributed` every process takes its share and process 0 writes the records, in a
     folder that all of them see. With a `shard` of several only its share is made, and no record:
     `rainjax.evaluation.merge` puts shares together. Where `mesh` is None a batch is spread over
@@ -76,6 +80,8 @@ def evaluate(
     check_classes(study)
     claim(folder, identity(study))
     work = Work(study, folder, mesh=mesh)
+    for changed in dict.fromkeys(filter(None, map(work.changed_members, planned))):
+        warnings.warn(f"AutoAttack: {changed}.", stacklevel=2)
     shard, given = shard or current_shard(), shard is not None and not shard.distributed
     everything = [(cell, work.units(cell)) for cell in planned]
     plan = make_plan(work, everything)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from rainjax import gradients
 from rainjax._arrays import as_array, is_staged, is_traced
-from rainjax._checks import check_kind, is_whole
+from rainjax._checks import check_kind, check_num_classes, is_whole
 from rainjax.attacks import Attack, balls
 from rainjax.evaluation.batches import (
     Given,
@@ -25,19 +25,14 @@ from rainjax.evaluation.batches import (
     in_range,
     refuse_traced,
 )
-from rainjax.evaluation.driver import (
-    check_attacked,
-    check_known_key,
-    check_outcomes,
-    placement,
-    run_attack,
-    view,
-)
+from rainjax.evaluation.compatibility import check_known_key, check_losses, check_outcomes
+from rainjax.evaluation.driver import check_attacked, placement, run_attack, view
 from rainjax.evaluation.probes import check_purified
+from rainjax.evaluation.watch import warn_of_softmax, warn_of_zero_gradients
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, Params
 
-__all__ = ["attack_batch", "keep_worse", "round_to_8bit", "run_attack", "score"]
+__all__ = ["attack_batch", "keep_worst", "round_to_8bit", "run_attack", "score"]
 
 
 def attack_batch(
@@ -70,6 +65,7 @@ def attack_batch(
     check_score_keys(score_keys, len(images))
     labels, secrets = jnp.asarray(labels), score_keys if known_key else None
     check_known_key(attack, num_score_draws, known_key)
+    check_losses(attack, surrogate.num_classes(params, images[0]))
     if not known_key:
         check_outcomes(surrogate, attack.eot, images.shape[1])
     given = params, attack_keys, score_keys, images, labels
@@ -79,12 +75,16 @@ def attack_batch(
         check_purified(target, params, images)
 
     def one(key, secret, image, label):
-        return attack(key, view(surrogate, params, secret), image, label)
+        run = attack.run(key, view(surrogate, params, secret), image, label)
+        return attack.finish(run), run.watch
 
-    attacked = jax.vmap(one)(attack_keys, secrets, images, labels)
+    attacked, watch = jax.vmap(one)(attack_keys, secrets, images, labels)
     if not traced:
+        warn_of_zero_gradients(attack, watch)
         check_attacked(attacked, surrogate, params, attack_keys, images)
     logits = _score_draws(target, params, score_keys, attacked, 0, num_score_draws)
+    if not traced:
+        warn_of_softmax(logits)
     broken = jnp.isnan(logits).any(-1)  # NaN is first in argmax: class 0 would look right
     return attacked, (jnp.argmax(logits, axis=-1) == labels[:, None]) & ~broken
 
@@ -100,6 +100,8 @@ def score(
 ) -> Float[Array, "n draws classes"]:
     """Returns the target's logits under `num_draws` draws of each image's scoring key.
 
+    It warns where all of them look like probabilities: attacks climb logits.
+
     Raises:
         ValueError: `num_draws` is below 1, images and keys do not belong together or are out
             of range, the defense leaves [0, 1] or returns NaN for one of them, or a logit is NaN,
@@ -114,6 +116,7 @@ def score(
     score_keys, images = place(score_keys), place(images)
     logits = [_score_draw(target, params, score_keys, images, i) for i in range(num_draws)]
     logits = jnp.concatenate(logits, axis=1)
+    check_num_classes(logits.shape[-1], type(target).__name__)
     broken = np.isnan(np.asarray(logits)).any(axis=(1, 2))
     if broken.any():
         for draw in range(num_draws):  # one of them, if the defense is to blame
@@ -123,11 +126,13 @@ def score(
             f"The target's logits are NaN for {broken.sum()} of {len(images)} images, the first "
             f"of them number {broken.argmax()} of the batch: mend the pipeline."
         )
+    warn_of_softmax(logits)
     return logits
 
 
-def keep_worse(
+def keep_worst(
     surrogate: Pipeline,
+    attack: Attack,
     params: Params,
     keys: Keys,
     images: Given,
@@ -139,29 +144,33 @@ def keep_worse(
 ) -> Images:
     """Returns adversarial images, and an original in the place of each that is worth less.
 
-    That is one that every one of `num_draws` draws got wrong as it was, and not any more as the
-    attack left it: an attack that looks at the neighbourhood alone can lead out of a mistake.
-    So what is returned is never worse, for the attacker, than doing nothing. The attacker asks
+    That is one that was a success under every one of `num_draws` draws as it was, and is not any
+    more as the attack left it: an attack that looks at the neighbourhood alone can lead out of a
+    mistake. So what is returned is never worse, for the attacker, than doing nothing, and no
+    success is undone. A success is what `attack` aims at: another class than the label or, where
+    it is targeted, the label itself, as `run_attack` takes it. The attacker asks
     the `surrogate`, with `keys` that neither the attack nor the score uses. One draw is enough
     where nothing is random; elsewhere it takes many, or lucky ones undo successful attacks.
     `run_ensemble` needs no such step: it keeps the original among its candidates.
 
     Raises:
-        ValueError: as `score`.
+        ValueError: as `score`, or `attack` is none.
     """
-    refuse_traced("keep_worse", params, keys, images, attacked, labels)
+    check_kind(attack, Attack, "keep_worst(attack=...)")
+    refuse_traced("keep_worst", params, keys, images, attacked, labels)
     labels, both = np.asarray(labels), (images, attacked)
     images, attacked = (
         check_batch(surrogate, params, keys, jnp.asarray(as_array("images", each)), labels)
         for each in both
     )
     _check_same_shape(attacked, images)
+    targeted = bool(getattr(attack, "targeted", False))
 
-    def fooled(images):
+    def succeeds(images):
         logits = score(surrogate, params, keys, images, num_draws=num_draws, mesh=mesh)
-        return (np.asarray(logits).argmax(-1) != labels[:, None]).all(1)
+        return ((np.asarray(logits).argmax(-1) == labels[:, None]) == targeted).all(1)
 
-    undone = fooled(images) & ~fooled(attacked)
+    undone = succeeds(images) & ~succeeds(attacked)
     return jnp.where(undone[:, None, None, None], images, attacked)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from rainjax._arguments import Named
 from rainjax._arrays import as_array
-from rainjax._checks import as_plain, check_fields, check_kind, is_whole
+from rainjax._checks import as_plain, check_fields, check_kind, check_num_classes, is_whole
 from rainjax.devices import full_batches
 from rainjax.evaluation.batches import Given, Keys, Labels, check_batch, refuse_traced
 from rainjax.evaluation.driver import memory_advice, placement
@@ -280,8 +280,8 @@ def count_classes(
         if not is_whole(number) or number < 1:
             raise ValueError(f"{name}={number} must be a whole number, and at least 1.")
     images = check_batch(smoothed.target, params, keys, jnp.asarray(as_array("images", images)))
-    if jax.eval_shape(smoothed.logits, params, keys[0], images[0]).shape[0] < 2:
-        raise ValueError("The classifier has one class, so there is nothing to tell apart.")
+    num_classes = jax.eval_shape(smoothed.logits, params, keys[0], images[0]).shape[0]
+    check_num_classes(num_classes, type(smoothed.target).__name__)
     devices = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, len(images)) // devices) * devices
     place, params = placement(mesh, params)

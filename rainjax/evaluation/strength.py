@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from rainjax.attacks import EOT
-from rainjax.evaluation.checks import Check, paired_change, shares_of
+from rainjax.evaluation.checks import Check, shares_of
+from rainjax.evaluation.effort import growing, grown
+from rainjax.evaluation.ladder import Ladder, paired_change
 from rainjax.evaluation.measures import Robustness
 from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.shards import Shard
 from rainjax.evaluation.study import Cell, Study, Subject, cells
-from rainjax.evaluation.suspects import applying, with_draws, within
+from rainjax.evaluation.suspects import applying, within
 from rainjax.evaluation.threats import ThreatModel
 
 
@@ -29,7 +30,8 @@ def check_strength(
 ) -> list[Check]:
     """Returns a check for each way of doubling a threat model's effort; none if it has no say.
 
-    Steps, queries, restarts and, where the surrogate is random, draws are doubled one at a time.
+    Steps, queries, restarts and, where the surrogate is random, draws are doubled one at a time,
+    once each: a `Ladder` goes on until that changes nothing.
     A check passes where that leaves no less, image by image, than two standard errors of the
     difference. Of several threat models of one name it is the one of the table, and of the
     largest radius; `radius` gives it another. What is measured is kept in `folder`/strength, as
@@ -54,7 +56,8 @@ def attempts(
 ) -> dict[str, ThreatModel]:
     """Returns a threat model as it is, and with twice of what it has, by what that is in words."""
     found = [cell for cell in applying(study, subject) if cell.threat.name == threat]
-    found = [cell for cell in found if cell.attack is not None]
+    # A ladder has been doubled already, as often as its record says.
+    found = [cell for cell in found if not isinstance(cell.attack, Ladder | None)]
     if not found:
         return {}
     cell = max(found, key=lambda c: ("table" in c.threat.tags, c.radius or math.inf, c.num_draws))
@@ -67,21 +70,9 @@ def attempts(
 
 def _doubled(cell: Cell, attack: Any) -> Iterator[tuple[str, Any]]:
     """Yields the ways of doubling what an attack does, in words and as the attack."""
-    fields = {field.name for field in dataclasses.fields(attack)}
-    # Without a random start another run is the same one.
-    kinds = ("steps", "queries", *(("restarts",) if getattr(attack, "random_start", True) else ()))
-    tried = {
-        name: dataclasses.replace(attack, **{f"num_{name}": 2 * getattr(attack, f"num_{name}")})
-        for name in kinds
-        if f"num_{name}" in fields
-    }
-    eot = attack.eot or EOT(attack.num_draws)
     assert cell.surrogate is not None
-    if cell.surrogate.is_random and eot.draws != "enumerated":
-        tried["draws"] = dataclasses.replace(attack, eot=with_draws(eot, 2 * eot.num_samples))
-    for name, more in tried.items():
-        if more.num_gradients != attack.num_gradients:  # an ensemble may have no such member
-            yield f", twice the {name}", more
+    for kind in growing(attack, cell.surrogate.is_random):
+        yield f", twice the {kind}", grown(attack, kind)
 
 
 def _left(

@@ -13,8 +13,9 @@ from rainjax._checks import check_fields, check_kind, check_kind_of
 from rainjax.attacks import Attack
 from rainjax.data import ImageSet
 from rainjax.evaluation.autoattack import AutoAttack
-from rainjax.evaluation.driver import check_known_key, check_outcomes
+from rainjax.evaluation.compatibility import check_known_key, check_losses, check_outcomes
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, Robustness
 from rainjax.evaluation.names import check_apart, check_folder_name, check_name
 from rainjax.evaluation.records import record_id
@@ -116,7 +117,7 @@ class Cell:
     subject: Subject
     threat: ThreatModel
     surrogate: Pipeline | None
-    attack: Attack | AutoAttack | None
+    attack: Attack | AutoAttack | Ladder | None
     num_examples: int
 
     @property
@@ -251,19 +252,31 @@ def _cell(study: Study, subject: Subject, threat: ThreatModel, height: int) -> C
     check_kind(surrogate, Pipeline, where, verb="returns")
     if threat.knowledge > Knowledge.SCORES and not surrogate.differentiable:
         return None
-    attack = threat.surrogate.fitted(threat.attack, surrogate, height)
+    attack = _fitted(threat, surrogate, height)
     if threat.knowledge is Knowledge.KEYS:
         if not subject.pipeline.is_random:
             return None
         draws = enumerated(attack.eot, study.num_score_draws)
         attack = dataclasses.replace(attack, eot=draws)
         check_known_key(attack, study.num_score_draws, True)
-    elif isinstance(attack, Attack):
+    if not isinstance(attack, AutoAttack):
+        first = attack.attack if isinstance(attack, Ladder) else attack
         try:
-            check_outcomes(surrogate, attack.eot, height)
+            check_losses(first, study.images.num_classes)
+            if threat.knowledge is not Knowledge.KEYS:
+                check_outcomes(surrogate, first.eot, height)
         except ValueError as error:
             raise ValueError(f"{threat.name!r} on {subject.name!r}: {error}") from error
     return Cell(subject, threat, surrogate, attack, num)
+
+
+def _fitted(threat: ThreatModel, surrogate: Pipeline, height: int) -> Any:
+    """Returns the attack as it fits the surrogate; of a ladder every rung does."""
+    fitted, attack = threat.surrogate.fitted, threat.attack
+    if not isinstance(attack, Ladder):
+        return fitted(attack, surrogate, height)
+    ladder = dataclasses.replace(attack, attack=fitted(attack.attack, surrogate, height))
+    return ladder.on(is_random=surrogate.is_random)
 
 
 def _joined(first: Cell, second: Cell) -> Cell:

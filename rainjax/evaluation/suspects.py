@@ -10,7 +10,9 @@ from rainjax._checks import check_fields
 from rainjax.attacks import EOT, PGD, Attack, Square
 from rainjax.attacks._base import BallAttack
 from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.effort import with_draws
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.study import Cell, Study, Subject, cells
 from rainjax.evaluation.threats import ClassifierAlone
 from rainjax.pipeline import Pipeline
@@ -119,14 +121,18 @@ def _sees_gradient(cell: Cell) -> bool:
 
 def _strength(cell: Cell) -> tuple[bool, bool, float, int]:
     assert cell.surrogate is not None
-    eot = getattr(cell.attack, "eot", None)
+    eot = getattr(_as_pgd(cell.attack), "eot", None)
     samples = cell.surrogate.is_random and eot is not None and eot.draws != "enumerated"
     draws = cell.num_draws if samples else 1
     return "table" in cell.threat.tags, draws > 1, cell.radius or 0.0, draws
 
 
-def _as_pgd(attack: Attack | AutoAttack | None) -> PGD | None:
-    """Returns PGD in the place of an attack that follows a gradient in a ball; None for others."""
+def _as_pgd(attack: Attack | AutoAttack | Ladder | None) -> PGD | None:
+    """Returns PGD in the place of an attack that follows a gradient in a ball; None for others.
+
+    Of a ladder it is the attack that it begins with.
+    """
+    attack = attack.attack if isinstance(attack, Ladder) else attack
     steps = getattr(attack, "num_steps", None)
     if not isinstance(attack, BallAttack) or steps is None:
         return None
@@ -195,17 +201,6 @@ def within(attack: Any, radius: float) -> Any:
     step = getattr(attack, "step_size", None)
     changes = {} if step is None else {"step_size": step * radius / attack.radius}
     return dataclasses.replace(attack, radius=radius, **changes)
-
-
-def with_draws(eot: EOT, num: int) -> EOT:
-    """Returns the average over another number of draws, in chunks that divide it."""
-    chunk, first = eot.chunk_size, eot.first
-    return dataclasses.replace(
-        eot,
-        num_samples=num,
-        chunk_size=chunk and math.gcd(chunk, num),
-        first=first and min(first, num),
-    )
 
 
 def whole(norm: str, shape: Sequence[int]) -> float:

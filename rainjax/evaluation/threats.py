@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from rainjax._arguments import Named
 from rainjax._checks import check_fields
@@ -12,6 +12,7 @@ from rainjax.defenses import Identity
 from rainjax.defenses._base import Defense
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.names import check_name
 from rainjax.evaluation.published import Published
 from rainjax.gradients import BPDA
@@ -82,6 +83,28 @@ class GradientOf(Surrogate):
 
 
 @dataclasses.dataclass(frozen=True)
+class SoftRounding(Surrogate):
+    """The true pipeline, with the gradient of soft rounding wherever its defense rounds.
+
+    That is wherever it has a field `rounding`, in a stage of it as well. At the jumps a `"sine"`
+    is steeper than a `"cubic"`, which `OwnGradient` takes: see `transforms.rounded`.
+    """
+
+    rounding: Literal["cubic", "sine"] = "sine"
+
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        rounds = []
+
+        def soft(defense: Defense) -> Defense:
+            twin = _with_rounding(defense, self.rounding)
+            rounds.append(twin != defense)
+            return BPDA(defense, twin) if rounds[-1] else defense
+
+        surrogate = pipeline.map_defense(soft)
+        return surrogate if any(rounds) else None
+
+
+@dataclasses.dataclass(frozen=True)
 class MeanField(Surrogate):
     """A defense's mean over its draws, its outcomes enumerated, where it offers one."""
 
@@ -130,8 +153,10 @@ class ThreatModel(metaclass=Named):
 
     `attack` is None where nobody attacks. With `knowledge=Knowledge.KEYS` the attacker is given
     the draws that will be scored, all of them, and needs `EOT(draws="enumerated")`; that applies
-    to random pipelines alone. `num_examples` lowers a study's, where an attack is dear, and never
-    raises it. `tags` name the displays it is for: "table", or the curve that it is a point of.
+    to random pipelines alone. A `Ladder` asks the whole pipeline what still stands, so its
+    attacker knows SCORES or DEFENSE. `num_examples` lowers a study's, where an attack is dear,
+    and never raises it. `tags` name the displays it is for: "table", or the curve that it is a
+    point of.
     `protocol` is what a published protocol fixes: where the measurement deviates, its record and
     the tables say so.
 
@@ -140,7 +165,7 @@ class ThreatModel(metaclass=Named):
     """
 
     name: str
-    attack: Attack | AutoAttack | None
+    attack: Attack | AutoAttack | Ladder | None
     surrogate: Surrogate = Itself()
     knowledge: Knowledge = Knowledge.DEFENSE
     num_examples: int | None = None
@@ -164,6 +189,13 @@ class ThreatModel(metaclass=Named):
             raise ValueError(
                 f"The attack of {self.name!r} is targeted, and would lead towards the true "
                 "labels: leave targeted=False."
+            )
+        asks = (Knowledge.SCORES, Knowledge.DEFENSE)
+        if isinstance(self.attack, Ladder) and self.knowledge not in asks:
+            raise ValueError(
+                f"The attack of {self.name!r} is a Ladder, which asks the whole pipeline what "
+                f"still stands, and knowledge={self.knowledge.name} does not allow that: give "
+                "SCORES, or DEFENSE, whatever the surrogate."
             )
         if self.knowledge is Knowledge.KEYS:
             eot = getattr(self.attack, "eot", None)
@@ -261,3 +293,17 @@ def adaptive(
 def _with_own_gradient(defense: Defense) -> Defense:
     soft = defense.smooth()
     return defense if soft == defense else BPDA(defense, soft)
+
+
+def _with_rounding(value: Any, rounding: str) -> Any:
+    """Returns a value with another `rounding` in it and in all of its parts that have one."""
+    if isinstance(value, tuple):
+        return tuple(_with_rounding(part, rounding) for part in value)
+    if not isinstance(value, Defense):
+        return value
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    changed = {
+        name: rounding if name == "rounding" else _with_rounding(part, rounding)
+        for name, part in fields.items()
+    }
+    return value if changed == fields else dataclasses.replace(value, **changed)

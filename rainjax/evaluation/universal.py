@@ -1,5 +1,6 @@
 """One perturbation for many images (Moosavi-Dezfooli et al., 2017)."""
 
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -11,7 +12,8 @@ from rainjax._checks import as_plain, check_kind
 from rainjax.attacks import EOT, balls, losses
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
-from rainjax.evaluation.driver import ask, check_outcomes
+from rainjax.evaluation.compatibility import check_outcomes
+from rainjax.evaluation.driver import ask
 from rainjax.evaluation.probes import check_purified
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.pipeline import Pipeline
@@ -41,9 +43,9 @@ def universal_perturbation(
     Stochastic ascent on the mean over batches of the loss, cut off at `cap` for each image so
     that those already lost do not drown the others (Shafahi et al., 2020, algorithm 2; log 100
     for 100 classes by default). Add it with `jnp.clip(images + delta, 0, 1)`; learn it on
-    other images than it is scored on. Every draw is a function of `seed`, of the image's
-    position in the data set and of the epoch; of `eot`, growing and common draws have no
-    meaning here.
+    other images than it is scored on. It warns where no image ever had a gradient. Every draw is
+    a function of `seed`, of the image's position in the data set and of the epoch; of `eot`,
+    growing and common draws have no meaning here.
 
     Raises:
         ValueError: the options or the images do not fit, or a loss or gradient is NaN.
@@ -66,11 +68,13 @@ def universal_perturbation(
     all_keys = example_keys(seed, Purpose.ATTACK, indices)
     images = np.asarray(check_batch(surrogate, params, all_keys, images, labels))
     labels = np.asarray(labels)
+    num_classes = surrogate.num_classes(params, images[0])
+    losses.check_classes(loss, losses.least_classes(loss), num_classes)
     check_purified(surrogate, params, images)
     check_outcomes(surrogate, eot, images.shape[1])
     size = min(batch_size, len(images))
     order_key = purpose_key(seed, Purpose.ORDER)
-    delta = jnp.zeros(images.shape[1:], jnp.float32)
+    delta, followed = jnp.zeros(images.shape[1:], jnp.float32), False
     for epoch in range(num_epochs):
         order = np.asarray(
             jax.random.permutation(jax.random.fold_in(order_key, epoch), len(images))
@@ -90,10 +94,17 @@ def universal_perturbation(
                     f"The surrogate's loss or gradient is NaN in batch {start // size} of epoch "
                     f"{epoch}: mend the pipeline, or attack a surrogate that has a gradient there."
                 )
+            followed |= bool(jnp.any(answer.gradient != 0))
             counts = (answer.value < cap)[:, None, None, None]
             slope = jnp.sum(jnp.where(counts, answer.gradient, 0.0), axis=0)
             moved = delta + step_size * balls.steepest(slope, norm)
             delta = balls.project(moved, norm, radius)
             if on_batch:
                 on_batch(epoch)
+    if not followed:
+        warnings.warn(
+            "The gradient was exactly zero for every image, so there was nothing to learn the "
+            "perturbation from: attack a surrogate that has a gradient (BPDA, a smooth twin).",
+            stacklevel=2,
+        )
     return delta

@@ -47,6 +47,17 @@ _OF_KIND: dict[str, dict[str, Any]] = {
     },
     OTHER: {"measure.class": str, "shown": dict},
 }
+_LADDER: dict[str, Any] = {
+    "ladder.flat": bool,
+    "ladder.ended": str,
+    "ladder.num_draws": int,
+    "ladder.rungs": list,
+}
+_RUNG: dict[str, Any] = {
+    **dict.fromkeys(("steps", "draws", "restarts", "num_attacked", "num_gradients"), int),
+    **dict.fromkeys(("accuracy", "low", "high"), _NUMBER),
+    "correct_draws": str,
+}
 _WORDS = {
     str: "text",
     int: "whole number",
@@ -69,7 +80,13 @@ def find_problem(record: dict[str, Any]) -> str | None:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             return f"{path} is {value!r}, which is no {_WORDS[kind]}"
     of_kind = _scores_problem if record["kind"] == ROBUSTNESS else _shown_problem
-    return _threat_problem(record) or _indices_problem(record) or of_kind(record)
+    return (
+        _threat_problem(record)
+        or _indices_problem(record)
+        or _zero_gradient_problem(record)
+        or _ladder_problem(record)
+        or of_kind(record)
+    )
 
 
 def _threat_problem(record: dict[str, Any]) -> str | None:
@@ -112,6 +129,45 @@ def _indices_problem(record: dict[str, Any]) -> str | None:
         unpack_indices(record["data"]["indices"])
     except ValueError as error:
         return str(error)
+    return None
+
+
+def _zero_gradient_problem(record: dict[str, Any]) -> str | None:
+    """Looks at a number that records of older versions, and of some attacks, do not have."""
+    found, most = (
+        record.get("num_zero_gradient", 0),
+        len(unpack_indices(record["data"]["indices"])),
+    )
+    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= most:
+        return None
+    return f"num_zero_gradient is {found!r}, which is no whole number from 0 to {most}"
+
+
+def _ladder_problem(record: dict[str, Any]) -> str | None:
+    is_ladder = (record["threat"].get("attack") or {}).get("class") == "Ladder"
+    if not is_ladder:
+        return "it has a ladder, but threat.attack is none" if "ladder" in record else None
+    for path, kind in _LADDER.items():
+        value = _at(record, path)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            return f"{path} is {value!r}, which is no {_WORDS[kind]}"
+    ladder, num = record["ladder"], len(unpack_indices(record["data"]["indices"]))
+    draws = ladder["num_draws"]
+    if not ladder["rungs"] or draws < 1:
+        return f"its ladder has {len(ladder['rungs'])} rungs, compared on {draws} draws"
+    for place, rung in enumerate(ladder["rungs"]):
+        where = f"ladder.rungs[{place}]"
+        wrong = [name for name, kind in _RUNG.items() if not isinstance(_at(rung, name), kind)]
+        if wrong:
+            return f"{where} lacks {wrong[0]!r}"
+        try:
+            counts = unpack_counts(rung["correct_draws"]).tolist()
+        except ValueError as error:
+            return str(error)
+        if len(counts) != num or not all(0 <= count <= draws for count in counts):
+            return f"{where}.correct_draws must hold a number from 0 to {draws} for {num} images"
+        if abs(sum(counts) / (num * draws) - rung["accuracy"]) > 1e-4:
+            return f"{where}.accuracy is {rung['accuracy']!r}, and its correct_draws say otherwise"
     return None
 
 

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,9 +16,10 @@ from jaxtyping import Int
 
 from rainjax._files import read_array, write_arrays
 from rainjax.attacks import Attack
-from rainjax.devices import data_mesh, padded
+from rainjax.devices import data_mesh, full_batches, padded
 from rainjax.evaluation import driver, scoring
 from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.climbing import climb
 from rainjax.evaluation.describe import (
     content_digest,
     describe,
@@ -27,19 +28,24 @@ from rainjax.evaluation.describe import (
     digest,
     without_chunks,
 )
-from rainjax.evaluation.ensemble import run_ensemble
+from rainjax.evaluation.ensemble import Member, fitting_members, run_ensemble
+from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.provenance import code_digest
+from rainjax.evaluation.rung_files import RungFiles
 from rainjax.evaluation.study import Cell, Study, Subject
+from rainjax.evaluation.watch import zero_gradients
 from rainjax.keys import Purpose, example_keys
 
 Arrays = dict[str, np.ndarray]
 Rows = Int[np.ndarray, "n"]
-MEMBER = ("num_attacked", "num_broken", "num_best", "num_gradients")
+MEMBER = ("num_attacked", "num_broken", "num_best", "num_gradients", "num_zero_gradient")
+# All other arrays that are kept have one entry an image.
+NOT_OF_IMAGES = ("seconds", "members", "rungs", "ladder")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unit:
-    """One batch of one cell: the images to attack and to score, and where that is kept.
+    """One batch of one cell, or all images of a ladder's: what to attack, to score and to keep.
 
     `attacked` is the file of the adversarial images, None for clean ones, and `scored` that of
     what was measured of them. Cells whose attackers see the same share the former.
@@ -71,7 +77,12 @@ class Work:
 
     def units(self, cell: Cell) -> list[Unit]:
         """Returns the units of a cell, in the order of its images."""
-        return [self._unit(cell, rows) for rows in self._batches(cell.num_examples)]
+        num = cell.num_examples
+        # Whether a ladder goes on is decided from all of its images together.
+        whole = isinstance(cell.attack, Ladder)
+        size = num if whole else self.study.batch_size
+        starts = range(0, num, size)
+        return [self._unit(cell, np.arange(s, min(s + size, num))) for s in starts]
 
     def missing_gradients(self, units: list[Unit]) -> int:
         """Returns how many image gradients the units still need, to size a progress bar."""
@@ -111,22 +122,35 @@ class Work:
         Raises:
             ValueError: one is not finite.
         """
-        subject, full = cell.subject, padded(rows, self._size(cell))
-        logits = scoring.score(
-            subject.pipeline,
-            subject.params,
-            self._keys(Purpose.SCORE, full),
-            jnp.asarray(images[full - rows[0]]),
-            num_draws=self.num_draws(subject),
-            mesh=self._mesh_for(cell),
-        )
-        logits = np.asarray(logits)[: len(rows)]
+        subject = cell.subject
+        found = [
+            scoring.score(
+                subject.pipeline,
+                subject.params,
+                self._keys(Purpose.SCORE, full),
+                jnp.asarray(images[full - rows[0]]),
+                num_draws=self.num_draws(subject),
+                mesh=self._mesh_for(cell),
+            )
+            for _, full in full_batches(rows, self._size(cell))
+        ]
+        logits = np.concatenate([np.asarray(part) for part in found])[: len(rows)]
         if not np.isfinite(logits).all():
             raise ValueError(
                 f"The logits of {subject.name!r} are not finite: look at the parameters of its "
                 "networks."
             )
         return logits
+
+    def members(self, cell: Cell) -> tuple[Member, ...] | None:
+        """Returns an ensemble's members, with losses that so few classes allow; else None."""
+        if not isinstance(cell.attack, AutoAttack):
+            return None
+        return self._fitting(cell.attack)[0]
+
+    def changed_members(self, cell: Cell) -> str | None:
+        """Says which members' losses gave way to the margin, and why; None where none did."""
+        return self._fitting(cell.attack)[1] if isinstance(cell.attack, AutoAttack) else None
 
     def num_draws(self, subject: Subject) -> int:
         """Returns under how many draws a subject is scored: one where nothing is random."""
@@ -157,10 +181,8 @@ class Work:
             }
         )
 
-    def _batches(self, num_examples: int) -> Iterator[Rows]:
-        size = self.study.batch_size
-        for start in range(0, num_examples, size):
-            yield np.arange(start, min(start + size, num_examples))
+    def _fitting(self, attack: AutoAttack) -> tuple[tuple[Member, ...], str | None]:
+        return fitting_members(attack.members, self.study.images.num_classes)
 
     def _size(self, cell: Cell) -> int:
         """Returns the size that a cell's batches are padded to: one size to compile."""
@@ -196,9 +218,17 @@ class Work:
                 "attack": without_chunks(self._describe(cell.attack)),
                 "known_draws": self.study.num_score_draws if cell.known_key else 0,
                 "select_draws": _select_draws(cell),
+                **self._judge(cell),
                 **self._common(rows),
             }
         )
+
+    def _judge(self, cell: Cell) -> dict[str, Any]:
+        """Returns what a ladder asks which images still stand: the pipeline that is scored."""
+        if not isinstance(cell.attack, Ladder):
+            return {}
+        target = cell.subject.pipeline
+        return {"target": self._describe(target), "judge": self._content(cell.subject, target)}
 
     def _common(self, rows: Rows) -> dict[str, Any]:
         return {
@@ -230,10 +260,12 @@ class Work:
         if unit.attacked.exists():
             return read_array(unit.attacked, "attacked")
         began = time.perf_counter()
-        ensemble = isinstance(unit.cell.attack, AutoAttack)
-        attack = self._by_ensemble if ensemble else self._by_attack
+        by = {AutoAttack: self._by_ensemble, Ladder: self._by_ladder}
+        attack = by.get(type(unit.cell.attack), self._by_attack)
         kept = attack(unit, images, labels, on_gradient)
-        write_arrays(unit.attacked, {**kept, "seconds": np.array(time.perf_counter() - began)})
+        seconds = {"seconds": np.array(time.perf_counter() - began)}
+        write_arrays(unit.attacked, {**seconds, **kept})
+        RungFiles(unit.attacked).remove()
         return kept["attacked"]
 
     def _by_attack(self, unit: Unit, images, labels, on_gradient) -> Arrays:
@@ -243,7 +275,7 @@ class Work:
         full = padded(rows, self._size(cell))
         batch, label = jnp.asarray(images[full - rows[0]]), jnp.asarray(labels[full - rows[0]])
         params, mesh = cell.subject.params, self._mesh_for(cell)
-        attacked = driver.run_attack(
+        attacked, watch = driver.watched_attack(
             cell.surrogate,
             cell.attack,
             params,
@@ -255,8 +287,9 @@ class Work:
             on_gradient=lambda n: on_gradient(n * len(rows)),
         )
         if not cell.known_key:  # who knows the scoring keys needs no other draws to choose by
-            attacked = scoring.keep_worse(
+            attacked = scoring.keep_worst(
                 cell.surrogate,
+                cell.attack,
                 params,
                 self._keys(Purpose.SELECT, full),
                 batch,
@@ -265,7 +298,10 @@ class Work:
                 num_draws=_select_draws(cell),
                 mesh=mesh,
             )
-        return {"attacked": np.asarray(attacked)[: len(rows)]}
+        return {
+            "attacked": np.asarray(attacked)[: len(rows)],
+            **_zero(zero_gradients(watch), rows),
+        }
 
     def _by_ensemble(self, unit: Unit, images, labels, on_gradient) -> Arrays:
         cell = unit.cell
@@ -273,7 +309,7 @@ class Work:
         assert isinstance(cell.attack, AutoAttack)
         result = run_ensemble(
             cell.surrogate,
-            cell.attack.members,
+            self.members(cell) or (),
             cell.subject.params,
             self.study.seed,
             unit.rows,
@@ -285,7 +321,43 @@ class Work:
             on_gradient=on_gradient,
         )
         counts = [[getattr(member, name) for name in MEMBER] for member in result.members]
-        return {"attacked": np.asarray(result.images), "members": np.array(counts, int)}
+        return {
+            "attacked": np.asarray(result.images),
+            "members": np.array(counts, int),
+            **_zero(result.zero_gradient, unit.rows),
+        }
+
+    def _by_ladder(self, unit: Unit, images, labels, on_gradient) -> Arrays:
+        cell = unit.cell
+        assert cell.surrogate is not None
+        assert unit.attacked is not None
+        assert isinstance(cell.attack, Ladder)
+        assert cell.attack.kinds is not None
+        files = RungFiles(unit.attacked)
+        climbed = climb(
+            cell.subject.pipeline,
+            cell.surrogate,
+            cell.attack,
+            cell.subject.params,
+            self.study.seed,
+            unit.rows,
+            images,
+            labels,
+            batch_size=self._size(cell),
+            mesh=self._mesh_for(cell),
+            on_gradient=on_gradient,
+            memo=files,
+        )
+        return {
+            **climbed.arrays(cell.attack.kinds),
+            **_zero(climbed.zero_gradient, unit.rows),
+            "seconds": np.array(files.seconds),
+        }
+
+
+def _zero(found: np.ndarray | None, rows: Rows) -> Arrays:
+    """Returns what is kept of zero gradients: nothing where no gradient was asked for."""
+    return {} if found is None else {"zero_gradient": found[: len(rows)]}
 
 
 def _check_kept(kept: Any, num: int, measure: str) -> None:
@@ -299,7 +371,7 @@ def _check_kept(kept: Any, num: int, measure: str) -> None:
             f"{measure}.unit returned a {type(kept).__name__}: return a dict of arrays."
         )
     for name, array in kept.items():
-        if name in ("seconds", "members"):
+        if name in NOT_OF_IMAGES:
             raise ValueError(f"{measure}.unit returned an array {name!r}: that name is taken.")
         if np.ndim(array) < 1 or len(array) != num:
             raise ValueError(
@@ -310,7 +382,7 @@ def _check_kept(kept: Any, num: int, measure: str) -> None:
 
 def _select_draws(cell: Cell) -> int:
     """Returns under how many draws of his own an attacker chooses what to hand out."""
-    if isinstance(cell.attack, AutoAttack):
+    if isinstance(cell.attack, AutoAttack | Ladder):
         return cell.attack.num_select_draws
     assert cell.surrogate is not None
     return 8 if cell.surrogate.is_random else 1

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import flax.errors
 import jax
@@ -21,9 +21,10 @@ from rainjax.nets._inference import (
     split_random,
 )
 from rainjax.nets._layers import num_params
+from rainjax.nets._made import Made, kind_of
 from rainjax.nets._named import check_shapes, flatten
 from rainjax.nets._network import Network
-from rainjax.typing import Params, PRNGKey
+from rainjax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -37,13 +38,13 @@ class Model:
         return f"Model({self.network!r}, {num_params(self.params):,} parameters)"
 
 
-def from_flax(module: nnx.Module) -> Model:
+def from_flax(module: nnx.Module, *, sigmoid: bool = False) -> Model:
     """Returns a Flax NNX module, images `n h w c` in [0, 1] to logits, as network and parameters.
 
     The module is in inference mode (`module.eval()`), and is copied: what happens to it later
     changes nothing here. All its variables become parameters, running statistics too, but not
     random state, which nothing may draw from. Networks of modules that were built apart may be
-    unequal, and then compile apart.
+    unequal, and then compile apart. For `sigmoid` see `from_function`.
 
     >>> from flax import nnx
     >>> import jax
@@ -66,7 +67,7 @@ def from_flax(module: nnx.Module) -> Model:
     """
     if isinstance(module, type) or not isinstance(module, nnx.Module):
         raise TypeError(
-            f"from_flax takes an NNX module, not {_kind(module)}: for a Linen one there is "
+            f"from_flax takes an NNX module, not {kind_of(module)}: for a Linen one there is "
             "from_linen(module, variables), for a function from_function(fn, params)."
         )
     name = type(module).__name__
@@ -82,15 +83,16 @@ def from_flax(module: nnx.Module) -> Model:
         elif not (isinstance(part, nnx.Variable | jax.Array) or "_pytree__" in name):
             parts[name] = part
     graph = _Graph(graphdef, random, abstract, parts)
-    return Model(FlaxModule(graph), jax.tree.map(jnp.asarray, nnx.to_pure_dict(state)))
+    return Model(FlaxModule(graph, sigmoid), jax.tree.map(jnp.asarray, nnx.to_pure_dict(state)))
 
 
-def from_linen(module: Any, variables: Any) -> Model:
+def from_linen(module: Any, variables: Any, *, sigmoid: bool = False) -> Model:
     """Returns a Flax Linen module, `n h w c` in [0, 1] to logits, as network and parameters.
 
     `variables` is what `module.init` returned, or what was restored: `{"params": ...}` and, with
     batch norm, `"batch_stats"`. The module must be made for inference: an argument of its call,
-    such as `train`, has a default, and that is False. Fields may be arrays.
+    such as `train`, has a default, and that is False. Fields may be arrays. For `sigmoid` see
+    `from_function`.
 
     >>> import flax.linen as nn, jax, jax.numpy as jnp
     >>> from rainjax import nets
@@ -111,25 +113,31 @@ def from_linen(module: Any, variables: Any) -> Model:
     """
     if isinstance(module, type) or not isinstance(module, linen.Module):
         raise TypeError(
-            f"from_linen takes a Linen module, not {_kind(module)}: for an NNX one there is "
+            f"from_linen takes a Linen module, not {kind_of(module)}: for an NNX one there is "
             "from_flax(module), for a function from_function(fn, params)."
         )
     if not hasattr(variables, "keys") or "params" not in variables:
         raise ValueError(
             "variables must be what module.init returned, a dict with 'params', got "
-            f"{_kind(variables)}"
+            f"{kind_of(variables)}"
             + (f" with {sorted(variables)}." if hasattr(variables, "keys") else ".")
         )
     _check_call(module)
-    return Model(LinenModule(_Linen(module)), _arrays(dict(variables), "variables"))
+    return Model(LinenModule(_Linen(module), sigmoid), _arrays(dict(variables), "variables"))
 
 
-def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool = False) -> Model:
+def from_function(
+    fn: Callable[..., Any], params: Params = (), *, batched: bool = False, sigmoid: bool = False
+) -> Model:
     """Returns a function as network and parameters: `fn(params, image)`, one image to its logits.
 
     With `batched` the function takes `n h w c` and returns `n classes`, each image by itself. It
     must be pure, and differentiable where an attacker is to follow it. Functions are equal to
     themselves alone.
+
+    With `sigmoid` it tells two classes apart by one number `z`, of shape `()` or `(1,)`, whose
+    sigmoid is the probability of class 1: the two logits are 0 and `z`, whose softmax is that
+    same probability. Give `z` itself, as it is before the sigmoid, where gradients do not fade.
 
     >>> import jax.numpy as jnp
     >>> from rainjax import nets
@@ -137,6 +145,9 @@ def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool 
     >>> model = nets.from_function(lambda kernel, image: image.reshape(-1) @ kernel, kernel)
     >>> model.network.apply(model.params, jnp.ones((4, 4, 3))).shape
     (10,)
+    >>> one = nets.from_function(lambda params, image: image.mean() - 0.5, sigmoid=True)
+    >>> one.network.apply(one.params, jnp.ones((4, 4, 3))).tolist()
+    [0.0, 0.5]
 
     Raises:
         TypeError: it is no function.
@@ -145,46 +156,20 @@ def from_function(fn: Callable[..., Any], params: Params = (), *, batched: bool 
     """
     if isinstance(fn, nnx.Module | linen.Module) or not callable(fn):
         raise TypeError(
-            f"from_function takes a function of parameters and an image, not {_kind(fn)}: for a "
+            f"from_function takes a function of parameters and an image, not {kind_of(fn)}: for a "
             "module of Flax there are from_flax(module) and from_linen(module, variables)."
         )
     name = getattr(fn, "__name__", type(fn).__name__)
     check_takes(fn, (params, None), name, f"fn(params, image{'s' if batched else ''})")
-    return Model(Function(fn, batched), _arrays(params, "params"))
+    return Model(Function(fn, batched, sigmoid), _arrays(params, "params"))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Made(Network):
-    """A network that came with its parameters, and knows no others."""
-
-    def init(self, key: PRNGKey) -> NoReturn:
-        """Raises ValueError."""
-        del key
-        raise ValueError(
-            f"A {type(self).__name__} has no fresh parameters: it came with its own, in the Model."
-        )
-
-    def logits(self, outputs: Any, name: str) -> Array:
-        """Returns the logits of the one image of a batch, or refuses what is none."""
-        shape = getattr(outputs, "shape", None)
-        if shape is None:
-            raise ValueError(
-                f"{name} returned {_kind(outputs)}: a classifier returns an array of logits."
-            )
-        if len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
-            raise ValueError(
-                f"{name} returned an array of shape {tuple(shape)} for one image: a classifier "
-                "returns (1, classes), with two classes or more; of a single output p make the "
-                "two logits 0 and p."
-            )
-        return outputs[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class FlaxModule(_Made):
+class FlaxModule(Made):
     """A Flax NNX module, made by `from_flax`."""
 
     graph: "_Graph"
+    sigmoid: bool = False
 
     def apply(self, params: Params, *inputs: Array) -> Array:
         """Returns the logits of one image.
@@ -246,10 +231,11 @@ class _Graph:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinenModule(_Made):
+class LinenModule(Made):
     """A Flax Linen module, made by `from_linen`."""
 
     held: "_Linen"
+    sigmoid: bool = False
 
     def apply(self, params: Params, *inputs: Array) -> Array:
         """Returns the logits of one image.
@@ -316,11 +302,12 @@ class _Linen:
 
 
 @dataclasses.dataclass(frozen=True)
-class Function(_Made):
+class Function(Made):
     """A function as a network, made by `from_function`."""
 
     fn: Callable[..., Any]
     batched: bool = False
+    sigmoid: bool = False
 
     def apply(self, params: Params, *inputs: Array) -> Array:
         """Returns the logits of one image.
@@ -370,10 +357,6 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     return bool(one == other)
-
-
-def _kind(thing: Any) -> str:
-    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
 
 
 def _linen_fields(value: Any) -> Any:

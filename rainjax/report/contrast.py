@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report._display import Display, Drawing
+from rainjax.report.bounds import bound_notes, bounded
+from rainjax.report.marks import doubt_note, had_zero_gradient, marked, zero_gradient_notes
 from rainjax.report.published import mark, protocol_notes
 from rainjax.report.results import Results, clean, is_blind, lowest, radii, subjects_of
 from rainjax.report.style import BLUE, FAINT, GREY, RUST, new_figure, png_bytes, styled
@@ -93,14 +95,17 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
     texts = radius_texts(display.norm, quoted)
     for text in texts.values():
         header += [Cell(f"{text}, blind"), Cell(f"{text}, adaptive")]
-    body = []
+    body, used, claims = [], [], []
     for subject in subjects_of(results, shown):
         cells = [Cell(subject), _cell(clean(shown, subject), num)]
         for radius in quoted:
             blind = display.blind(shown, subject, radius)
             best = display.adaptive(shown, subject, radius)
+            used += [blind, best]
             cells += [_marked(results, _cell(blind, num), blind)]
-            cells += [_marked(results, _cell(best, num, radius), best)]
+            cell = bounded(results, _cell(best, num, radius), best, ball=(display.norm, radius))
+            cells += [_marked(results, cell, best)]
+            claims += [(best, (display.norm, radius))] if best is not None else []
         body.append(tuple(cells))
     data = shown[0].content["data"]
     within = " and ".join(texts.values())
@@ -118,7 +123,9 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
             f"of images, and the attack that left so little{seen}.",
             *_attack_notes(display, results, shown),
             *_source_notes(results, shown),
+            *bound_notes(results, claims),
             *_doubt_notes(results, shown),
+            *zero_gradient_notes(record for record in used if record is not None),
             *protocol_notes(shown),
         ),
     )
@@ -132,17 +139,16 @@ def _quoted(display: BlindAgainstAdaptive, shown: list[Record]) -> list[float]:
 
 
 def _marked(results: Results, cell: Cell, record: Record | None) -> Cell:
-    if record is None or (record.subject, record.threat) not in results.doubts:
+    if record is None:
         return cell
-    return Cell(f"{cell.value} †", cell.detail)
+    doubted = (record.subject, record.threat) in results.doubts
+    return marked(cell, doubted=doubted, zero_gradient=had_zero_gradient(record))
 
 
 def _doubt_notes(results: Results, shown: list[Record]) -> list[str]:
     there = {(record.subject, record.threat) for record in shown}
     found = [name for cell, names in results.doubts.items() if cell in there for name in names]
-    if not found:
-        return []
-    return [f"**†**: put in doubt by a sanity check that failed ({'; '.join(unique(found))})."]
+    return doubt_note(found)
 
 
 def _source_notes(results: Results, shown: list[Record]) -> list[str]:

@@ -108,8 +108,9 @@ class Curve(Display):
         found: dict[tuple, list[Record]] = {}
         for record in results.scored(self.tag):
             bounded = record.radius is not None and record.radius < math.inf
-            level = self.x == "num_draws" and draws_of(record) == "enumerated"
-            if record.attack is not None and not level and (bounded or self.x != "radius"):
+            # A ladder has no number of its own of them: `LadderCurve` shows what it went through.
+            level = record.ladder or (self.x == "num_draws" and draws_of(record) == "enumerated")
+            if record.attack is not None and (bounded if self.x == "radius" else not level):
                 found.setdefault(self._line(record), []).append(record)
         subjects, threats = list(results.subjects), list(results.threats)
         place = lambda run: (subjects.index(run[0].subject), threats.index(run[0].threat))

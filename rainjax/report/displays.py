@@ -10,6 +10,7 @@ from rainjax.evaluation.records import load_study_file
 from rainjax.report._display import Display
 from rainjax.report.contrast import BlindAgainstAdaptive
 from rainjax.report.curves import Curve
+from rainjax.report.ladders import LadderCurve
 from rainjax.report.pictures import Gallery, Panels, Spectrum, Surfaces
 from rainjax.report.results import Results, balls, common_origin
 from rainjax.report.tabular import DrawsTable, Leaderboard, ResultsTable
@@ -70,6 +71,8 @@ def default_displays(results: Results) -> list[Display]:
         found.append(Leaderboard(table))
     if any(record.num_score_draws > 1 for record in shown) and balls(shown):
         found.append(DrawsTable(table))
+    if any(record.ladder is not None for record in results.scored(None)):
+        found.append(LadderCurve())
     found += _default_curves(results, tags, table, quiet=contrast or many)
     folder = results.folder
     if folder is not None and any((folder / "panels").glob("*.npz")):

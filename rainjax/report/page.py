@@ -18,6 +18,7 @@ from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report import sanity
 from rainjax.report._display import Display, Drawing
+from rainjax.report.bounds import falling
 from rainjax.report.displays import choose, known_displays
 from rainjax.report.results import Results
 from rainjax.report.tables import ABSENT, Table, as_markdown, as_plain
@@ -292,7 +293,7 @@ def _targets(results: Results) -> list[tuple[str, str]]:
 
 
 def _record_line(record: Record) -> dict[str, Any]:
-    cell, reach = score_cell(record), record.result.get("linf_max")
+    cell, reach = falling(score_cell(record), record), record.result.get("linf_max")
     return {
         "id": record.id,
         "attack": attack_text(record),
@@ -334,7 +335,7 @@ def _inline(text: str) -> str:
 
 def _together(text: str) -> str:
     """Returns text whose quantities and intervals do not break at a line's end."""
-    text = re.sub(r"(\d) (%|×|†)", "\\1\N{NO-BREAK SPACE}\\2", text)
-    text = re.sub(r"% †", "%\N{NO-BREAK SPACE}†", text)
+    text = re.sub(r"(\d) (%|×|†|‡)", "\\1\N{NO-BREAK SPACE}\\2", text)
+    text = re.sub(r"([%†]) ([†‡])", "\\1\N{NO-BREAK SPACE}\\2", text)
     text = re.sub(r"(\[-?[\d.]+,) (-?[\d.]+\])", "\\1\N{NO-BREAK SPACE}\\2", text)
     return re.sub(r"\b([nK]) = ", "\\1\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}", text)

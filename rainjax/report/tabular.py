@@ -6,20 +6,19 @@ from collections.abc import Iterable, Sequence
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report._display import Display
+from rainjax.report.bounds import bound_notes, bounded, falling
+from rainjax.report.marks import had_zero_gradient, marked, zero_gradient_notes
 from rainjax.report.published import mark, protocol_notes
 from rainjax.report.results import Ball, Results, balls, clean, strongest, subjects_of
+from rainjax.report.table_notes import Column, equals_white_box, table_notes
 from rainjax.report.tables import ABSENT, Cell, Table
 from rainjax.report.text import (
-    attack_text,
     ball_texts,
     counted,
     interval,
     num_text,
     percent,
-    unique,
 )
-
-_Column = dict[str, Record]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +81,17 @@ class Leaderboard(Display):
 def score_cell(record: Record, name: str = "mean", *, own_num: bool = False) -> Cell:
     """Returns a record's score with its interval, and with its n where the column has several.
 
-    Of a measure without scores it is what the measure says.
+    Of a measure without scores it is what the measure says. It is marked where the attack had no
+    gradient to follow for some images.
     """
     num = f" n={record.num_examples}" if own_num else ""
     if not record.scored:
         (_, main), *others = list(record.shown.items()) or [("", str(ABSENT))]
-        return Cell(main, (", ".join(f"{title} {text}" for title, text in others) + num).strip())
-    score = record.score(name)
-    return Cell(percent(score.accuracy) + mark(record), interval(score) + num)
+        cell = Cell(main, (", ".join(f"{title} {text}" for title, text in others) + num).strip())
+    else:
+        score = record.score(name)
+        cell = Cell(percent(score.accuracy) + mark(record), interval(score) + num)
+    return marked(cell, zero_gradient=had_zero_gradient(record))
 
 
 def _shot_word(shown: list[Record]) -> str:
@@ -110,8 +112,9 @@ def _ball_table(results: Results, every: list[Record], ball: Ball | None, title:
             record = column.get(subject)
             if record is not None:
                 cell = score_cell(record, own_num=_is_mixed(column))
-                cells.append(_doubted(cell, (subject, record.threat) in results.doubts))
-            elif _equals_white_box(results, subject, column):
+                cell = falling(cell, record)
+                cells.append(marked(cell, doubted=(subject, record.threat) in results.doubts))
+            elif equals_white_box(results, subject, column):
                 cells.append(Cell("= white box"))
             else:
                 cells.append(ABSENT)
@@ -120,7 +123,7 @@ def _ball_table(results: Results, every: list[Record], ball: Ball | None, title:
         body.append(tuple(cells))
     if ranked:
         header.append(Cell("strongest attack"))
-    notes = _notes(results, shown, columns)
+    notes = table_notes(results, shown, columns, ball)
     return Table(title, tuple(header), tuple(body), notes, judged_by_last=ranked)
 
 
@@ -128,20 +131,16 @@ def _strongest_cell(results: Results, shown: list[Record], subject: str, ball: B
     best = strongest([record for record in shown if record.scored], subject, ball)
     if best is None:
         return ABSENT
-    cell = score_cell(best)
+    cell = bounded(results, score_cell(best), best, ball=ball)
     cell = Cell(cell.value, f"{cell.detail} {best.threat}")
-    return _doubted(cell, _is_doubted(results, subject))
+    return marked(cell, doubted=_is_doubted(results, subject))
 
 
 def _is_doubted(results: Results, subject: str) -> bool:
     return any(name == subject for name, _ in results.doubts)
 
 
-def _doubted(cell: Cell, doubted: bool) -> Cell:
-    return Cell(f"{cell.value} †", cell.detail) if doubted and cell != ABSENT else cell
-
-
-def _columns(results: Results, shown: list[Record]) -> list[tuple[str, _Column]]:
+def _columns(results: Results, shown: list[Record]) -> list[tuple[str, Column]]:
     """Returns the titles of columns and the record of each subject in them.
 
     A threat model is one column. Where a subject has several records under it, it is one column
@@ -162,12 +161,12 @@ def _columns(results: Results, shown: list[Record]) -> list[tuple[str, _Column]]
     return columns
 
 
-def _by_num(group: list[Record]) -> list[_Column]:
+def _by_num(group: list[Record]) -> list[Column]:
     """Returns records of one attack as a column, or as one for each number of images."""
     subjects = [record.subject for record in group]
     if len(set(subjects)) == len(subjects):
         return [{record.subject: record for record in group}]
-    columns: dict[int, _Column] = {}
+    columns: dict[int, Column] = {}
     for record in sorted(group, key=lambda record: -record.num_examples):
         column = columns.setdefault(record.num_examples, {})
         other = column.setdefault(record.subject, record)
@@ -193,7 +192,7 @@ def _settings(record: Record) -> dict[str, str]:
     return found
 
 
-def _apart(threat: str, column: _Column, columns: Iterable[_Column]) -> str:
+def _apart(threat: str, column: Column, columns: Iterable[Column]) -> str:
     """Returns a threat model's name with the options that its other columns have otherwise."""
     first, firsts = next(iter(column.values())), [next(iter(c.values())) for c in columns]
     own, others = _settings(first), list(map(_settings, firsts))
@@ -218,7 +217,7 @@ def _option_text(name: str, value: str) -> str:
     return f"{name.replace('_', ' ')} {value}"
 
 
-def _column_heads(columns: Sequence[tuple[str, _Column]]) -> list[Cell]:
+def _column_heads(columns: Sequence[tuple[str, Column]]) -> list[Cell]:
     """The columns' titles, with the numbers of images where these are not the same in all."""
     numbers = [num_text(column.values()) for _, column in columns]
     same = len(set(numbers)) == 1
@@ -231,89 +230,27 @@ def _column_heads(columns: Sequence[tuple[str, _Column]]) -> list[Cell]:
     return heads
 
 
-def _is_mixed(column: _Column) -> bool:
+def _is_mixed(column: Column) -> bool:
     """Whether a column's cells were measured on different numbers of images."""
     return len({record.num_examples for record in column.values()}) > 1
 
 
-def _equals_white_box(results: Results, subject: str, column: _Column) -> bool:
-    """Whether a column is empty because there is no defense that its attacker does not know."""
-    blind = all(record.knowledge is Knowledge.CLASSIFIER for record in column.values())
-    return results.is_bare(subject) and subject not in column and blind
-
-
-def _notes(
-    results: Results, shown: list[Record], columns: Sequence[tuple[str, _Column]]
-) -> tuple[str, ...]:
-    draws = sorted({record.num_score_draws for record in shown})
-    random = [str(num) for num in draws if num > 1] or ["1"]
-    once = " (one where nothing is random)" if draws[0] == 1 < draws[-1] else ""
-    data = shown[0].content["data"]
-    notes = []
-    if any(record.scored for record in shown):
-        notes.append(
-            f"Accuracy on {data['name']} ({data['split']} split), mean over {' or '.join(random)} "
-            f"random draws that the attacker never saw{once}; in brackets the 95 % Wilson "
-            "interval for the choice of images."
-        )
-    for name in unique(record.measure for record in shown if not record.scored):
-        titles = unique(next(iter(r.shown), "") for r in shown if r.measure == name)
-        what = f"**{' or '.join(filter(None, titles))}**, as {name} measures it,"
-        where = f"on {data['name']} ({data['split']} split)"
-        notes.append(f"{what} {where}, under {' or '.join(random)} random draws{once}.")
-    subjects = subjects_of(results, shown)
-    for title, column in columns:
-        own = [column[subject] for subject in subjects if subject in column]
-        notes.append(_column_note(title, own))
-    if any(
-        _equals_white_box(results, subject, column)
-        for subject in subjects
-        for _, column in columns
-    ):
-        notes.append("**= white box**: without a defense there is nothing to be blind to.")
-    attacks = [record for record in shown if record.attack is not None and record.scored]
-    if attacks:
-        rivals = [r for r in attacks if r.knowledge is not Knowledge.KEYS]
-        known = len(rivals) < len(attacks)
-        leave = " The known key, a diagnosis, does not compete." if known else ""
-        uneven = len({record.num_examples for record in rivals}) > 1
-        where = "; those with another n are compared on the images they share" if uneven else ""
-        notes.append(f"**strongest attack**: the lowest of the attacked columns{where}.{leave}")
-    notes += protocol_notes(shown)
-    if any(subject in subjects for subject, _ in results.doubts):
-        names = dict.fromkeys(name for found in results.doubts.values() for name in found)
-        notes.append(f"**†**: put in doubt by a sanity check that failed ({'; '.join(names)}).")
-    return tuple(notes)
-
-
-def _column_note(title: str, column: list[Record]) -> str:
-    """Says of a column what the attacker knows, his settings, and on how many images he was."""
-    threats = " / ".join(unique(record.description for record in column if record.description))
-    if column[0].attack is None:
-        parts = [threats or "no attack"]
-    else:
-        rules = unique(record.attack["class"] for record in column if record.attack)
-        # Subjects with and without randomness may be attacked by rules of their own.
-        rule = [" or ".join(sorted(rules))] if len(rules) > 1 else []
-        settings = ", or ".join(unique(map(attack_text, column)))
-        parts = [part for part in (threats, *rule, settings) if part]
-    told = [
-        f"{record.subject} {percent(record.result['rounded']['accuracy'])}"
-        for record in column
-        if "rounded" in record.result
-    ]
-    rounded = f" Rounded to 8 bits: {', '.join(told)}." if told else ""
-    return f"**{title}**: {'; '.join([*parts, num_text(column)])}.{rounded}"
-
-
 def _draws_table(results: Results, every: list[Record], ball: Ball, title: str) -> Table:
     shown = [record for record in every if record.ball in (None, ball)]
-    body, used = [], []
+    body, used, claims = [], [], []
     for subject in subjects_of(results, shown):
-        for record in (clean(shown, subject), strongest(shown, subject, ball)):
+        best = strongest(shown, subject, ball)
+        claims += [(best, ball)] if best is not None else []
+        for record in (clean(shown, subject), best):
             if record is not None:
                 used.append(record)
-                scores = (score_cell(record, name) for name in ("mean", "vote", "worst"))
+                names = ("mean", "vote", "worst")
+                scores = (
+                    bounded(results, score_cell(record, name), record, ball=ball)
+                    if record is best
+                    else score_cell(record, name)
+                    for name in names
+                )
                 num = Cell(str(record.num_examples))
                 draws = Cell(str(record.num_score_draws))
                 body.append((Cell(subject), Cell(record.threat), *scores, num, draws))
@@ -335,6 +272,8 @@ def _draws_table(results: Results, every: list[Record], ball: Ball, title: str) 
             "often as there are draws.",
             "**every draw right**: an image counts only if no draw is wrong; this is what is "
             "left when the attacker may try again, N times with N draws.",
+            *bound_notes(results, claims),
+            *zero_gradient_notes(used),
             *protocol_notes(used),
         ),
     )
@@ -356,7 +295,10 @@ def _ranking(results: Results, every: list[Record], ball: Ball, title: str) -> T
                 ABSENT if unattacked is None else score_cell(unattacked),
                 Cell(record.threat),
                 Cell(str(record.num_examples)),
-                _doubted(score_cell(record), _is_doubted(results, subject)),
+                marked(
+                    bounded(results, score_cell(record), record, ball=ball),
+                    doubted=_is_doubted(results, subject),
+                ),
             )
         )
     names = ("", "clean", "strongest attack", "n", "what it leaves")
@@ -367,6 +309,8 @@ def _ranking(results: Results, every: list[Record], ball: Ball, title: str) -> T
         (
             "Each number is an upper bound: a better attack can only lower it. Of two whose "
             "intervals overlap neither is known to be the better.",
+            *bound_notes(results, [(record, ball) for record in best.values()]),
+            *zero_gradient_notes(best.values()),
             *protocol_notes(best.values()),
         ),
         judged_by_last=True,

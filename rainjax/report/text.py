@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from rainjax.evaluation.records import Record, Score
 
@@ -74,14 +75,14 @@ def ball_texts(balls: Iterable[tuple[str, float]]) -> dict[tuple[str, float], st
 
 def draws_of(record: Record) -> str:
     """Returns how a record's attack takes the draws that it averages: "independent" mostly."""
-    return ((record.attack or {}).get("eot") or {}).get("draws", "independent")
+    return (_first(record).get("eot") or {}).get("draws", "independent")
 
 
 def steps_text(record: Record) -> str:
     """Returns how long an attack goes on: in steps, in queries, or in whatever it counts."""
     for name in ("num_steps", "num_queries"):
-        if isinstance((record.attack or {}).get(name), int):
-            return counted((record.attack or {})[name], name.removeprefix("num_"))
+        if isinstance(_first(record).get(name), int):
+            return counted(_first(record)[name], name.removeprefix("num_"))
     return counted(record.num_steps, "calls")
 
 
@@ -91,6 +92,8 @@ def attack_text(record: Record) -> str:
     if attack is None or record.ball is None:
         return "no attack"
     norm, radius = record.ball
+    if record.ladder is not None:
+        return f"{norm_text(norm)} radius {radius_text(norm, radius)}, {_ladder_text(record)}"
     steps = steps_text(record)
     if isinstance(attack.get("step_size"), int | float):
         steps += f" of {radius_text(norm, attack['step_size'])}"
@@ -99,6 +102,24 @@ def attack_text(record: Record) -> str:
     samples = f", K = {record.num_draws}" if attack.get("eot") else ""
     samples += "" if draws_of(record) == "independent" else f" ({draws_of(record)})"
     return f"{norm_text(norm)} radius {radius_text(norm, radius)}, {steps}{samples}"
+
+
+def _first(record: Record) -> dict[str, Any]:
+    """Returns a record's attack, or the one that its ladder begins with."""
+    attack = record.attack or {}
+    return attack["attack"] if record.ladder is not None else attack
+
+
+def _ladder_text(record: Record) -> str:
+    """Returns from where to where a ladder went."""
+    assert record.ladder is not None
+    rungs, attack = record.ladder["rungs"], _first(record)
+    what = "queries" if "num_queries" in attack else "steps"
+    span = lambda name: "-".join(unique(rung[name] for rung in (rungs[0], rungs[-1])))
+    parts = [counted(len(rungs), "rungs"), f"{span('steps')} {what}"]
+    parts += [f"K = {span('draws')}"] if rungs[-1]["draws"] > 1 else []
+    parts += [f"{span('restarts')} starts"] if rungs[-1]["restarts"] > 1 else []
+    return f"a ladder of {', '.join(parts)} of {attack['class']}"
 
 
 def num_text(shown: Iterable[Record]) -> str:

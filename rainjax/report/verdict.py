@@ -4,11 +4,13 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record, Score
 from rainjax.report import sanity
 from rainjax.report._display import Display
+from rainjax.report.bounds import at_most
 from rainjax.report.curves import Curve
 from rainjax.report.displays import default_displays
 from rainjax.report.results import (
@@ -50,9 +52,14 @@ def verdict(results: Results, displays: Sequence[Display] | None = None) -> list
     if displays is None:
         displays = default_displays(results)
     scored = results.scored(None)
-    findings = _findings(results) + _measured(results)
+    findings = _findings(results) + _measured(results) + _member_findings(results.records)
     curves = [display for display in displays if isinstance(display, Curve)]
-    compared = [_ball_flags(scored), _order_flags(scored)]
+    compared = [
+        _ball_flags(scored),
+        _gradient_flags(results.records),
+        _order_flags(scored),
+        _ladder_flags(scored),
+    ]
     compared += [_curve_flags(results, curve) for curve in curves]
     flags = [flag for part in compared for flag in part.flags]
     chance = [flag for flag in flags if flag.chance]
@@ -106,9 +113,9 @@ def _findings(results: Results) -> list[Finding]:
     if not words:
         return _clean_findings(scored, subjects)
     if len(words) * len(subjects) > _MOST_SENTENCES:
-        found = [_range_finding(scored, subjects, *ball) for ball in words.items()]
+        found = [_range_finding(results, scored, subjects, *b) for b in words.items()]
     else:
-        found = [_subject_finding(scored, s, ball) for ball in words for s in subjects]
+        found = [_subject_finding(results, scored, s, b) for b in words for s in subjects]
     return [finding for finding in found if finding is not None]
 
 
@@ -120,7 +127,7 @@ def _clean_findings(scored: list[Record], subjects: list[str]) -> list[Finding]:
 
 
 def _range_finding(
-    scored: list[Record], subjects: list[str], ball: Ball, words: str
+    results: Results, scored: list[Record], subjects: list[str], ball: Ball, words: str
 ) -> Finding | None:
     """Returns what the strongest attacks within a ball leave of the best and the worst subject."""
     best = [record for s in subjects if (record := strongest(scored, s, ball)) is not None]
@@ -128,7 +135,8 @@ def _range_finding(
         return None
     best.sort(key=lambda record: record.score().accuracy)
     ends = [
-        f"{_told(record.score())} of {record.subject} ({record.threat})"
+        f"{at_most(results, record, ball)}{_told(record.score())} of {record.subject} "
+        f"({record.threat})"
         for record in dict.fromkeys([best[0], best[-1]])
     ]
     return Finding(
@@ -145,7 +153,9 @@ def _measured(results: Results) -> list[Finding]:
     return [Finding(f"The tables show what {' and '.join(names)} measured; no rule judges it.")]
 
 
-def _subject_finding(shown: list[Record], subject: str, ball: Ball) -> Finding | None:
+def _subject_finding(
+    results: Results, shown: list[Record], subject: str, ball: Ball
+) -> Finding | None:
     best = strongest(shown, subject, ball)
     if best is None:
         return None
@@ -155,7 +165,8 @@ def _subject_finding(shown: list[Record], subject: str, ball: Ball) -> Finding |
     if unattacked is not None:
         text += f"{percent(unattacked.score().accuracy)} right on clean images, "
     text += (
-        f"{percent(score.accuracy)} {interval(score)} under the strongest attack measured, "
+        f"{at_most(results, best, ball)}{percent(score.accuracy)} {interval(score)} under the "
+        "strongest attack measured, "
         f"{best.threat} ({attack_text(best)})."
     )
     blind = lowest(
@@ -269,6 +280,64 @@ def _ball_flags(scored: Sequence[Record]) -> _Compared:
                 )
             )
     return _Compared(flags, f"no attack left its {norm_text('linf')} ball" if number else "")
+
+
+def _gradient_flags(records: Sequence[Record]) -> _Compared:
+    """Flags attacks that had no gradient to follow, where the records say whether they had."""
+    told = [record for record in records if record.num_zero_gradient is not None]
+    without = [record for record in told if record.num_zero_gradient]
+    flags = []
+    for subject in unique(record.subject for record in without):
+        own = [record for record in without if record.subject == subject]
+        shares = unique(
+            f"{r.num_zero_gradient} of {r.num_examples} images under {r.threat}" for r in own
+        )
+        flags.append(
+            Finding(
+                f"{subject}: the gradient was exactly zero at every call for "
+                f"{', '.join(shares)}: that these stand says nothing of an attacker who has a "
+                "gradient, or needs none.",
+                flag=True,
+            )
+        )
+    return _Compared(flags, "every attack that needs one had a gradient" if told else "")
+
+
+def _member_findings(records: Sequence[Record]) -> list[Finding]:
+    """Says which members of an ensemble had none where others had: no reason to doubt it all."""
+    return [
+        Finding(
+            f"{record.subject}: of {record.threat}, {member['name']} had no gradient to follow on "
+            f"{member['num_zero_gradient']} of the {member['num_attacked']} images it attacked; "
+            "other members stood in."
+        )
+        for record in records
+        if not record.num_zero_gradient
+        for member in _members(record)
+        if member.get("num_zero_gradient")
+    ]
+
+
+def _members(record: Record) -> list[dict[str, Any]]:
+    found = record.result.get("members")  # or what a measure calls so
+    if not isinstance(found, list):
+        return []
+    return [member for member in found if isinstance(member, dict) and "name" in member]
+
+
+def _ladder_flags(scored: Sequence[Record]) -> _Compared:
+    """Flags ladders that ended by their budget."""
+    ladders = [record for record in scored if record.ladder is not None]
+    flags = [
+        Finding(
+            f"{record.subject}: {record.threat} was still falling when its budget was spent "
+            f"({attack_text(record)}); what it leaves is an upper bound.",
+            flag=True,
+        )
+        for record in ladders
+        if record.still_falling
+    ]
+    return _Compared(flags, "every ladder became flat" if ladders else "")
 
 
 def _comparison(pair: str, lower: Record, higher: Record, cause: str) -> Finding:

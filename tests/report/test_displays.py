@@ -17,6 +17,7 @@ from rainjax.report import (
     Display,
     DrawsTable,
     Gallery,
+    LadderCurve,
     Leaderboard,
     Panels,
     ResultsTable,
@@ -40,7 +41,7 @@ from tests.tiny import unchecked
 
 EVERY = [
     ResultsTable("a"), DrawsTable(None), Leaderboard(), BlindAgainstAdaptive((0.5,), "b", "l2"),
-    Curve("num_steps", None), Panels("c"), Gallery(), Spectrum(), Surfaces(),
+    Curve("num_steps", None), LadderCurve("d"), Panels("c"), Gallery(), Spectrum(), Surfaces(),
 ]  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def test_what_a_study_names_is_shown_and_nothing_else(tmp_path):
         "RAIN, fine-tuned", "RAIN, before fine-tuning", "Undefended",
     ]  # fmt: skip
     assert str(table.rows[0][2]) == "EOT-PGD"
-    assert str(table.rows[0][-1]).startswith("19.7 % [")
+    assert str(table.rows[0][-1]).startswith("≤ 19.7 % [")
     assert made.sections == []
 
 

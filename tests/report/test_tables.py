@@ -46,7 +46,7 @@ def test_table_shows_what_the_records_say():
     assert rain[1:3] == [expected_cell(9, 10), expected_cell(6, 10)]
     assert rain[4:6] == [expected_cell(3, 10), expected_cell(2, 8)]
     # The known key left 25 %, less than EOT's 30 %, and does not compete.
-    assert rain[-1] == f"{expected_cell(3, 10)} EOT-PGD"
+    assert rain[-1] == f"≤ {expected_cell(3, 10)} EOT-PGD"
     assert undefended[-1] == f"{expected_cell(0, 10)} white-box PGD"
 
 
@@ -108,7 +108,7 @@ def test_two_radii_make_two_tables():
     table = results_table(records, style="markdown")
     assert "**Attacks within L∞ radius 8/255, one-shot**" in table
     assert "**Attacks within L∞ radius 16/255, one-shot**" in table
-    assert cells(table)[3][-1] == f"{expected_cell(3, 10)} EOT-PGD"
+    assert cells(table)[3][-1] == f"≤ {expected_cell(3, 10)} EOT-PGD"
 
 
 def test_radii_that_read_alike_are_told_apart():

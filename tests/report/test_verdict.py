@@ -9,7 +9,7 @@ from tests.report.made_records import findings, flags, make_record, results_of, 
 
 def test_verdict_states_strongest_attack_and_distance_from_blind():
     text = findings(small_study())[1]
-    assert text.startswith("**RAIN, fine-tuned**: 90.0 % right on clean images, 30.0 % [")
+    assert text.startswith("**RAIN, fine-tuned**: 90.0 % right on clean images, ≤ 30.0 % [")
     assert (
         "strongest attack measured, EOT-PGD (L∞ radius 8/255, 40 steps of 2/255, K = 16)" in text
     )

@@ -1,0 +1,130 @@
+"""Which accuracies are shown as upper bounds: no number that flatters."""
+
+import json
+import math
+from collections.abc import Iterable
+
+from rainjax.evaluation.knowledge import Knowledge
+from rainjax.evaluation.records import Record
+from rainjax.report.results import Ball, Results, lowest, on_common_images
+from rainjax.report.tables import ABSENT, Cell
+from rainjax.report.text import unique
+
+
+def bounded(results: Results, cell: Cell, record: Record | None, *, ball: Ball) -> Cell:
+    """Returns the cell of the strongest attack within a ball, with "≤" where that is a bound.
+
+    It is one where the attack is a ladder that was still falling, or `wanting` says what is
+    wanting.
+    """
+    if record is None or cell == ABSENT:
+        return cell
+    if record.still_falling:
+        return falling(cell, record)
+    if wanting(results, record, ball):
+        return Cell(f"≤ {cell.value}", cell.detail)
+    return cell
+
+
+def falling(cell: Cell, record: Record) -> Cell:
+    """Returns a record's cell, as a bound where its ladder was still falling."""
+    return Cell(f"≤ {cell.value}, still falling", cell.detail) if record.still_falling else cell
+
+
+def at_most(results: Results, record: Record, ball: Ball) -> str:
+    """Returns "≤ " before the number of the strongest attack within a ball that is a bound."""
+    return "≤ " if record.still_falling or wanting(results, record, ball) else ""
+
+
+def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
+    """Returns the threat models within a ball whose surrogates had no flat ladder, if it matters.
+
+    It does where the record, the strongest attack within the ball, leaves more than attacks leave
+    of the undefended classifier there. Whatever the study tried on the subject is asked, by what
+    is differentiated and whether it is: no list says which surrogates there are.
+    """
+    if not record.scored or not record.defended or ball[1] == math.inf:
+        return []
+    bare = _undefended(results, record, ball)
+    if bare is None:
+        return []
+    own, others, _ = on_common_images(record, bare)
+    if own.accuracy <= others.accuracy:
+        return []
+    tried = [
+        other
+        for other in results.scored(None)
+        if other.subject == record.subject
+        and other.ball == ball
+        and other.knowledge is not Knowledge.KEYS
+    ]
+    flat = {_surrogate(other) for other in tried if other.ladder and other.ladder["flat"]}
+    return unique(other.threat for other in tried if _surrogate(other) not in flat)
+
+
+def bound_notes(
+    results: Results, claims: Iterable[tuple[Record, Ball]], *, also: Iterable[Record] = ()
+) -> tuple[str, ...]:
+    """Returns what a table says of its bounds.
+
+    `claims` are the records that speak for a subject within a ball; it shows others `also`.
+    """
+    claims = list(claims)
+    found = {(r.subject, ball): wanting(results, r, ball) for r, ball in claims}
+    notes = []
+    if any(found.values()):
+        notes.append(
+            "**≤**: an upper bound. The number stands above what attacks leave of the undefended "
+            f"classifier within the same radius, and {_missing(results, found)}."
+        )
+    if any(record.still_falling for record in (*(record for record, _ in claims), *also)):
+        notes.append(
+            "**still falling**: its ladder ended by its budget, and not because doubling steps, "
+            "draws and restarts changed nothing any more."
+        )
+    return tuple(notes)
+
+
+def _missing(results: Results, found: dict[tuple[str, Ball], list[str]]) -> str:
+    """Says what is missing: under all surrogates alike, or under some for each subject."""
+    climbed = {r.subject for r in results.scored(None) if r.ladder is not None}
+    none = [subject for (subject, _), names in found.items() if names and subject not in climbed]
+    text = "no strength ladder (`rainjax.evaluation.ladders`) was climbed"
+    if len(none) == sum(map(bool, found.values())):
+        return text
+    told = [
+        f"{subject} under {', '.join(names)}"
+        for (subject, _), names in found.items()
+        if names and subject in climbed
+    ]
+    told += [f"{', '.join(unique(none))} at all"] if none else []
+    return f"no flat strength ladder was climbed for {'; '.join(unique(told))}"
+
+
+def _undefended(results: Results, record: Record, ball: Ball) -> Record | None:
+    """Returns the strongest attack within a ball on the classifier without a defense.
+
+    Where there are several, that is one that shares all its parameters with the record's subject.
+    """
+    norm, radius = ball
+    bare = [
+        other
+        for other in results.scored(None)
+        if not other.defended
+        and other.norm == norm
+        and (other.radius or 0.0) <= radius
+        and other.knowledge is not Knowledge.KEYS
+    ]
+    own = _parts(record)
+    return lowest([other for other in bare if _parts(other) <= own] or bare)
+
+
+def _parts(record: Record) -> set[str]:
+    """Returns the digests of a subject's parameters."""
+    return {part["sha256"] for part in record.content["subject"]["params"].values() if part}
+
+
+def _surrogate(record: Record) -> tuple[bool, str]:
+    """Returns whether a gradient is taken, and of what."""
+    differentiated = record.content["threat"].get("differentiates")
+    return record.knowledge > Knowledge.SCORES, json.dumps(differentiated, sort_keys=True)
