@@ -19,13 +19,14 @@ from eval.benchmarks._gain_candidates import (
     SignVotes,
     probability_margin,
 )
+from rainjax import data, zoo
 from rainjax.attacks import APGD, EOT, PGD, Square
 from rainjax.attacks.directions import Direction, JointDirection
-from rainjax.defenses import GaussianNoise
+from rainjax.defenses import RAIN, GaussianNoise, Identity
 from rainjax.evaluation import run_attack
 from rainjax.pipeline import Defended
 from tests.test_eot import IMAGE, KERNEL, answer, one_by_one
-from tests.tiny import Linear, unchecked
+from tests.tiny import EDSR_TINY, RESNET_TINY, Linear, edsr_params, resnet_params, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -171,18 +172,41 @@ def test_malt_aims_at_the_classes_that_are_nearest(norm):
     assert np.abs(np.asarray(found) - np.asarray(image)).max() <= (8 / 255 + 1e-6)
 
 
-def test_the_program_records_what_it_measured(tmp_path):
+BEHIND_RAIN = Defended(RAIN(EDSR_TINY, shift_fraction=0.0625), RESNET_TINY)
+BARE = Defended(Identity(), RESNET_TINY)
+
+
+def test_a_question_is_asked_at_one_price():
+    parts = gains._parts(gains.Gains(), BEHIND_RAIN, BARE)
+    assert len(parts) == 4
+    for part in parts:
+        assert len({attack.num_gradients for attack in part.attacks.values()}) == 1
+        assert len(set(part.attacks.values())) == len(part.attacks) > 1
+
+
+def test_the_program_records_what_it_measured(tmp_path, monkeypatch):
+    """Two of the questions, asked of tiny networks."""
+    images, labels = data.load("builtin", "test").get(np.arange(40))
+    params = resnet_params(jnp.asarray(images, jnp.float32) / 255, jnp.asarray(labels))
+    parts = gains._parts
+
+    def two(*given):
+        first, *_, last = parts(*given)
+        few = dict(list(first.attacks.items())[:1])
+        return [dataclasses.replace(first, attacks=few), last]
+
+    monkeypatch.setattr(gains, "_parts", two)
+    entry = lambda network, params: zoo.Entry("tiny", network, params, {}, "")
+    monkeypatch.setattr(gains.zoo, "load_any", lambda *_: entry(RESNET_TINY, params))
+    monkeypatch.setattr(gains.zoo, "load", lambda *_: entry(EDSR_TINY, edsr_params()))
     options = gains.Gains(
         num_examples=3, num_steps=1, num_draws=2, num_score_draws=2, num_targets=1,
         num_candidates=2, out=tmp_path,
     )  # fmt: skip
     record = gains.RECORD.load(gains.run(options))
-    budgets = {}
-    for entry in record["entries"]:
-        assert entry["linf_max"] <= 2 / 255 + 1e-6
-        assert len(entry["correct_draws"]) == 3
-        budgets.setdefault(entry["part"], set()).add(entry["num_gradients"])
-    assert all(len(spent) == 1 for spent in budgets.values())
+    assert [len(entry["correct_draws"]) for entry in record["entries"]] == [3] * 3
+    for entry, radius in zip(record["entries"], (2, 0.5, 0.5), strict=True):
+        assert 0 < entry["linf_max"] <= radius / 255 + 1e-6
     (table,) = gains.RECORD.tables(record)
     assert len(table.rows) == len(record["entries"])
     record["entries"][0]["correct_draws"].pop()
