@@ -9,7 +9,7 @@ import pytest
 
 from rainjax.attacks import APGD, EOT, FAB, PGD, DeepFool, Square
 from rainjax.defenses import GaussianNoise
-from rainjax.evaluation import ThreatModel, evaluate, protocols
+from rainjax.evaluation import ClassifierAlone, Knowledge, ThreatModel, evaluate, protocols
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.published import propagations
 from rainjax.evaluation.study import cells
@@ -122,6 +122,7 @@ def test_tables_print_them_with_the_number(records):
 def test_a_changed_attack_is_found_out_and_the_published_one_is_not():
     (threat,) = protocols.robustbench().published
     facts = {"num_examples": 10000, "num_score_draws": 1, "network": "any"}
+    facts |= {"surrogate": threat.surrogate, "knowledge": threat.knowledge}
     assert threat.protocol is not None
     assert threat.protocol.deviations(attack=threat.attack, **facts) == ()
     eot = EOT(1, chunk_size=1)  # memory, and no result
@@ -130,6 +131,11 @@ def test_a_changed_attack_is_found_out_and_the_published_one_is_not():
     other = dataclasses.replace(threat, attack=PGD())  # by hand, and not by `threats`
     (said,) = other.protocol.deviations(attack=other.attack, **facts)
     assert said == "attack PGD (published: AutoAttack)"
+    facts |= {"surrogate": ClassifierAlone(), "knowledge": Knowledge.CLASSIFIER}
+    assert threat.protocol.deviations(attack=threat.attack, **facts) == (
+        "surrogate ClassifierAlone (published: OwnGradient)",
+        "knowledge classifier (published: defense)",
+    )
 
 
 def test_numbers_of_two_protocols_are_not_joined():

@@ -17,7 +17,7 @@ from rainjax._checks import check_fields, check_option
 from rainjax.attacks import APGD, EOT, PGD, Attack, Square, balls
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.knowledge import Knowledge
-from rainjax.evaluation.published import Published
+from rainjax.evaluation.published import Published, propagations
 from rainjax.evaluation.threats import CLEAN, Itself, OwnGradient, ThreatModel
 
 _OF_THREAT = ("num_examples", "surrogate", "tags")
@@ -232,7 +232,8 @@ def attackbench(attack: Attack | AutoAttack, *, name: str | None = None) -> Prot
     Raises:
         ValueError: the attack costs more; names both numbers.
     """
-    knowledge = Knowledge.SCORES if isinstance(attack, Square) else Knowledge.DEFENSE
+    _, backward = propagations(attack)
+    knowledge = Knowledge.DEFENSE if backward else Knowledge.SCORES
     return _protocol(
         "attackbench",
         "Cinà et al. (2024), arXiv 2404.19460, and their published code",
@@ -252,17 +253,18 @@ def _protocol(
     threats = []
     for title, attack, knowledge in attacks:
         white = knowledge is Knowledge.DEFENSE
+        view = {"surrogate": OwnGradient() if white else Itself(), "knowledge": knowledge}
+        published = Published(protocol=name, source=source, attack=attack, **view, **fixed)
         threats.append(
             ThreatModel(
                 f"{name} {title}",
                 attack,
-                OwnGradient() if white else Itself(),
-                knowledge,
-                num_examples=fixed.get("num_examples"),
+                **view,
+                num_examples=published.num_examples,
                 description="white box: the defense's own gradient, or its soft twin's"
                 if white
                 else "black box: the logits of the whole pipeline, and no gradient",
-                protocol=Published(protocol=name, source=source, attack=attack, **fixed),
+                protocol=published,
             )
         )
     return Protocol(name, source, tuple(threats))

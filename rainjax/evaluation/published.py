@@ -9,8 +9,10 @@ import jax.numpy as jnp
 
 from rainjax._arguments import Named
 from rainjax._checks import check_fields
+from rainjax._values import Value
 from rainjax.attacks import EOT, Attack
 from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.knowledge import Knowledge
 
 _MEMORY = (EOT, "chunk_size")  # how many draws are held at once, which is no result
 
@@ -19,11 +21,11 @@ _MEMORY = (EOT, "chunk_size")  # how many draws are held at once, which is no re
 class Published(metaclass=Named):
     """One threat model as a protocol publishes it: what a number under its name is held against.
 
-    `attack` is the published attack as this library has it, `num_examples` and `network` what it
-    was measured on, `num_score_draws` under how many draws an image is scored, and `shots` how
-    the protocol counts them; None where it fixes nothing. `differs` says what is done otherwise
-    here whatever the options. With `most_propagations` an attack that costs an image more is
-    refused.
+    `attack` is the published attack as this library has it, `surrogate` what it differentiates
+    and `knowledge` what it takes to know; `num_examples` and `network` are what it was measured
+    on, `num_score_draws` under how many draws an image is scored, and `shots` how the protocol
+    counts them; None where it fixes nothing. `differs` says what is done otherwise here whatever
+    the options. With `most_propagations` an attack that costs an image more is refused.
 
     Raises:
         ValueError: a part is of another kind, or the attack costs more than the protocol allows.
@@ -32,6 +34,8 @@ class Published(metaclass=Named):
     protocol: str
     source: str
     attack: Attack | AutoAttack
+    surrogate: Value
+    knowledge: Knowledge
     num_examples: int | None = None
     num_score_draws: int | None = None
     network: str | None = None
@@ -60,24 +64,35 @@ class Published(metaclass=Named):
             )
 
     def deviations(
-        self, *, attack: Any, num_examples: int, num_score_draws: int, network: str
+        self,
+        *,
+        attack: Any,
+        surrogate: Value,
+        knowledge: Knowledge,
+        num_examples: int,
+        num_score_draws: int,
+        network: str,
     ) -> tuple[str, ...]:
         """Returns in words what a measurement does otherwise than published, empty if nothing.
 
         Args:
             attack: The attack that was run.
+            surrogate: What it differentiated.
+            knowledge: What the attacker knew.
             num_examples: On how many images.
             num_score_draws: Under how many draws each was scored.
             network: The name of the classifier.
         """
         found = _differences(attack, self.attack)
         for name, is_here, was in (
+            ("surrogate", surrogate, self.surrogate),
+            ("knowledge", knowledge.name.lower(), self.knowledge.name.lower()),
             ("n", num_examples, self.num_examples),
             ("scoring draws", num_score_draws, self.num_score_draws),
             ("network", network, self.network),
         ):
             if was is not None and is_here != was:
-                found.append(f"{name} {is_here} (published: {was})")
+                found.append(f"{name} {_text(is_here)} (published: {_text(was)})")
         return (*found, *self.differs)
 
 

@@ -160,6 +160,8 @@ class Cell:
         classifier = getattr(self.subject.pipeline, "classifier", self.subject.pipeline)
         return published.deviations(
             attack=self.attack,
+            surrogate=self.threat.surrogate,
+            knowledge=self.threat.knowledge,
             num_examples=self.num_examples,
             num_score_draws=num_score_draws,
             network=type(classifier).__name__,
