@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -213,6 +214,15 @@ def test_the_program_records_what_it_measured(tmp_path, monkeypatch):
     (tmp_path / "gains.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="counts 2 images of 3"):
         gains.RECORD.load(tmp_path / "gains.json")
+
+
+def test_what_is_no_part_of_the_library_gained_nothing():
+    """What gains joins it: a candidate that the committed record calls a gain has to move."""
+    path = pathlib.Path(__file__).parents[1] / "eval" / "records" / "gains.json"
+    record = gains.RECORD.load(path)
+    gained = [name for _, name in gains.gains(record)]
+    assert all(name.endswith("in the library") for name in gained)
+    assert len(record["entries"]) > len(gained)
 
 
 def test_a_gain_is_paired_and_beyond_chance():
