@@ -27,6 +27,7 @@ from rainjax.attacks import (
     ElasticNet,
     InputDiversity,
     NoisyAPGD,
+    ReachableOutputs,
     ScaleInvariance,
     Square,
     TranslationInvariance,
@@ -73,7 +74,8 @@ class AttackCase:
     """An attack, and the norm and the radius that it promises to keep to.
 
     `moves` says whether it moves every image, wherever its key leads it to: one that looks for
-    the nearest success leaves those that are beaten already.
+    the nearest success leaves those that are beaten already, and one that keeps the best it met
+    those where a lucky draw was best.
     """
 
     name: str
@@ -189,6 +191,29 @@ ATTACKS = [
     AttackCase("noisy_apgd", NoisyAPGD(num_steps=5, eot=EOT(2)), "linf", 8 / 255),
     AttackCase(
         "noisy_apgd_l2", NoisyAPGD(norm="l2", radius=0.1, num_steps=4, num_restarts=2), "l2", 0.1
+    ),
+    AttackCase(
+        "reachable",
+        ReachableOutputs(defense=FeatureDistillation(), num_steps=3, num_restarts=2),
+        "linf",
+        8 / 255,
+        moves=False,
+    ),
+    AttackCase(
+        "reachable_l2",
+        ReachableOutputs(
+            defense=BitDepth(4), norm="l2", radius=0.7, num_steps=3, num_restarts=2, eot=EOT(2)
+        ),
+        "l2",
+        0.7,
+        moves=False,
+    ),
+    AttackCase(
+        "reachable_undefended",
+        ReachableOutputs(num_steps=3),
+        "linf",
+        8 / 255,
+        moves=False,
     ),
     AttackCase("square", Square(num_queries=8, num_restarts=2), "linf", 8 / 255),
     AttackCase(

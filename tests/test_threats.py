@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rainjax import Defended, Identity
-from rainjax.attacks import APGD, EOT, PGD, CarliniWagner, NoisyAPGD, Square
-from rainjax.defenses import JPEG, RAIN, BitDepth, GaussianNoise, LowPass, MeanFieldRAIN
+from rainjax.attacks import APGD, EOT, PGD, CarliniWagner, NoisyAPGD, ReachableOutputs, Square
+from rainjax.defenses import JPEG, RAIN, BitDepth, Chain, GaussianNoise, LowPass, MeanFieldRAIN
 from rainjax.evaluation import (
     CLEAN,
     ClassifierAlone,
@@ -20,6 +20,7 @@ from rainjax.evaluation import (
     Knowledge,
     MeanField,
     OwnGradient,
+    RoundedOutputs,
     Study,
     Subject,
     ThreatModel,
@@ -93,6 +94,12 @@ def test_surrogates_are_the_attackers_picture_of_a_pipeline():
             BEHIND_RAIN,
         ),
         MeanField(): (None, None, None, Defended(MeanFieldRAIN(BEHIND_RAIN.defense), NETWORK)),
+        RoundedOutputs(): (
+            None,
+            None,
+            Defended(BPDA(BitDepth(3), Identity()), NETWORK),
+            None,
+        ),
         When(Itself(), random=True): (None, NOISE, None, BEHIND_RAIN),
         When(Itself(), random=False): (BARE, None, ROUNDED, None),
         When(ClassifierAlone(), defended=True): (None, BARE, BARE, BARE),
@@ -116,6 +123,17 @@ def test_the_mean_field_takes_every_outcome_once():
     # Shifts of up to 1 of 4 low-resolution pixels along two axes.
     assert cell.attack.eot == EOT(9, chunk_size=3, draws="enumerated")
     assert dataclasses.replace(cell.attack, eot=attack.eot) == attack
+
+
+def test_the_attack_on_a_rounding_is_given_the_defense():
+    attack = ReachableOutputs(radius=4 / 255, num_steps=2)
+    made = found(ThreatModel("reachable", attack, When(RoundedOutputs(), random=False)))
+    assert set(made) == {("rounded", "reachable")}
+    cell = made["rounded", "reachable"]
+    assert cell.attack == dataclasses.replace(attack, defense=BitDepth(3))
+    chained = Chain((GaussianNoise(0.1), BitDepth(3)))
+    pipelines = (BARE, Defended(chained, NETWORK), Defended(BitDepth(3).smooth(), NETWORK))
+    assert [RoundedOutputs().of(p) is None for p in pipelines] == [True, False, True]
 
 
 def test_who_knows_the_keys_is_given_them_all():
@@ -159,7 +177,8 @@ def test_the_battery_asks_of_every_pipeline_what_applies_to_it():
         names.setdefault(name, set()).add(threat)
     own = {"clean", "own gradient", "Square-7"}
     assert names["bare"] == own
-    assert names["noise"] == names["rounded"] == own | {"PGD-3, blind", "BPDA, identity"}
+    assert names["noise"] == own | {"PGD-3, blind", "BPDA, identity"}
+    assert names["rounded"] == names["noise"] | {"reachable outputs"}
     assert names["RAIN"] == names["noise"] | {"mean field"}
     assert isinstance(made["rounded", "own gradient"].attack, APGD)
     averaged = made["noise", "own gradient"]

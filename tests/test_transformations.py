@@ -47,6 +47,7 @@ def config(tmp_path_factory):
         num_steps=2,
         num_eot=2,
         cw_steps=2,
+        reach_steps=2,
         num_score_draws=2,
         batch_size=3,
         bank_size=50,
@@ -74,6 +75,8 @@ def test_every_cell_has_its_record(folder):
         own = ["own-gradient"] if row == "no-defense" else ["bpda-identity", "own-gradient"]
         expected |= {f"{row}--{name}--linf-2--k1--n6" for name in own}
         expected |= {f"{row}--eot--linf-2--k2--n4"} if row == "gaussian-noise" else set()
+        if row == "feature-distillation-25-30":
+            expected |= {f"{row}--reachable-outputs--linf-2--k1--n6"}
     assert found == expected
 
 

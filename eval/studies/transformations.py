@@ -10,7 +10,16 @@ from eval.studies.common import StudyOptions
 from eval.studies.defenses import MAKERS, Shelf
 from eval.studies.two_pass import Compressed
 from rainjax import Defended, zoo
-from rainjax.attacks import APGD, PGD, CarliniWagner, DeepFool, NoisyAPGD, fgsm
+from rainjax.attacks import (
+    APGD,
+    EOT,
+    PGD,
+    CarliniWagner,
+    DeepFool,
+    NoisyAPGD,
+    ReachableOutputs,
+    fgsm,
+)
 from rainjax.data import ImageSet
 from rainjax.defenses import FeatureDistillation
 from rainjax.evaluation import (
@@ -19,6 +28,7 @@ from rainjax.evaluation import (
     IdentityGradient,
     Knowledge,
     OwnGradient,
+    RoundedOutputs,
     Study,
     Subject,
     ThreatModel,
@@ -34,7 +44,8 @@ class Transformations(StudyOptions):
     """Measures transformations of an image side by side, in front of one classifier.
 
     Each meets attacks that do not know of it, found on the classifier alone, and attacks that
-    do: with the identity for its gradient, with a gradient of its own, and averaged over draws.
+    do: with the identity for its gradient, with a gradient of its own, averaged over draws, and
+    by a choice among the outputs that a rounding can be led to.
     """
 
     short_names: ClassVar[dict[str, str]] = {name: maker.title for name, maker in MAKERS.items()}
@@ -50,6 +61,8 @@ class Transformations(StudyOptions):
     """Radii of the L-inf ball, in units of the [0, 1] range: 8/255 is 0.03137."""
     num_steps: int = 20
     """Steps of BIM, of PGD and of the attacks that know the transformation."""
+    reach_steps: int = 30
+    """Steps of each start of the attack on what a rounding can return: four, one if random."""
     num_eot: int = 8
     """Draws that an attack on a random transformation averages over."""
     num_examples: int = 200
@@ -85,10 +98,9 @@ class Transformations(StudyOptions):
         # As precise as the names of records are.
         if len({f"{255 * r:.6g}" for r in self.radii}) < len(self.radii):
             raise ValueError(f"radii={self.radii} holds one twice: leave it out.")
-        if self.cw_steps < 1 or self.bank_size < 1:
-            raise ValueError(
-                f"cw_steps={self.cw_steps} and bank_size={self.bank_size} must be at least 1."
-            )
+        for name in ("cw_steps", "reach_steps", "bank_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         unknown = [name for name in self.rows if name not in MAKERS]
         if unknown:
             raise ValueError(f"rows={unknown[0]!r} is none of {', '.join(MAKERS)}.")
@@ -183,13 +195,30 @@ class Transformations(StudyOptions):
                     description=f"white box: the true transformation, {words}",
                     tags=_TAGS,
                 )
+        averaged = self.eot(self.num_eot)
+        for random, eot in ((False, EOT()), (True, averaged)):
+            yield ThreatModel(
+                "reachable outputs",
+                ReachableOutputs(
+                    radius=radius,
+                    num_steps=self.reach_steps,
+                    num_restarts=1 if random else 4,
+                    best_iterate=not random,
+                    eot=eot,
+                    early_stop=not random,
+                ),
+                When(RoundedOutputs(), random=random),
+                num_examples=self.num_eot_examples if random else None,
+                description="white box: the best of the outputs that the rounding can be led to",
+                tags=_TAGS,
+            )
         yield ThreatModel(
             "EOT",
             NoisyAPGD(
                 radius=radius,
                 num_steps=self.num_steps,
                 loss="margin",
-                eot=self.eot(self.num_eot),
+                eot=averaged,
             ),
             When(OwnGradient(), random=True),
             num_examples=self.num_eot_examples,

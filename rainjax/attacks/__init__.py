@@ -11,6 +11,7 @@ from rainjax.attacks.fab import FAB
 from rainjax.attacks.minimum_norm import MinimumNormAttack
 from rainjax.attacks.noisy_apgd import NoisyAPGD
 from rainjax.attacks.pgd import PGD, fgsm
+from rainjax.attacks.reachable import ReachableOutputs
 from rainjax.attacks.square import Square
 from rainjax.attacks.transfer import InputDiversity, ScaleInvariance, TranslationInvariance
 
@@ -30,6 +31,7 @@ __all__ = [
     "JointDirection",
     "MinimumNormAttack",
     "NoisyAPGD",
+    "ReachableOutputs",
     "ScaleInvariance",
     "Square",
     "TranslationInvariance",

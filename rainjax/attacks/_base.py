@@ -154,7 +154,9 @@ class Attack(Value):
         stops &= ~run.done
         done = run.done | stops
         if self.stops_early:
-            state = jax.tree.map(lambda old, new: jnp.where(done, old, new), run.state, state)
+            # What a call leaves alone is not copied.
+            kept = lambda old, new: new if new is old else jnp.where(done, old, new)
+            state = jax.tree.map(kept, run.state, state)
         watch = run.watch.after(answer, run.done)
         return Run(state, done, jnp.where(stops, point, run.found), watch)
 

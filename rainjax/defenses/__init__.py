@@ -1,6 +1,13 @@
 """Purifiers: one file per published method."""
 
-from rainjax.defenses._base import Chain, Defense, Deterministic, Identity
+from rainjax.defenses._base import (
+    Candidates,
+    Chain,
+    Defense,
+    Deterministic,
+    Identity,
+    Quantizer,
+)
 from rainjax.defenses.bilateral import BilateralFilter
 from rainjax.defenses.feature_distillation import FeatureDistillation, two_steps
 from rainjax.defenses.gaussian_noise import GaussianNoise
@@ -23,6 +30,7 @@ __all__ = [
     "SHIELD",
     "BilateralFilter",
     "BitDepth",
+    "Candidates",
     "Chain",
     "Defense",
     "Deterministic",
@@ -33,6 +41,7 @@ __all__ = [
     "MeanFieldRAIN",
     "MedianFilter",
     "PixelDeflection",
+    "Quantizer",
     "Quilting",
     "RandomCrop",
     "RandomResizePad",

@@ -5,7 +5,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from rainjax._arrays import check_key
 from rainjax._checks import check_image
@@ -19,7 +19,8 @@ class Defense(Value):
     """A purifier: hyperparameters as fields, randomness through the key of `apply`.
 
     Where an attacker can do better than to draw keys, a defense says so: `Stratified` spreads
-    the draws of a set evenly, `Enumerable` lists its outcomes.
+    the draws of a set evenly, `Enumerable` lists its outcomes. `Quantizer` lists what it can be
+    made to return where it rounds.
 
     Raises:
         ValueError: a field is not of the type it is declared with, or equality does not see
@@ -81,6 +82,75 @@ class Enumerable(Defense):
         """Returns the image under outcome `number`, of 0..num_outcomes - 1, all equally likely."""
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Inputs that an attacker can choose from for each cell of an image by itself.
+
+    `inputs[k]` changes every cell of `cell` (height, width, channels) in the `k`-th way; cells at
+    the lower and right edge may be cut off. Outside of `vmap` it holds a batch.
+    """
+
+    inputs: Float[Array, "*n k h w c"]
+    cell: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LevelBounds:
+    """The lowest and the highest level that each value can be rounded to, both whole numbers.
+
+    `low` and `high` are tuples of arrays of equal shapes, one for each kind of plane. Outside of
+    `vmap` they hold a batch.
+    """
+
+    low: tuple[Int[Array, "..."], ...]
+    high: tuple[Int[Array, "..."], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantizer(Defense):
+    """A purifier that rounds each cell of an image by itself.
+
+    Its gradient says nothing, but within a small ball it returns few different cells.
+    """
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it does so with these fields."""
+        return True
+
+    @abc.abstractmethod
+    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+        """Returns inputs in [0, 1] whose every cell alone is within `radius` of the image's.
+
+        Pushed through `apply`, they give outputs that the defense can be made to return: all of
+        them, or those that matter. In `norm` "linf" each input is in the ball as a whole as well;
+        in "l2" each cell moves just over a boundary of the rounding, or not at all where that is
+        further than `radius`.
+
+        Raises:
+            ValueError: `norm` is another one.
+        """
+
+    def level_bounds(self, image: Image, radius: float, norm: str) -> LevelBounds | None:
+        """Returns bounds on every level within the ball, by which a prediction can be proved.
+
+        They hold for every image in [0, 1] within `radius`, the rounding of float32 included.
+        None, the default, says that there are none, and so no proof.
+        """
+        del image, radius, norm
+        return None
+
+    def from_levels(self, levels: tuple[Array, ...], shape: tuple[int, ...]) -> Image:
+        """Returns what `apply` makes of an image of `shape` whose values have these levels.
+
+        Raises:
+            NotImplementedError: `level_bounds` gives none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no levels to make an image of.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Deterministic(Defense):
     """A purifier that is a function of the image alone: no parameters, no randomness."""
@@ -111,8 +181,11 @@ class Identity(Deterministic):
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain(Stratified):
-    """Applies `stages` left to right, each with its own key and parameters."""
+class Chain(Stratified, Quantizer):
+    """Applies `stages` left to right, each with its own key and parameters.
+
+    It counts as a `Quantizer` where its last stage does and no stage has parameters.
+    """
 
     stages: tuple[Defense, ...]
 
@@ -130,6 +203,28 @@ class Chain(Stratified):
     def stratifies(self) -> bool:
         """Whether every stage spreads stratified draws evenly."""
         return all(stratifies(stage) for stage in self.stages)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the last stage rounds, and all are free of parameters."""
+        return quantizes(self.stages[-1]) if self.stages else False
+
+    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+        """Returns the moves that the last stage names, of `image` itself.
+
+        They are the right ones as far as the other stages are nearly the identity; elsewhere
+        they are guesses.
+        """
+        *before, last = self.stages
+        if not isinstance(last, Quantizer):
+            return ()
+        seen = image
+        for stage in before:
+            seen = apply_draw(stage, stage.init(jax.random.key(0)), jax.random.key(0), seen)
+        return tuple(
+            Candidates(jnp.clip(image[None] + (found.inputs - seen[None]), 0.0, 1.0), found.cell)
+            for found in last.reachable(seen, radius, norm)
+        )
 
     def smooth(self) -> "Chain":
         """Returns the chain of what each stage names."""
@@ -192,6 +287,13 @@ def is_number(draw: Draw) -> bool:
 def stratifies(defense: Defense) -> bool:
     """Returns whether stratified draws of a defense are spread evenly: if it draws, or does so."""
     return not defense.is_random or (isinstance(defense, Stratified) and defense.stratifies)
+
+
+def quantizes(defense: Defense) -> bool:
+    """Returns whether a defense lists what it can be made to return, and takes no parameters."""
+    if not isinstance(defense, Quantizer) or not defense.quantizes:
+        return False
+    return not jax.tree.leaves(jax.eval_shape(defense.init, jax.random.key(0)))
 
 
 def num_outcomes(defense: Defense, height: int) -> int | None:

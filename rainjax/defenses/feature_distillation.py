@@ -12,10 +12,13 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from rainjax import transforms
 from rainjax._checks import check_option
-from rainjax.defenses._base import Deterministic
+from rainjax.defenses._base import Candidates, Deterministic, LevelBounds, Quantizer
+from rainjax.defenses._levels import channel_bounds, channel_image, jpeg_bounds
+from rainjax.defenses._rounding import colour_candidates, plane_candidates
 from rainjax.transforms import Rounding, Subsampling
 from rainjax.typing import Image
 
@@ -59,7 +62,7 @@ def two_steps(
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureDistillation(Deterministic):
+class FeatureDistillation(Deterministic, Quantizer):
     """Rounds the DCT coefficients of 8x8 blocks to multiples of `steps`, and comes back.
 
     With the defaults the authors' code, to the rounding of floats: channels apart, grey levels
@@ -110,11 +113,48 @@ class FeatureDistillation(Deterministic):
                 image, steps, steps, subsampling=self.subsampling, rounding=self.rounding
             )
         grey = transforms.pad_to_blocks(image) * 255
-        shift = 128.0 if self.level_shift else 0.0
-        kept = transforms.quantized(transforms.block_dct(grey - shift), steps, self.rounding)
-        whole = (transforms.inverse_block_dct(kept) + shift) / 255
+        coefficients = transforms.block_dct(grey - self._shift)
+        kept = transforms.quantized(coefficients, steps, self.rounding)
+        whole = (transforms.inverse_block_dct(kept) + self._shift) / 255
         return jnp.clip(whole, 0.0, 1.0)[: image.shape[0], : image.shape[1]]
 
     def smooth(self) -> "FeatureDistillation":
         """Returns the same with soft rounding."""
         return dataclasses.replace(self, rounding="cubic")
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it returns rounded coefficients; soft rounding does not."""
+        return self.rounding in ("true", "straight_through")
+
+    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+        """Returns the moves of every coefficient, and of pairs of low ones, over a boundary."""
+        steps = jnp.asarray(self.steps, image.dtype)
+        if self.colours == "rgb":
+            return plane_candidates(image, radius, norm, steps=steps, shift=self._shift)
+        return colour_candidates(
+            image, radius, norm, steps=steps, colour_steps=steps, subsampling=self.subsampling
+        )
+
+    def level_bounds(self, image: Image, radius: float, norm: str) -> LevelBounds | None:
+        """Returns bounds on the multiple of its step that every coefficient is rounded to."""
+        if not self.quantizes:
+            return None
+        steps = jnp.asarray(self.steps, image.dtype)
+        if self.colours == "rgb":
+            return channel_bounds(image, radius, norm, steps=steps, shift=self._shift)
+        return jpeg_bounds(
+            image, radius, norm, steps=steps, colour_steps=steps, subsampling=self.subsampling
+        )
+
+    def from_levels(self, levels: tuple[Array, ...], shape: tuple[int, ...]) -> Image:
+        """Returns the image whose coefficients are these multiples of their steps."""
+        steps = jnp.asarray(self.steps, jnp.float32)
+        if self.colours == "rgb":
+            return channel_image(levels[0], shape, steps=steps, shift=self._shift)
+        kept = tuple(found * steps[None, None, ..., None] for found in levels)
+        return transforms.jpeg_decoded(kept, shape, self.subsampling)
+
+    @property
+    def _shift(self) -> float:
+        return 128.0 if self.level_shift else 0.0

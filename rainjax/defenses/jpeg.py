@@ -4,17 +4,26 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from rainjax import transforms
 from rainjax._checks import check_image
-from rainjax.defenses._base import Deterministic, Stratified
+from rainjax.defenses._base import (
+    Candidates,
+    Deterministic,
+    LevelBounds,
+    Quantizer,
+    Stratified,
+)
+from rainjax.defenses._levels import jpeg_bounds
+from rainjax.defenses._rounding import colour_candidates
 from rainjax.keys import choices
 from rainjax.transforms import Rounding, Subsampling
 from rainjax.typing import Image, Params, PRNGKey, Stratum
 
 
 @dataclasses.dataclass(frozen=True)
-class JPEG(Deterministic):
+class JPEG(Deterministic, Quantizer):
     """Compresses an image as libjpeg does at `quality`, and reads it back.
 
     The oldest of purifiers (Dziugaite et al., 2016); the quality is that of Guo et al. (2018).
@@ -39,13 +48,44 @@ class JPEG(Deterministic):
             image, self.quality, subsampling=self.subsampling, rounding=self.rounding
         )
 
+    @property
+    def quantizes(self) -> bool:
+        """Whether it returns rounded coefficients; soft rounding does not."""
+        return self.rounding in ("true", "straight_through")
+
+    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+        """Returns the moves of every coefficient, and of pairs of low ones, over a boundary."""
+        return _candidates(image, radius, norm, self.quality, self.subsampling)
+
+    def level_bounds(self, image: Image, radius: float, norm: str) -> LevelBounds | None:
+        """Returns bounds on the multiple of its step that every coefficient is rounded to.
+
+        They pass through the grey levels and colours that JPEG rounds first, and so are wide.
+        """
+        if not self.quantizes:
+            return None
+        steps, colour_steps = transforms.quality_tables(self.quality)
+        return jpeg_bounds(
+            image, radius, norm,
+            steps=steps, colour_steps=colour_steps, subsampling=self.subsampling,
+        )  # fmt: skip
+
+    def from_levels(self, levels: tuple[Array, ...], shape: tuple[int, ...]) -> Image:
+        """Returns the image whose coefficients are these multiples of their steps."""
+        tables = transforms.quality_tables(self.quality)[: len(levels)]
+        kept = tuple(
+            found * table[None, None, ..., None]
+            for found, table in zip(levels, tables, strict=True)
+        )
+        return transforms.jpeg_decoded(kept, shape, self.subsampling)
+
     def smooth(self) -> "JPEG":
         """Returns the same with soft rounding."""
         return dataclasses.replace(self, rounding="cubic")
 
 
 @dataclasses.dataclass(frozen=True)
-class SHIELD(Stratified):
+class SHIELD(Stratified, Quantizer):
     """Takes every 8x8 block from JPEG at a quality drawn for it (Das et al., 2018, section 3.2).
 
     Stochastic local quantisation: the image is compressed at each of `qualities`, and each block
@@ -79,6 +119,20 @@ class SHIELD(Stratified):
         del params
         return self._apply(stratum, image)
 
+    @property
+    def quantizes(self) -> bool:
+        """Whether it returns rounded coefficients; soft rounding does not."""
+        return self.rounding in ("true", "straight_through")
+
+    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+        """Returns such moves at each quality; in L-inf they are those of any."""
+        qualities = self.qualities[:1] if norm == "linf" else self.qualities
+        each = [_candidates(image, radius, norm, q, self.subsampling) for q in qualities]
+        return tuple(
+            Candidates(jnp.concatenate([found.inputs for found in same]), same[0].cell)
+            for same in zip(*each, strict=True)
+        )
+
     def smooth(self) -> "SHIELD":
         """Returns the same with soft rounding."""
         return dataclasses.replace(self, rounding="cubic")
@@ -95,6 +149,15 @@ class SHIELD(Stratified):
         wide = jnp.repeat(jnp.repeat(pick, 8, axis=0), 8, axis=1)[:height, :width]
         # Accelerators would round grey levels, unless told not to.
         return jnp.einsum("hwq,qhwc->hwc", wide, jnp.stack(results), precision="highest")
+
+
+def _candidates(
+    image: Image, radius: float, norm: str, quality: int, subsampling: Subsampling
+) -> tuple[Candidates, ...]:
+    steps, colour_steps = transforms.quality_tables(quality)
+    return colour_candidates(
+        image, radius, norm, steps=steps, colour_steps=colour_steps, subsampling=subsampling
+    )
 
 
 def _check_qualities(qualities: tuple[int, ...]) -> None:

@@ -3,15 +3,18 @@
 import dataclasses
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from rainjax import transforms
-from rainjax.defenses._base import Deterministic
+from rainjax.defenses._base import Candidates, Deterministic, LevelBounds, Quantizer
+from rainjax.defenses._levels import value_bounds
+from rainjax.defenses._rounding import level_candidates
 from rainjax.transforms import Rounding
 from rainjax.typing import Image
 
 
 @dataclasses.dataclass(frozen=True)
-class BitDepth(Deterministic):
+class BitDepth(Deterministic, Quantizer):
     """Rounds every value to one of `2**bits` evenly spaced levels.
 
     Three bits are those of Guo et al. (2018). The true gradient is zero; `rounding` is the
@@ -33,6 +36,26 @@ class BitDepth(Deterministic):
         """Returns the image with fewer levels."""
         most = 2**self.bits - 1
         return transforms.rounded(image * most, self.rounding) / most
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it returns rounded values; soft rounding does not."""
+        return self.rounding in ("true", "straight_through")
+
+    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+        """Returns moves of every value; in L-inf as far as the ball goes, and half as far."""
+        inputs = level_candidates(image, radius, norm, levels=2**self.bits - 1)
+        return (Candidates(inputs, (1, 1, 1)),)
+
+    def level_bounds(self, image: Image, radius: float, norm: str) -> LevelBounds | None:
+        """Returns bounds on the number of the level that every value is rounded to."""
+        if not self.quantizes:
+            return None
+        return value_bounds(image, radius, norm, levels=2**self.bits - 1)
+
+    def from_levels(self, levels: tuple[Array, ...], shape: tuple[int, ...]) -> Image:
+        """Returns the image whose values have these levels."""
+        return levels[0].reshape(shape) / jnp.float32(2**self.bits - 1)
 
     def smooth(self) -> "BitDepth":
         """Returns the same with soft rounding."""

@@ -9,6 +9,7 @@ from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, Robustness, TopK
 from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
+from rainjax.evaluation.rounding_certificate import RoundingCertificates, certify_rounding
 from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.sanity import SanityOptions, check_study
 from rainjax.evaluation.scoring import attack_batch, keep_worst, round_to_8bit, score
@@ -23,6 +24,7 @@ from rainjax.evaluation.threats import (
     Itself,
     MeanField,
     OwnGradient,
+    RoundedOutputs,
     SoftRounding,
     Surrogate,
     ThreatModel,
@@ -45,6 +47,8 @@ __all__ = [
     "OwnGradient",
     "Record",
     "Robustness",
+    "RoundedOutputs",
+    "RoundingCertificates",
     "SanityOptions",
     "Score",
     "SeedSpread",
@@ -58,6 +62,7 @@ __all__ = [
     "When",
     "adaptive",
     "attack_batch",
+    "certify_rounding",
     "certify_study",
     "check_study",
     "evaluate",

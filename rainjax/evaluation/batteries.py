@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from rainjax.attacks import APGD, EOT, NoisyAPGD, Square
+from rainjax.attacks import APGD, EOT, NoisyAPGD, ReachableOutputs, Square
 from rainjax.defenses import LowPass
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.ladder import Ladder
@@ -13,6 +13,7 @@ from rainjax.evaluation.threats import (
     Itself,
     MeanField,
     OwnGradient,
+    RoundedOutputs,
     SoftRounding,
     ThreatModel,
     When,
@@ -37,9 +38,6 @@ def ladders(
     is random it averages over the draws of `eot`, or over more where the gradient needs them for
     its `stability`. A ladder ends at `max_gradients` per image, flat or not: see `Ladder`.
 
-    What has to ask for more than a gradient, such as a search among the outputs that a rounding
-    defense can be made to return, joins by a line below.
-
     Raises:
         ValueError: as `Ladder` does.
     """
@@ -48,6 +46,10 @@ def ladders(
     noisy = NoisyAPGD(radius=radius, num_steps=num_steps, loss="margin", eot=eot)
     # Where nothing is random the first success is one for good.
     first = dataclasses.replace(exact, early_stop=True)
+    reach = ReachableOutputs(radius=radius, num_steps=num_steps, num_restarts=2, early_stop=True)
+    noisy_reach = ReachableOutputs(
+        radius=radius, num_steps=num_steps, num_restarts=1, best_iterate=False, eot=eot
+    )
     search = Square(radius=radius, num_queries=num_queries, paired=False, early_stop=True)
     paired = Square(radius=radius, num_queries=num_queries, paired=True)
     gradients = Knowledge.DEFENSE
@@ -58,6 +60,7 @@ def ladders(
         ("own gradient", OwnGradient(), gradients, first, noisy),
         ("sharper rounding", SoftRounding("sine"), gradients, first, noisy),
         ("BPDA, low-pass", GradientOf(LowPass()), gradients, first, noisy),
+        ("reachable outputs", RoundedOutputs(), gradients, reach, noisy_reach),
         ("mean field", MeanField(), gradients, exact, exact),
         ("transfer", When(ClassifierAlone(), defended=True), gradients, exact, exact),
         ("Square", Itself(), Knowledge.SCORES, search, paired),
@@ -67,6 +70,7 @@ def ladders(
         "own gradient": "the defense's own gradient, or its soft twin's",
         "sharper rounding": "the gradient of rounding that is nearly as sharp as the true one",
         "BPDA, low-pass": "a low-pass filter's gradient for the defense's",
+        "reachable outputs": "the best of the outputs that the rounding can be led to",
         "mean field": "the defense's mean over its draws, every outcome counted",
         "transfer": "gradients of the classifier alone, kept where they fool the whole pipeline",
         "Square": "the logits of the whole pipeline, and no gradient",

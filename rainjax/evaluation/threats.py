@@ -7,9 +7,9 @@ from typing import Any, Literal
 from rainjax._arguments import Named
 from rainjax._checks import check_fields
 from rainjax._values import Value
-from rainjax.attacks import APGD, EOT, PGD, Attack, NoisyAPGD, Square
+from rainjax.attacks import APGD, EOT, PGD, Attack, NoisyAPGD, ReachableOutputs, Square
 from rainjax.defenses import Identity
-from rainjax.defenses._base import Defense
+from rainjax.defenses._base import Defense, quantizes
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.ladder import Ladder
@@ -127,6 +127,37 @@ class MeanField(Surrogate):
 
 
 @dataclasses.dataclass(frozen=True)
+class RoundedOutputs(Surrogate):
+    """The identity's gradient for a defense that lists what it can return, where it rounds.
+
+    That is the gradient at the defense's output, which `ReachableOutputs` asks for; it is given
+    the defense as well. It does not apply where the defense is no `Quantizer`, or has parameters.
+    """
+
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        found: list[bool] = []
+
+        def straight(defense: Defense) -> Defense:
+            found.append(quantizes(defense))
+            return BPDA(defense, Identity())
+
+        surrogate = pipeline.map_defense(straight)
+        return surrogate if any(found) else None
+
+    def fitted(self, attack: Any, surrogate: Pipeline, height: int) -> Any:
+        """Returns the attack with the surrogate's defense."""
+        del height
+        found: list[Defense] = []
+
+        def take(defense: Defense) -> Defense:
+            found.append(defense.forward if isinstance(defense, BPDA) else defense)
+            return defense
+
+        surrogate.map_defense(take)
+        return dataclasses.replace(attack, defense=found[-1])
+
+
+@dataclasses.dataclass(frozen=True)
 class When(Surrogate):
     """Another surrogate, where the pipeline is `random` or `defended`, or is not; None: either."""
 
@@ -228,9 +259,10 @@ def adaptive(
     """Returns the battery that every defense should meet within an L-inf `radius`.
 
     Clean images; the blind attacker; whoever knows the defense and takes the identity's gradient
-    for it, its own, or that of its mean over draws; the average over draws where it is random; and
-    a black box by scores, which tells when the gradients were what failed. `num_examples` lowers
-    the number of images for the attacks that average over draws.
+    for it, its own, or that of its mean over draws; where it rounds, a choice among the outputs
+    that it can be led to; the average over draws where it is random; and a black box by scores,
+    which tells when the gradients were what failed. `num_examples` lowers the number of images
+    for the attacks that average over draws.
     """
     eot = EOT(16) if eot is None else eot
     exact = APGD(radius=radius, num_steps=num_steps, loss="margin")
@@ -274,6 +306,24 @@ def adaptive(
             tags=tags,
         )
     )
+    for random, num in ((False, None), (True, num_examples)):
+        found.append(
+            ThreatModel(
+                "reachable outputs",
+                ReachableOutputs(
+                    radius=radius,
+                    num_steps=num_steps,
+                    num_restarts=1 if random else 4,
+                    best_iterate=not random,
+                    eot=eot if random else EOT(),
+                    early_stop=not random,
+                ),
+                When(RoundedOutputs(), random=random),
+                num_examples=num,
+                description="white box: the best of the outputs that the rounding can be led to",
+                tags=tags,
+            )
+        )
     for random, num in ((False, None), (True, num_examples)):
         draws = EOT(min(eot.num_samples, 4)) if random else EOT()
         found.append(

@@ -16,6 +16,8 @@ from rainjax.transforms.geometry import (
 from rainjax.transforms.jpeg import (
     Subsampling,
     jpeg,
+    jpeg_coefficients,
+    jpeg_decoded,
     jpeg_with_steps,
     quality_tables,
     quantized,
@@ -53,6 +55,8 @@ __all__ = [
     "inverse_block_dct",
     "inverse_wavelet_transform",
     "jpeg",
+    "jpeg_coefficients",
+    "jpeg_decoded",
     "jpeg_with_steps",
     "max_wavelet_levels",
     "numbered_shift",

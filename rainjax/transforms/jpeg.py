@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rainjax._checks import check_option
 from rainjax.transforms.blocks import (
@@ -24,7 +24,7 @@ from rainjax.transforms.blocks import (
 from rainjax.typing import Image
 
 Subsampling = Literal["4:4:4", "4:2:0"]
-Plane = Float[Array, "h w 1"]
+Coefficients = tuple[Float[Array, "_ _ 8 8 _"], ...]
 
 # ITU-T T.81 (the JPEG standard), annex K: rows are vertical frequencies.
 LUMINANCE = np.array(
@@ -112,21 +112,48 @@ def jpeg_with_steps(
     Raises:
         ValueError: as `jpeg`.
     """
-    height, width, channels = image.shape
+    kept = jpeg_coefficients(image, steps, colour_steps, subsampling, rounding)
+    return jpeg_decoded(kept, image.shape, subsampling, rounding)
+
+
+def jpeg_coefficients(
+    image: Image, steps: Float[Array, "8 8"], colour_steps: Float[Array, "8 8"],
+    subsampling: Subsampling, rounding: Rounding = "true",
+) -> Coefficients:  # fmt: skip
+    """Returns what JPEG stores of an image, in grey levels: of luminance and of two colours.
+
+    Of a grey image there is one array, of RGB there are two, the second with both colours.
+
+    Raises:
+        ValueError: as `jpeg`.
+    """
+    channels = image.shape[-1]
     if channels not in (1, 3):
         raise ValueError(f"JPEG takes one channel or three (RGB), not {channels}.")
     check_option("subsampling", subsampling, Subsampling)
     grey = _to_grey_levels(image * 255, rounding)
     if channels == 1:
-        return _plane(grey, steps, rounding)[:height, :width] / 255
+        return (_encoded(grey, steps, rounding),)
     planes = _to_grey_levels(rgb_to_ycbcr(grey), rounding)
     y, colours = planes[..., :1], planes[..., 1:]
-    y = _plane(y, steps, rounding)[:height, :width]
     if subsampling == "4:2:0":
-        colours = _at_half_size(colours, colour_steps, rounding)
-    else:
-        colours = _plane(colours, colour_steps, rounding)[:height, :width]
-    rgb = ycbcr_to_rgb(jnp.concatenate([y, colours], axis=-1))
+        colours = _halved(pad_to_blocks(colours, (2, 2 * BLOCK)), rounding)
+    return _encoded(y, steps, rounding), _encoded(colours, colour_steps, rounding)
+
+
+def jpeg_decoded(
+    kept: Coefficients, shape: tuple[int, ...], subsampling: Subsampling,
+    rounding: Rounding = "true",
+) -> Image:  # fmt: skip
+    """Returns the image, of `shape` and in [0, 1], that `jpeg_coefficients` stand for."""
+    height, width, channels = shape
+    y = _decoded(kept[0], rounding)[:height, :width]
+    if channels == 1:
+        return y / 255
+    colours = _decoded(kept[1], rounding)
+    if subsampling == "4:2:0":
+        colours = _in_full_size(colours, (height, width), rounding)
+    rgb = ycbcr_to_rgb(jnp.concatenate([y, colours[:height, :width]], axis=-1))
     return _to_grey_levels(rgb, rounding) / 255
 
 
@@ -141,23 +168,27 @@ def quantized(
     return rounded(coefficients / steps, rounding) * steps
 
 
-def _plane(plane: Float[Array, "h w c"], steps, rounding: Rounding) -> Float[Array, "h2 w2 c"]:
-    """Returns planes in grey levels after quantisation, padded to whole blocks."""
-    shifted = pad_to_blocks(plane) - 128.0
-    kept = inverse_block_dct(_kept(block_dct(shifted), steps, rounding)) + 128.0
-    return _to_grey_levels(kept, rounding)
+def _encoded(plane: Float[Array, "h w c"], steps, rounding: Rounding) -> Blocks:
+    """Returns the quantised coefficients of planes in grey levels, padded to whole blocks."""
+    return _kept(block_dct(pad_to_blocks(plane) - 128.0), steps, rounding)
 
 
-def _at_half_size(colours: Float[Array, "h w c"], steps, rounding: Rounding):
-    """Returns colours after quantisation at half the resolution, in their own size again.
+def _decoded(kept: Blocks, rounding: Rounding) -> Float[Array, "h w c"]:
+    """Returns planes in grey levels, of whole blocks."""
+    return _to_grey_levels(inverse_block_dct(kept) + 128.0, rounding)
+
+
+def _in_full_size(
+    kept: Float[Array, "h w c"], size: tuple[int, int], rounding: Rounding
+) -> Float[Array, "h2 w2 c"]:
+    """Returns colours of half the resolution in an image's own size.
 
     libjpeg repeats the last column up to the edge of a block of halved colours, and halves then;
     rows it halves first, and repeats the last of the halves.
     """
-    height, width, _ = colours.shape
-    halved = _halved(pad_to_blocks(colours, (2, 2 * BLOCK)), rounding)
+    height, width = size
     low_height, low_width = -(-height // 2), -(-width // 2)
-    kept = _plane(halved, steps, rounding)[:low_height, :low_width]
+    kept = kept[:low_height, :low_width]
     if low_width > 2:
         return _doubled(kept, rounding)[:height, :width]
     # So narrow a picture has its values repeated: libjpeg's filter wants three columns.
@@ -181,6 +212,18 @@ def _to_grey_levels(values: Float[Array, "..."], rounding: Rounding) -> Float[Ar
     if rounding in ("true", "straight_through"):
         values = rounded(values, rounding)
     return jnp.clip(values, 0.0, 255.0)
+
+
+def halved_colours(colours: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
+    """Returns colours in grey levels at half the resolution, as JPEG in 4:2:0 stores them."""
+    return _halved(pad_to_blocks(colours, (2, 2 * BLOCK)), "true")
+
+
+def kept_levels(coefficients: Blocks, steps: Float[Array, "8 8"]) -> Int[Array, "rows cols 8 8 c"]:
+    """Returns the whole multiples of their steps that JPEG rounds coefficients to; monotone."""
+    steps = jnp.asarray(steps)
+    multiples = _kept(coefficients, steps, "true") / steps[None, None, ..., None]
+    return jnp.round(multiples).astype(jnp.int32)
 
 
 def _halved(colours: Float[Array, "h w c"], rounding: Rounding) -> Float[Array, "h//2 w//2 c"]:
