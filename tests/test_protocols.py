@@ -93,12 +93,12 @@ def test_records_name_every_deviation(records):
     lee = by_name["lee-kim-2023 PGD"].protocol
     assert lee["name"] == "lee-kim-2023"
     for said in (
-        "num_steps 2 (published: 200)", "radius 0.05 (published: 8/255)",
-        "eot.num_samples 2 (published: 20)", "n 8 (published: 512)",
+        "steps 2 (published: 200)", "radius 0.05 (published: 8/255)",
+        "draws a step 2 (published: 20)", "n 8 (published: 512)",
         "scoring draws 3 (published: 1)", "network Linear (published: WideResNet-28-10)",
     ):  # fmt: skip
         assert said in lee["deviations"]
-    assert not any("step_size" in said for said in lee["deviations"])
+    assert not any("step size" in said for said in lee["deviations"])
     adbm = by_name["adbm PGD"].protocol["deviations"]
     assert "n 12 (published: 512)" in adbm
     assert any(said.startswith("left out:") for said in adbm)
@@ -111,7 +111,7 @@ def test_tables_print_them_with_the_number(records):
         (note,) = [note for note in table.notes if "§" in note and "adbm" in note] or [""]
         if "L2" in table.title:
             assert marked
-            assert "num_steps 2 (published: 200)" in note
+            assert "steps 2 (published: 200)" in note
             assert "left out: AutoAttack" in note
         else:
             assert not note

@@ -14,6 +14,7 @@ from rainjax.attacks import EOT, Attack
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.knowledge import Knowledge
 
+_WORDS = {"": "attack", "eot.num_samples.": "draws a step"}
 _MEMORY = (EOT, "chunk_size")  # how many draws are held at once, which is no result
 
 
@@ -142,7 +143,7 @@ def _differences(value: Any, was: Any, prefix: str = "") -> list[str]:
     if value == was:
         return []
     if type(value) is not type(was) or not dataclasses.is_dataclass(was):
-        name = prefix.removesuffix(".") or "attack"
+        name = _WORDS.get(prefix, prefix.removesuffix(".").replace("num_", "").replace("_", " "))
         return [f"{name} {_text(value)} (published: {_text(was)})"]
     found = []
     for field in dataclasses.fields(was):
