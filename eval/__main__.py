@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from eval import design, report, sanity, smoothing
-from eval.benchmarks import attacks, peers, speed, super_resolution
+from eval.benchmarks import attacks, gains, peers, speed, super_resolution
 from eval.pages import studies
 from eval.studies.common import StudyOptions
 from rainjax._files import check_holder, check_writable
@@ -49,6 +49,7 @@ _WORDS = {
     "benchmark": attacks.Benchmark,
     "peers": peers.Peers,
     "speed": speed.Speed,
+    "gains": gains.Gains,
     "super_resolution": super_resolution.SuperResolution,
 }
 # Of these, what the word itself does not know is an option of the study it is given.
@@ -57,6 +58,7 @@ _BENCHMARKS = {
     attacks.Benchmark: attacks.run,
     peers.Peers: peers.run,
     speed.Speed: speed.run,
+    gains.Gains: gains.run,
     super_resolution.SuperResolution: super_resolution.run,
     smoothing.Smoothing: smoothing.run,
     design.Design: design.design,

@@ -83,6 +83,7 @@ ATTACKS = [
     (lambda: EOT(0), "num_samples=0"),
     (lambda: EOT(5, chunk_size=2), "chunk_size=2"),
     (lambda: EOT(2, draws="many"), "'many'"),
+    (lambda: EOT(2, direction="sign"), "'sign'"),
     (lambda: APGD(rho=2.0), "rho=2.0"),
     (lambda: FAB(num_targets=0), "num_targets=0"),
     (lambda: Square(p_init=0.0), "p_init=0.0"),

@@ -4,6 +4,7 @@ from rainjax.attacks._base import Attack, BallAttack
 from rainjax.attacks.apgd import APGD
 from rainjax.attacks.carlini_wagner import CarliniWagner, CarliniWagnerLinf
 from rainjax.attacks.deepfool import DeepFool
+from rainjax.attacks.directions import Direction, JointDirection
 from rainjax.attacks.elastic_net import ElasticNet
 from rainjax.attacks.eot import EOT
 from rainjax.attacks.fab import FAB
@@ -24,8 +25,10 @@ __all__ = [
     "CarliniWagner",
     "CarliniWagnerLinf",
     "DeepFool",
+    "Direction",
     "ElasticNet",
     "InputDiversity",
+    "JointDirection",
     "MinimumNormAttack",
     "NoisyAPGD",
     "ReachableOutputs",

@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from rainjax import gradients
 from rainjax._arguments import Named
 from rainjax._checks import check_fields
+from rainjax.attacks.directions import Direction, JointDirection, OfAll, OfDraw
 from rainjax.gradients import Draws
 from rainjax.typing import Draw, Image, LogitsFn, PRNGKey
 
@@ -35,7 +36,7 @@ class EOT(metaclass=Named):
     every call sees the same draws. `average="logits"` differentiates the loss of the mean
     logits, another objective than the mean loss: that of an attacker of a classifier that
     averages its logits, and a success is one of the mean logits. It holds its draws' inputs,
-    not one chunk.
+    not one chunk. A `direction` makes something else of the draws' gradients than their mean.
 
     Raises:
         ValueError: an option is of another kind, `chunk_size` does not divide the draws, or the
@@ -48,12 +49,23 @@ class EOT(metaclass=Named):
     first: int | None = None
     common: bool = False
     average: Literal["gradients", "logits"] = "gradients"
+    direction: Direction | JointDirection | None = None
 
     def __post_init__(self):
         check_fields(self)
         gradients.check_chunk(self.num_samples, self.chunk_size)
+        if self.direction is not None and self.average == "logits":
+            raise ValueError(
+                f"average='logits' has one gradient, and direction={self.direction} is made of "
+                "those of all draws: leave either out."
+            )
         if self.first is None:
             return
+        if isinstance(self.direction, JointDirection):
+            raise ValueError(
+                f"first={self.first} lets the draws grow, and direction={self.direction} needs "
+                "all of them together: leave either out."
+            )
         if not 1 <= self.first <= self.num_samples:
             raise ValueError(
                 f"first={self.first} must lie in 1..num_samples={self.num_samples}: draws grow."
@@ -77,12 +89,18 @@ class EOT(metaclass=Named):
 
     def query(self, query: Query) -> Query:
         """Returns what is asked of one *outer* draw: see `outer`."""
-        return query if self.average == "gradients" else _OfMeanLogits(query, self)
+        if self.average == "logits":
+            return _OfMeanLogits(query, self)
+        if isinstance(self.direction, JointDirection):
+            chunk = gradients.check_chunk(self.num_samples, self.chunk_size)
+            return OfAll(query, self.direction, self.num_samples, chunk, self.draws)
+        return query if self.direction is None else OfDraw(query, self.direction)
 
     @property
     def outer(self) -> "EOT":
-        """How the query's answers are averaged: mean logits are one answer, averaged inside."""
-        return self if self.average == "gradients" else EOT(1, common=self.common)
+        """How the query's answers are averaged: what all draws make together is one answer."""
+        inside = self.average == "logits" or isinstance(self.direction, JointDirection)
+        return EOT(1, common=self.common) if inside else self
 
     def mean(
         self,

@@ -1,5 +1,6 @@
 """Attacking, scoring and recording: from one batch to a whole study."""
 
+from rainjax.evaluation import protocols
 from rainjax.evaluation.batteries import ladders
 from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.driver import run_attack
@@ -71,6 +72,7 @@ __all__ = [
     "merge",
     "over_seeds",
     "parse_shard",
+    "protocols",
     "round_to_8bit",
     "run_attack",
     "score",

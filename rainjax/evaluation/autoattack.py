@@ -17,7 +17,9 @@ class AutoAttack(metaclass=Named):
     - `"plus"`: APGD-CE, APGD-DLR and FAB with five restarts each, Square, APGD-T and FAB-T; FAB
       looks at `num_targets` classes together, which are all of ten, but not of a thousand;
     - `"rand"`, for random pipelines: APGD-CE and APGD-DLR, each step averaged over 20 draws,
-      here as `NoisyAPGD`, because the published rule mistakes lucky draws for progress.
+      here as `NoisyAPGD`, because the published rule mistakes lucky draws for progress;
+    - `"rand+standard"`: both of these, so that every image meets the worst of the two, which is
+      how purifiers are measured (Nie et al., 2022); the members of `"standard"` take one draw.
 
     `eot` holds for every member, 20 independent draws by default in `"rand"` and one otherwise.
     Unlike the program's, no member reads its best loss, its step size or its success from a
@@ -30,7 +32,7 @@ class AutoAttack(metaclass=Named):
         ValueError: no version is called so, or an option is out of range.
     """
 
-    version: Literal["standard", "plus", "rand"] = "standard"
+    version: Literal["standard", "plus", "rand", "rand+standard"] = "standard"
     norm: balls.Norm = "linf"
     radius: float = 8 / 255
     num_steps: int = 100
@@ -56,11 +58,19 @@ class AutoAttack(metaclass=Named):
 
     @property
     def _eot(self) -> EOT:
-        return self.eot or EOT(20 if self.version == "rand" else 1)
+        return self.eot or EOT(20 if self.version.startswith("rand") else 1)
 
     @property
     def members(self) -> tuple[Member, ...]:
         """The attacks in the order they are run, cheap and strong ones first."""
+        if self.version == "rand+standard":
+            rand = dataclasses.replace(self, version="rand").members
+            standard = dataclasses.replace(self, version="standard", eot=EOT()).members
+            apart = {member.name for member in rand}
+            return rand + tuple(
+                dataclasses.replace(m, name=f"{m.name}, one draw") if m.name in apart else m
+                for m in standard
+            )
         shared = {
             "norm": self.norm,
             "radius": self.radius,

@@ -22,8 +22,9 @@ from rainjax.evaluation.measures import Measure, outcome_of
 from rainjax.evaluation.packing import pack_indices, unpack_indices
 from rainjax.evaluation.provenance import code_digest
 from rainjax.evaluation.records import SCHEMA, load_order
+from rainjax.evaluation.shots import shots_of
 from rainjax.evaluation.study import Cell, Study, Subject
-from rainjax.evaluation.validation import find_problem
+from rainjax.evaluation.validation import ROBUSTNESS, find_problem
 from rainjax.evaluation.work import MEMBER, NOT_OF_IMAGES, Unit, Work
 
 Plan = dict[str, Any]  # what `make_plan` returns
@@ -215,6 +216,8 @@ def write_record(
     outcome = outcome_of(measure, measure.reduce(together, labels(plan)[rows]))
     if entry["members"] is not None:
         outcome["result"]["members"] = _members(entry["members"], attacks)
+    if measure.kind == ROBUSTNESS:
+        outcome["result"]["shots"] = shots_of(entry["record"])
     zero = [kept["zero_gradient"] for kept in attacks if "zero_gradient" in kept]
     if attacks and "rungs" in attacks[0]:
         kinds = entry["record"]["threat"]["attack"]["kinds"]
@@ -290,6 +293,7 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
             "surrogate": None if cell.attack is None else describe(threat.surrogate),
             "differentiates": describe(cell.surrogate),
             "attack": describe_attack(cell.attack),
+            **_protocol(work, cell),
         },
         "axes": {
             "norm": cell.norm,
@@ -306,6 +310,22 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
         "seed": study.seed,
         "num_score_draws": work.num_draws(subject),
         "batch_size": study.batch_size,
+    }
+
+
+def _protocol(work: Work, cell: Cell) -> dict[str, Any]:
+    """Returns what a record says of the published protocol that a number is named after."""
+    published = cell.threat.protocol
+    if published is None:
+        return {}
+    deviations = cell.deviations(work.num_draws(cell.subject))
+    return {
+        "protocol": {
+            "name": published.protocol,
+            "source": published.source,
+            "shots": published.shots,
+            "deviations": list(deviations),
+        }
     }
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from rainjax._files import as_path, read_json
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.packing import unpack_counts, unpack_indices
+from rainjax.evaluation.shots import shots_of
 from rainjax.evaluation.validation import ROBUSTNESS, find_problem
 from rainjax.metrics import wilson_interval
 
@@ -107,6 +108,11 @@ class Record:
         return tuple(self.content["threat"]["tags"])
 
     @property
+    def protocol(self) -> dict[str, Any] | None:
+        """The published protocol it is named after: "name", "source", "shots", "deviations"."""
+        return self.content["threat"].get("protocol")
+
+    @property
     def attack(self) -> dict[str, Any] | None:
         """The attack as plain JSON, with its class and its options; None where nobody attacks."""
         return self.content["threat"]["attack"]
@@ -186,6 +192,10 @@ class Record:
     def still_falling(self) -> bool:
         """Whether it is of a ladder that ended by its budget: its number is an upper bound."""
         return self.ladder is not None and not self.ladder["flat"]
+
+    def shot(self, name: str = "mean") -> str:
+        """Returns how a score counts draws, in the field's words: see `shots_of`."""
+        return shots_of(self.content)[name]
 
     def score(self, name: str = "mean") -> Score:
         """Returns "mean" accuracy over draws, that of their "vote", or of the "worst" draw.

@@ -151,6 +151,22 @@ class Cell:
         """Whether the attacker holds the scoring draws."""
         return self.threat.knowledge is Knowledge.KEYS
 
+    def deviations(self, num_score_draws: int) -> tuple[str, ...]:
+        """Returns in words where it deviates from its published protocol, if it has one."""
+        published = self.threat.protocol
+        if published is None:
+            return ()
+        published.check(self.attack)  # a surrogate may have fitted it to its outcomes
+        classifier = getattr(self.subject.pipeline, "classifier", self.subject.pipeline)
+        return published.deviations(
+            attack=self.attack,
+            surrogate=self.threat.surrogate,
+            knowledge=self.threat.knowledge,
+            num_examples=self.num_examples,
+            num_score_draws=num_score_draws,
+            network=type(classifier).__name__,
+        )
+
     @property
     def id(self) -> str:
         """The name of the cell's record: unique within the study."""
@@ -273,7 +289,8 @@ def _joined(first: Cell, second: Cell) -> Cell:
 
     def says(cell: Cell) -> tuple[Any, ...]:
         threat = cell.threat
-        return cell.surrogate, cell.attack, threat.knowledge, threat.description
+        known = threat.knowledge, threat.description, threat.protocol
+        return cell.surrogate, cell.attack, *known
 
     if first.subject is not second.subject or says(first) != says(second):
         raise ValueError(

@@ -14,6 +14,7 @@ from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.names import check_name
+from rainjax.evaluation.published import Published
 from rainjax.gradients import BPDA
 from rainjax.pipeline import Pipeline
 
@@ -187,6 +188,8 @@ class ThreatModel(metaclass=Named):
     attacker knows SCORES or DEFENSE. `num_examples` lowers a study's, where an attack is dear,
     and never raises it. `tags` name the displays it is for: "table", or the curve that it is a
     point of.
+    `protocol` is what a published protocol fixes: where the measurement deviates, its record and
+    the tables say so.
 
     Raises:
         ValueError: a part is of another kind, or the parts do not fit each other.
@@ -199,10 +202,13 @@ class ThreatModel(metaclass=Named):
     num_examples: int | None = None
     description: str = ""
     tags: tuple[str, ...] = ("table",)
+    protocol: Published | None = None
 
     def __post_init__(self):
         check_name(self.name)
         check_fields(self)
+        if self.protocol is not None:
+            self.protocol.check(self.attack)
         if (self.attack is None) != (self.knowledge is Knowledge.NONE):
             raise ValueError(
                 f"The threat model {self.name!r} has attack={self.attack!r} and knowledge="

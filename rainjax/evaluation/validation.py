@@ -96,6 +96,9 @@ def _threat_problem(record: dict[str, Any]) -> str | None:
         return f"threat.knowledge is {threat['knowledge']!r}, none of {', '.join(names)}"
     if not all(isinstance(tag, str) for tag in threat["tags"]):
         return f"threat.tags is {threat['tags']!r}, no list of names"
+    problem = _protocol_problem(threat.get("protocol"))
+    if problem is not None:
+        return problem
     attack, norm, radius = threat.get("attack"), axes.get("norm"), axes.get("radius")
     if attack is None:
         return None if norm is None else "axes.norm is given, but threat.attack is not"
@@ -106,6 +109,17 @@ def _threat_problem(record: dict[str, Any]) -> str | None:
     if radius is not None and not (isinstance(radius, _NUMBER) and 0 <= radius < math.inf):
         return f"axes.radius is {radius!r}; it must be finite and not negative"
     return None
+
+
+def _protocol_problem(protocol: Any) -> str | None:
+    if protocol is None:
+        return None
+    names = ("name", "source", "shots")
+    texts = protocol.get("deviations") if isinstance(protocol, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return f"threat.protocol is {protocol!r}, and names no list of 'deviations'"
+    wrong = [name for name in names if not isinstance(protocol.get(name), str)]
+    return f"threat.protocol lacks {wrong[0]!r}" if wrong else None
 
 
 def _indices_problem(record: dict[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ from rainjax.evaluation.records import Record
 from rainjax.report._display import Display, Drawing
 from rainjax.report.bounds import bound_notes, bounded
 from rainjax.report.marks import doubt_note, had_zero_gradient, marked, zero_gradient_notes
+from rainjax.report.published import mark, protocol_notes
 from rainjax.report.results import Results, clean, is_blind, lowest, radii, subjects_of
 from rainjax.report.style import BLUE, FAINT, GREY, RUST, new_figure, png_bytes, styled
 from rainjax.report.tables import ABSENT, Cell, Table
@@ -109,7 +110,7 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
     data = shown[0].content["data"]
     within = " and ".join(texts.values())
     draws = max(record.num_score_draws for record in shown)
-    seen = f"; where a row is random, the mean over {draws} draws that no attacker saw"
+    seen = f"; where a row is random, one-shot, the mean over {draws} draws that no attacker saw"
     seen = seen if draws > 1 else ""
     attacked = f", attacked within {norm_text(display.norm)} radius {within}"
     return Table(
@@ -125,6 +126,7 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
             *bound_notes(results, claims),
             *_doubt_notes(results, shown),
             *zero_gradient_notes(record for record in used if record is not None),
+            *protocol_notes(shown),
         ),
     )
 
@@ -217,7 +219,7 @@ def _cell(record: Record | None, usual: int | None, radius: float | None = None)
         attack[0] += f" at {radius_text(*record.ball)}"
     names = ", ".join([*attack, *([] if num == usual else [f"n = {num}"])])
     brackets = f" ({names})" if names and usual is None else f" {names}"
-    return Cell(percent(score.accuracy), (interval(score) + brackets).strip())
+    return Cell(percent(score.accuracy) + mark(record), (interval(score) + brackets).strip())
 
 
 def _drawing(display: BlindAgainstAdaptive, results: Results, shown: list[Record]) -> Drawing:

@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
+from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report._display import Display
 from rainjax.report.bounds import bound_notes, bounded, falling
 from rainjax.report.marks import had_zero_gradient, marked, zero_gradient_notes
+from rainjax.report.published import mark, protocol_notes
 from rainjax.report.results import Ball, Results, balls, clean, strongest, subjects_of
 from rainjax.report.table_notes import Column, equals_white_box, table_notes
 from rainjax.report.tables import ABSENT, Cell, Table
@@ -39,10 +41,11 @@ class ResultsTable(Display):
         shown = results.tagged(self.tag)
         if not shown:
             raise ValueError(f"No record has the tag {self.tag!r}, so there is no table to make.")
-        titles = {ball: f"Attacks {words}" for ball, words in ball_texts(balls(shown)).items()}
+        texts, word = ball_texts(balls(shown)), _shot_word(shown)
+        titles = {ball: f"Attacks {words}{word}" for ball, words in texts.items()}
         return [
             _ball_table(results, shown, ball, title)
-            for ball, title in (titles or {None: "Clean images only"}).items()
+            for ball, title in (titles or {None: f"Clean images only{word}"}).items()
         ]
 
 
@@ -68,8 +71,9 @@ class Leaderboard(Display):
 
     def tables(self, results: Results) -> list[Table]:
         shown = results.scored(self.tag)
+        word = _shot_word(shown)
         return [
-            _ranking(results, shown, ball, f"By the strongest attack {words}")
+            _ranking(results, shown, ball, f"By the strongest attack {words}{word}")
             for ball, words in ball_texts(balls(shown)).items()
         ]
 
@@ -86,8 +90,14 @@ def score_cell(record: Record, name: str = "mean", *, own_num: bool = False) -> 
         cell = Cell(main, (", ".join(f"{title} {text}" for title, text in others) + num).strip())
     else:
         score = record.score(name)
-        cell = Cell(percent(score.accuracy), interval(score) + num)
+        cell = Cell(percent(score.accuracy) + mark(record), interval(score) + num)
     return marked(cell, zero_gradient=had_zero_gradient(record))
+
+
+def _shot_word(shown: list[Record]) -> str:
+    """Returns how a table's accuracies count draws, where any of them is of a random pipeline."""
+    words = {record.shot() for record in shown if record.scored and record.num_score_draws > 1}
+    return ", one-shot" if words else ""
 
 
 def _ball_table(results: Results, every: list[Record], ball: Ball | None, title: str) -> Table:
@@ -211,10 +221,13 @@ def _column_heads(columns: Sequence[tuple[str, Column]]) -> list[Cell]:
     """The columns' titles, with the numbers of images where these are not the same in all."""
     numbers = [num_text(column.values()) for _, column in columns]
     same = len(set(numbers)) == 1
-    return [
-        Cell(title, "" if same or title.endswith(num) else num)
-        for (title, _), num in zip(columns, numbers, strict=True)
-    ]
+    heads = []
+    for (title, column), num in zip(columns, numbers, strict=True):
+        keys = any(record.knowledge is Knowledge.KEYS for record in column.values())
+        details = ["known key"] if keys and "known key" not in title.lower() else []
+        details += [] if same or title.endswith(num) else [num]
+        heads.append(Cell(title, ", ".join(details)))
+    return heads
 
 
 def _is_mixed(column: Column) -> bool:
@@ -241,18 +254,27 @@ def _draws_table(results: Results, every: list[Record], ball: Ball, title: str) 
                 num = Cell(str(record.num_examples))
                 draws = Cell(str(record.num_score_draws))
                 body.append((Cell(subject), Cell(record.threat), *scores, num, draws))
-    names = ("", "images", "mean over draws", "majority vote", "every draw right", "n", "draws")
+    header = (
+        Cell(""),
+        Cell("images"),
+        Cell("one-shot", "mean over draws"),
+        Cell("vote", "majority vote"),
+        Cell("N-shot", "every draw right"),
+        Cell("n"),
+        Cell("draws"),
+    )
     return Table(
         title,
-        tuple(map(Cell, names)),
+        header,
         tuple(body),
         (
             "**majority vote**: the class that most draws name; the user runs the defense as "
             "often as there are draws.",
             "**every draw right**: an image counts only if no draw is wrong; this is what is "
-            "left when the attacker may try again.",
+            "left when the attacker may try again, N times with N draws.",
             *bound_notes(results, claims),
             *zero_gradient_notes(used),
+            *protocol_notes(used),
         ),
     )
 
@@ -289,6 +311,7 @@ def _ranking(results: Results, every: list[Record], ball: Ball, title: str) -> T
             "intervals overlap neither is known to be the better.",
             *bound_notes(results, [(record, ball) for record in best.values()]),
             *zero_gradient_notes(best.values()),
+            *protocol_notes(best.values()),
         ),
         judged_by_last=True,
     )

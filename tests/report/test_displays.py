@@ -79,7 +79,7 @@ def test_what_a_study_names_is_shown_and_nothing_else(tmp_path):
     named(tmp_path, [describe(Leaderboard())])
     made = report.report(tmp_path)
     (table,) = made.tables
-    assert table.title == "By the strongest attack within L∞ radius 8/255"
+    assert table.title == "By the strongest attack within L∞ radius 8/255, one-shot"
     assert [str(row[0]) for row in table.rows] == [
         "RAIN, fine-tuned", "RAIN, before fine-tuning", "Undefended",
     ]  # fmt: skip
