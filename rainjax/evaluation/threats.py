@@ -272,7 +272,8 @@ def adaptive(
     Clean images; the blind attacker; whoever knows the defense and takes the identity's gradient
     for it, its own, or that of its mean over draws; where it rounds, a choice among the outputs
     that it can be led to; the average over draws where it is random; and a black box by scores,
-    which tells when the gradients were what failed. `num_examples` lowers the number of images
+    which tells when the gradients were what failed; and where the defense bounds what it rounds,
+    a proof of what none of them can change. `num_examples` lowers the number of images
     for the attacks that average over draws.
     """
     eot = EOT(16) if eot is None else eot
@@ -348,7 +349,7 @@ def adaptive(
                 tags=tags,
             )
         )
-    return tuple(found)
+    return (*found, proved(radius, tags=tags))
 
 
 def _with_own_gradient(defense: Defense) -> Defense:
