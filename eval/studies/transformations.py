@@ -34,6 +34,7 @@ from rainjax.evaluation import (
     ThreatModel,
     When,
     ladders,
+    proved,
 )
 from rainjax.evaluation.extras import Gallery
 
@@ -46,7 +47,8 @@ class Transformations(StudyOptions):
 
     Each meets attacks that do not know of it, found on the classifier alone, and attacks that
     do: with the identity for its gradient, with a gradient of its own, averaged over draws, and
-    by a choice among the outputs that a rounding can be led to.
+    by a choice among the outputs that a rounding can be led to. Beside them stands what is proved,
+    where the transformation bounds what it rounds.
     """
 
     short_names: ClassVar[dict[str, str]] = {name: maker.title for name, maker in MAKERS.items()}
@@ -169,6 +171,7 @@ class Transformations(StudyOptions):
         yield self._alone("CW L2", far)
         for radius in self.radii:
             yield from self._adaptive(radius)
+            yield proved(radius, tags=_TAGS)
         for radius in self.ladder_radii:
             yield from ladders(
                 radius,

@@ -1,9 +1,12 @@
 """Attacks on defenses that round: a choice, cell by cell, among the outputs they can be led to."""
 
 import dataclasses
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rainjax import gradients
@@ -15,6 +18,7 @@ from rainjax.defenses._base import (
     Candidates,
     Defense,
     Quantizer,
+    Sample,
     apply_draw,
     quantizes,
     stratifies,
@@ -25,6 +29,8 @@ from rainjax.typing import Image, Label, PRNGKey
 _STEPS = (2.0, 0.5)
 # Prices between that and its inverse, to three parts in a million.
 _LEAST_PRICE = 1e-8
+# So many candidates are pushed through the defense together where memory is short.
+_FEW = 8
 _NUM_BISECTIONS = 24
 
 
@@ -33,13 +39,52 @@ _NUM_BISECTIONS = 24
 class Outcomes:
     """What each candidate changes in the input, and in the output, beside the original image's.
 
-    Half precision: they are many, and only rank the candidates. Outside of `vmap` it holds a
-    batch.
+    In half precision where they are many: they only rank the candidates. Outside of `vmap` it
+    holds a batch.
     """
 
     moves: Float[Array, "*n k h w c"]
     changes: Float[Array, "*n k h w c"]
     cell: Cell = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Gains:
+    """What the gradients of one start say that each candidate gains in each cell.
+
+    Sums with weights that decay: of the gains, their squares, the weights and their squares.
+    Outside of `vmap` it holds a batch.
+    """
+
+    total: Float[Array, "*n k rows cols planes"]
+    square: Float[Array, "*n k rows cols planes"]
+    weight: Float[Array, "*n"]
+    square_weight: Float[Array, "*n"]
+
+    def with_another(self, gain: Float[Array, "k rows cols planes"], decay) -> "Gains":
+        """Returns the sums with one gradient's more, the earlier ones weighing less."""
+        return Gains(
+            decay * self.total + gain,
+            decay * self.square + gain**2,
+            decay * self.weight + 1,
+            decay**2 * self.square_weight + 1,
+        )
+
+    def beyond_noise(self) -> Float[Array, "k rows cols planes"]:
+        """Returns what is gained beyond what the best of as many would seem to by noise alone.
+
+        The largest of k normal numbers is about sqrt(2 log k) standard deviations above their
+        mean. A single gradient tells nothing of its noise, and so counts as nothing else.
+        """
+        mean = self.total / self.weight
+        freedom = 1 - self.square_weight / self.weight**2
+        single = freedom < 1e-3
+        variance = jnp.maximum(self.square / self.weight - mean**2, 0.0)
+        variance = variance / jnp.where(single, 1.0, freedom)
+        variance = jnp.where(single, self.square / self.weight, variance)
+        noise = jnp.sqrt(self.square_weight * variance)
+        return self.total - math.sqrt(2 * math.log(max(2, len(self.total)))) * noise
 
 
 @jax.tree_util.register_dataclass
@@ -53,6 +98,7 @@ class ReachableState:
     origin: Float[Array, "*n h w c"]
     purified: Float[Array, "*n h w c"]
     outcomes: tuple[Outcomes, ...]
+    gains: tuple[Gains, ...]
     draw_key: Key[Array, "*n"]
     point: Float[Array, "*n h w c"]
     momentum: Float[Array, "*n h w c"]
@@ -82,9 +128,14 @@ class ReachableOutputs(BallAttack):
     The first start is the image itself, each other one the choice for a random gradient.
     `best_iterate` hands out the point with the highest mean margin, otherwise the best of the
     starts' last ones: on a random pipeline the highest is a lucky one. The outputs of a random
-    defense are means over `num_output_draws` draws, as its gradient is by `eot`. Without a
-    `defense` only steps along the gradient are left. Memory: four bytes per candidate and value
-    of the image, 3 MiB for Feature Distillation and 32x32 pixels.
+    defense are means over `num_output_draws` draws, as its gradient is by `eot`; and there a
+    listed output counts for no more than it gains beyond what the noise of the gradients
+    explains, so that steps are taken until it does. Without a `defense` only steps along the
+    gradient are left.
+
+    Memory: the listed outputs of one image take at most `max_megabytes`. They are kept in
+    float32 where these fit (6 MB for Feature Distillation and 32x32 pixels), in half precision
+    where those do, and otherwise the attack's key chooses which ones are listed.
 
     A best response to decaying sums of gradients, over a product of finite sets; MI-FGSM (Dong et
     al., 2018) is the same where nothing is rounded.
@@ -100,12 +151,15 @@ class ReachableOutputs(BallAttack):
     momentum: float = 0.9
     best_iterate: bool = True
     num_output_draws: int = 4
+    max_megabytes: float = 48.0
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("num_steps", "num_restarts", "num_output_draws"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not 0 < self.max_megabytes < math.inf:
+            raise ValueError(f"max_megabytes={self.max_megabytes} must be positive and finite.")
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"momentum={self.momentum} must lie in [0, 1].")
         if self.norm == "l1":
@@ -129,10 +183,13 @@ class ReachableOutputs(BallAttack):
     def init(self, key: PRNGKey, image: Image, label: Label) -> ReachableState:
         """Returns the state at the image itself, with the outputs that can be reached from it."""
         purified = self._apply(key, image)
+        listed, kind = self._listed(key, image)
+        outcomes = tuple(self._outcomes(key, image, purified, each, kind) for each in listed)
         return ReachableState(
             origin=image,
             purified=purified,
-            outcomes=tuple(self._outcomes(key, image, purified, c) for c in self._listed(image)),
+            outcomes=outcomes,
+            gains=tuple(_no_gains(group) for group in outcomes),
             draw_key=key,
             point=image,
             momentum=jnp.zeros_like(image),
@@ -152,14 +209,21 @@ class ReachableOutputs(BallAttack):
         ends = calls % self.num_steps == 0
         better = (answer.value > state.best_value) & (self.best_iterate | ends)
         scale = jnp.maximum(jnp.mean(jnp.abs(answer.gradient)), 1e-30)
-        uphill = self.momentum * state.momentum + answer.gradient / scale
+        newest, decay = answer.gradient / scale, jnp.array(self.momentum)
         if self.num_restarts > 1:
-            noise = jax.random.normal(key, uphill.shape, uphill.dtype)
-            uphill = jnp.where(ends, noise, uphill)
+            newest = jnp.where(ends, jax.random.normal(key, newest.shape, newest.dtype), newest)
+            decay = jnp.where(ends, 0.0, decay)
+        uphill = decay * state.momentum + newest
+        gains = tuple(
+            before.with_another(_gain(group, newest), decay)
+            for before, group in zip(state.gains, state.outcomes, strict=True)
+        )
+        forget = lambda x: jnp.where(ends, jnp.zeros_like(x), x)
         return dataclasses.replace(
             state,
-            point=self._response(state, uphill),
-            momentum=jnp.where(ends, 0.0, uphill),
+            point=self._response(state, uphill, gains, ends & (self.num_restarts > 1)),
+            momentum=forget(uphill),
+            gains=jax.tree.map(forget, gains),
             best=jnp.where(better, state.point, state.best),
             best_value=jnp.where(better, answer.value, state.best_value),
             calls=calls,
@@ -169,17 +233,30 @@ class ReachableOutputs(BallAttack):
         """Returns the best of the points that are compared."""
         return state.best
 
-    def _listed(self, image: Image) -> tuple[Candidates, ...]:
+    def _listed(self, key, image: Image) -> tuple[tuple[Candidates, ...], DTypeLike]:
+        """Returns as many candidates as fit, and how their outcomes are kept."""
         if not isinstance(self.defense, Quantizer):
-            return ()
-        return self.defense.reachable(image, self.radius, self.norm)
+            return (), jnp.float32
+        found = functools.partial(self.defense.reachable, radius=self.radius, norm=self.norm)
+        inputs = jax.eval_shape(lambda x: [each.inputs for each in found(x)], image)
+        values = sum(math.prod(each.shape) for each in inputs)
+        halves = 4 * values / (1e6 * self.max_megabytes)
+        if halves <= 1:
+            return found(image), jnp.float32 if 2 * halves <= 1 else jnp.float16
+        sample = Sample(jax.random.fold_in(key, 1), 1 / halves)
+        return found(image, sample=sample), jnp.float16
 
-    def _outcomes(self, key, image: Image, purified: Image, listed: Candidates) -> Outcomes:
-        outputs = jax.vmap(lambda x: self._apply(key, x))(listed.inputs)
-        halved = lambda x: x.astype(jnp.float16)
-        return Outcomes(
-            halved(listed.inputs - image[None]), halved(outputs - purified[None]), listed.cell
-        )
+    def _outcomes(
+        self, key, image: Image, purified: Image, listed: Candidates, kind: DTypeLike
+    ) -> Outcomes:
+        def change(candidate):
+            return (self._apply(key, candidate) - purified).astype(kind)
+
+        # All at once is faster, and holds what every step of the defense makes of each.
+        all_at_once = jnp.dtype(kind) == jnp.float32
+        size = None if all_at_once else _FEW
+        changes = jax.lax.map(change, listed.inputs, batch_size=size or len(listed.inputs))
+        return Outcomes((listed.inputs - image[None]).astype(kind), changes, listed.cell)
 
     def _apply(self, key: PRNGKey, image: Image) -> Image:
         """Returns the defense's output, the mean of one if it is random."""
@@ -194,12 +271,15 @@ class ReachableOutputs(BallAttack):
         draws = "stratified" if stratifies(defense) else "independent"
         return gradients.expectation(one, self.num_output_draws, draws=draws)(key, image)
 
-    def _response(self, state: ReachableState, uphill: Image) -> Image:
+    def _response(self, state: ReachableState, uphill: Image, gains, random_start) -> Image:
         """Returns the input whose every cell gains most along `uphill`."""
-        origin = state.origin
-        groups = (*state.outcomes, self._steps(state, uphill))
-        cell = groups[-1].cell
-        tables = [_Table.of(group, uphill, self.norm) for group in groups]
+        origin, steps = state.origin, self._steps(state, uphill)
+        cell = steps.cell
+        tables = [
+            _Table.of(group, self._believed(found, random_start), self.norm)
+            for group, found in zip(state.outcomes, gains, strict=True)
+        ]
+        tables.append(_Table.of(steps, _gain(steps, uphill), self.norm))
         price = self._price(tables, cell)
         gain, which, _ = _best_of(tables, cell, price)
         delta = jnp.zeros_like(origin)
@@ -207,6 +287,11 @@ class ReachableOutputs(BallAttack):
             wanted = spread((which == number) & (gain > 0), cell, origin.shape)
             delta = table.put(price, wanted, delta)
         return balls.into_box(origin, origin + delta, self.norm, self.radius)
+
+    def _believed(self, gains: Gains, random_start) -> Float[Array, "k rows cols planes"]:
+        if self.defense is None or not self.defense.is_random:
+            return gains.total
+        return jnp.where(random_start, gains.total, gains.beyond_noise())
 
     def _steps(self, state: ReachableState, uphill: Image) -> Outcomes:
         """Returns steps from the last point, along BPDA's gradient and the soft twin's."""
@@ -249,12 +334,10 @@ class _Table:
     cost: Float[Array, "k rows cols planes"]
 
     @classmethod
-    def of(cls, group: Outcomes, uphill: Image, norm: balls.Norm) -> "_Table":
-        wide = lambda x: x.astype(uphill.dtype)
-        gain = cell_sums(wide(group.changes) * uphill[None], group.cell)
+    def of(cls, group: Outcomes, gain, norm: balls.Norm) -> "_Table":
         if norm != "l2":  # all of L-inf's ball is free
             return cls(group, gain, jnp.zeros_like(gain))
-        return cls(group, gain, cell_sums(wide(group.moves) ** 2, group.cell))
+        return cls(group, gain, cell_sums(group.moves.astype(gain.dtype) ** 2, group.cell))
 
     def best(self, price) -> tuple[Grid, Int[Array, "rows cols planes"], Grid]:
         """Returns the largest gain after cost of each own cell, or 0, whose, and its cost."""
@@ -270,6 +353,16 @@ class _Table:
         places = spread(which, self.group.cell, delta.shape)[None]
         move = jnp.take_along_axis(self.group.moves, places, axis=0)[0]
         return jnp.where(wanted, move.astype(delta.dtype), delta)
+
+
+def _gain(group: Outcomes, uphill: Image) -> Float[Array, "k rows cols planes"]:
+    """Returns what each candidate gains along `uphill` in each cell."""
+    return cell_sums(group.changes.astype(uphill.dtype) * uphill[None], group.cell)
+
+
+def _no_gains(group: Outcomes) -> Gains:
+    none = jnp.zeros_like(cell_sums(group.changes, group.cell), jnp.float32)
+    return Gains(none, none, jnp.array(0.0), jnp.array(0.0))
 
 
 def _best_of(

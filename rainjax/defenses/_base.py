@@ -95,6 +95,20 @@ class Candidates:
     cell: tuple[int, int, int] = dataclasses.field(metadata={"static": True})
 
 
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Which candidates to list where all of them are too many: a share of them, by a key."""
+
+    key: PRNGKey
+    share: float
+
+    def rows(self, array: Float[Array, "k ..."], salt: int = 0) -> Float[Array, "few ..."]:
+        """Returns that share of an array's rows, one at least; another `salt`, other rows."""
+        few = max(1, int(self.share * len(array)))
+        order = jax.random.permutation(jax.random.fold_in(self.key, salt), len(array))
+        return array[order[:few]]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LevelBounds:
@@ -121,13 +135,16 @@ class Quantizer(Defense):
         return True
 
     @abc.abstractmethod
-    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+    def reachable(
+        self, image: Image, radius: float, norm: str, *, sample: Sample | None = None
+    ) -> tuple[Candidates, ...]:
         """Returns inputs in [0, 1] whose every cell alone is within `radius` of the image's.
 
         Pushed through `apply`, they give outputs that the defense can be made to return: all of
         them, or those that matter. In `norm` "linf" each input is in the ball as a whole as well;
         in "l2" each cell moves just over a boundary of the rounding, or not at all where that is
-        further than `radius`.
+        further than `radius`. With a `sample` it lists a share of them, never all at any time, so
+        that large images need little memory; where they are few that may be ignored.
 
         Raises:
             ValueError: `norm` is another one.
@@ -209,7 +226,9 @@ class Chain(Stratified, Quantizer):
         """Whether the last stage rounds, and all are free of parameters."""
         return quantizes(self.stages[-1]) if self.stages else False
 
-    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+    def reachable(
+        self, image: Image, radius: float, norm: str, *, sample: Sample | None = None
+    ) -> tuple[Candidates, ...]:
         """Returns the moves that the last stage names, of `image` itself.
 
         They are the right ones as far as the other stages are nearly the identity; elsewhere
@@ -223,7 +242,7 @@ class Chain(Stratified, Quantizer):
             seen = apply_draw(stage, stage.init(jax.random.key(0)), jax.random.key(0), seen)
         return tuple(
             Candidates(jnp.clip(image[None] + (found.inputs - seen[None]), 0.0, 1.0), found.cell)
-            for found in last.reachable(seen, radius, norm)
+            for found in last.reachable(seen, radius, norm, sample=sample)
         )
 
     def smooth(self) -> "Chain":

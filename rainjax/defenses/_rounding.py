@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rainjax._checks import check_option
-from rainjax.defenses._base import Candidates
+from rainjax.defenses._base import Candidates, Sample
 from rainjax.transforms.blocks import (
     BLOCK,
     block_dct,
@@ -31,11 +31,12 @@ _BEYOND = (1.02, 1.5)
 
 
 def plane_candidates(
-    image: Image, radius: float, norm: str, *, steps: Float[Array, "8 8"], shift: float = 0.0
-) -> tuple[Candidates, ...]:
+    image: Image, radius: float, norm: str, *,
+    steps: Float[Array, "8 8"], shift: float = 0.0, sample: Sample | None = None,
+) -> tuple[Candidates, ...]:  # fmt: skip
     """Returns candidates where the coefficients of every channel are rounded by themselves."""
     weights = np.eye(image.shape[-1])
-    inputs = _inputs(image, radius, norm, steps, weights, shift, scale=1)
+    inputs = _inputs(image, radius, norm, steps, weights, shift, scale=1, sample=sample)
     return (Candidates(inputs, (BLOCK, BLOCK, 1)),)
 
 
@@ -47,6 +48,7 @@ def colour_candidates(
     steps: Float[Array, "8 8"],
     colour_steps: Float[Array, "8 8"],
     subsampling: Subsampling,
+    sample: Sample | None = None,
 ) -> tuple[Candidates, ...]:
     """Returns candidates of a codec as JPEG is one: luminance and two colours, or one grey plane.
 
@@ -54,12 +56,21 @@ def colour_candidates(
     of cells is left out of account.
     """
     if image.shape[-1] == 1:
-        return plane_candidates(image, radius, norm, steps=steps, shift=128.0)
-    luminance = _inputs(image, radius, norm, steps, TO_YCBCR[:1], 128.0, scale=1)
+        return plane_candidates(image, radius, norm, steps=steps, shift=128.0, sample=sample)
+    luminance = _inputs(image, radius, norm, steps, TO_YCBCR[:1], 128.0, scale=1, sample=sample)
     scale = 2 if subsampling == "4:2:0" else 1
     colours = [
         _inputs(
-            image, radius, norm, colour_steps, TO_YCBCR[i : i + 1], 0.0, scale=scale, paired=False
+            image,
+            radius,
+            norm,
+            colour_steps,
+            TO_YCBCR[i : i + 1],
+            0.0,
+            scale=scale,
+            paired=False,
+            sample=sample,
+            salt=i,
         )
         for i in (1, 2)
     ]
@@ -89,7 +100,7 @@ def level_candidates(
 
 def _inputs(
     image: Image, radius: float, norm: str, steps, weights: Float[np.ndarray, "p c"],
-    shift: float, *, scale: int, paired: bool = True,
+    shift: float, *, scale: int, paired: bool = True, sample: Sample | None = None, salt: int = 0,
 ) -> Float[Array, "k h w c"]:  # fmt: skip
     """Returns inputs that push coefficients of `weights @ colours`, averaged over `scale`."""
     check_option("norm", norm, QuantizerNorm)
@@ -98,9 +109,11 @@ def _inputs(
     if norm == "linf":
         # Nothing in the ball moves a coefficient further than the signs of its basis do.
         signs = np.kron(_signs(paired), np.ones((1, scale, scale)))
+        signs = jnp.asarray(signs, image.dtype)
+        signs = signs if sample is None else sample.rows(signs, salt)
         colour = np.sign(weights.sum(0))
         tiles = (1, -(-height // side), -(-width // side))
-        pattern = jnp.asarray(np.tile(signs, tiles)[:, :height, :width], image.dtype)
+        pattern = jnp.tile(signs, tiles)[:, :height, :width]
         moves = radius * pattern[..., None] * jnp.asarray(colour, image.dtype)[None, None, None]
         return jnp.clip(image[None] + moves, 0.0, 1.0)
     wide = pad_to_blocks(image, (side, side))
@@ -127,7 +140,9 @@ def _inputs(
         return jnp.repeat(jnp.repeat(move, scale, axis=0), scale, axis=1)[:height, :width]
 
     each = jax.vmap(jax.vmap(moved, (0, None)), (None, 0))
-    moves = each(jnp.asarray(_directions(paired)), jnp.asarray(_BEYOND)).reshape(-1, *image.shape)
+    directions = jnp.asarray(_directions(paired))
+    directions = directions if sample is None else sample.rows(directions, salt)
+    moves = each(directions, jnp.asarray(_BEYOND)).reshape(-1, *image.shape)
     return jnp.clip(image[None] + moves, 0.0, 1.0)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from rainjax import transforms
 from rainjax._checks import check_option
-from rainjax.defenses._base import Candidates, Deterministic, LevelBounds, Quantizer
+from rainjax.defenses._base import Candidates, Deterministic, LevelBounds, Quantizer, Sample
 from rainjax.defenses._levels import channel_bounds, channel_image, jpeg_bounds
 from rainjax.defenses._rounding import colour_candidates, plane_candidates
 from rainjax.transforms import Rounding, Subsampling
@@ -127,14 +127,19 @@ class FeatureDistillation(Deterministic, Quantizer):
         """Whether it returns rounded coefficients; soft rounding does not."""
         return self.rounding in ("true", "straight_through")
 
-    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+    def reachable(
+        self, image: Image, radius: float, norm: str, *, sample: Sample | None = None
+    ) -> tuple[Candidates, ...]:
         """Returns the moves of every coefficient, and of pairs of low ones, over a boundary."""
         steps = jnp.asarray(self.steps, image.dtype)
         if self.colours == "rgb":
-            return plane_candidates(image, radius, norm, steps=steps, shift=self._shift)
+            return plane_candidates(
+                image, radius, norm, steps=steps, shift=self._shift, sample=sample
+            )
         return colour_candidates(
-            image, radius, norm, steps=steps, colour_steps=steps, subsampling=self.subsampling
-        )
+            image, radius, norm,
+            steps=steps, colour_steps=steps, subsampling=self.subsampling, sample=sample,
+        )  # fmt: skip
 
     def level_bounds(self, image: Image, radius: float, norm: str) -> LevelBounds | None:
         """Returns bounds on the multiple of its step that every coefficient is rounded to."""

@@ -13,6 +13,7 @@ from rainjax.defenses._base import (
     Deterministic,
     LevelBounds,
     Quantizer,
+    Sample,
     Stratified,
 )
 from rainjax.defenses._levels import jpeg_bounds
@@ -53,9 +54,11 @@ class JPEG(Deterministic, Quantizer):
         """Whether it returns rounded coefficients; soft rounding does not."""
         return self.rounding in ("true", "straight_through")
 
-    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+    def reachable(
+        self, image: Image, radius: float, norm: str, *, sample: Sample | None = None
+    ) -> tuple[Candidates, ...]:
         """Returns the moves of every coefficient, and of pairs of low ones, over a boundary."""
-        return _candidates(image, radius, norm, self.quality, self.subsampling)
+        return _candidates(image, radius, norm, self.quality, self.subsampling, sample)
 
     def level_bounds(self, image: Image, radius: float, norm: str) -> LevelBounds | None:
         """Returns bounds on the multiple of its step that every coefficient is rounded to.
@@ -124,10 +127,12 @@ class SHIELD(Stratified, Quantizer):
         """Whether it returns rounded coefficients; soft rounding does not."""
         return self.rounding in ("true", "straight_through")
 
-    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+    def reachable(
+        self, image: Image, radius: float, norm: str, *, sample: Sample | None = None
+    ) -> tuple[Candidates, ...]:
         """Returns such moves at each quality; in L-inf they are those of any."""
         qualities = self.qualities[:1] if norm == "linf" else self.qualities
-        each = [_candidates(image, radius, norm, q, self.subsampling) for q in qualities]
+        each = [_candidates(image, radius, norm, q, self.subsampling, sample) for q in qualities]
         return tuple(
             Candidates(jnp.concatenate([found.inputs for found in same]), same[0].cell)
             for same in zip(*each, strict=True)
@@ -152,12 +157,14 @@ class SHIELD(Stratified, Quantizer):
 
 
 def _candidates(
-    image: Image, radius: float, norm: str, quality: int, subsampling: Subsampling
-) -> tuple[Candidates, ...]:
+    image: Image, radius: float, norm: str, quality: int, subsampling: Subsampling,
+    sample: Sample | None,
+) -> tuple[Candidates, ...]:  # fmt: skip
     steps, colour_steps = transforms.quality_tables(quality)
     return colour_candidates(
-        image, radius, norm, steps=steps, colour_steps=colour_steps, subsampling=subsampling
-    )
+        image, radius, norm,
+        steps=steps, colour_steps=colour_steps, subsampling=subsampling, sample=sample,
+    )  # fmt: skip
 
 
 def _check_qualities(qualities: tuple[int, ...]) -> None:

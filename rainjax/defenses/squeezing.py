@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rainjax import transforms
-from rainjax.defenses._base import Candidates, Deterministic, LevelBounds, Quantizer
+from rainjax.defenses._base import Candidates, Deterministic, LevelBounds, Quantizer, Sample
 from rainjax.defenses._levels import value_bounds
 from rainjax.defenses._rounding import level_candidates
 from rainjax.transforms import Rounding
@@ -42,8 +42,11 @@ class BitDepth(Deterministic, Quantizer):
         """Whether it returns rounded values; soft rounding does not."""
         return self.rounding in ("true", "straight_through")
 
-    def reachable(self, image: Image, radius: float, norm: str) -> tuple[Candidates, ...]:
+    def reachable(
+        self, image: Image, radius: float, norm: str, *, sample: Sample | None = None
+    ) -> tuple[Candidates, ...]:
         """Returns moves of every value; in L-inf as far as the ball goes, and half as far."""
+        del sample  # they are few
         inputs = level_candidates(image, radius, norm, levels=2**self.bits - 1)
         return (Candidates(inputs, (1, 1, 1)),)
 

@@ -9,7 +9,11 @@ from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, Robustness, TopK
 from rainjax.evaluation.merge import merge
 from rainjax.evaluation.records import Record, Score, load_records
-from rainjax.evaluation.rounding_certificate import RoundingCertificates, certify_rounding
+from rainjax.evaluation.rounding_certificate import (
+    RoundingCertificate,
+    RoundingCertificates,
+    certify_rounding,
+)
 from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.sanity import SanityOptions, check_study
 from rainjax.evaluation.scoring import attack_batch, keep_worst, round_to_8bit, score
@@ -30,6 +34,7 @@ from rainjax.evaluation.threats import (
     ThreatModel,
     When,
     adaptive,
+    proved,
 )
 
 __all__ = [
@@ -48,6 +53,7 @@ __all__ = [
     "Record",
     "Robustness",
     "RoundedOutputs",
+    "RoundingCertificate",
     "RoundingCertificates",
     "SanityOptions",
     "Score",
@@ -73,6 +79,7 @@ __all__ = [
     "over_seeds",
     "parse_shard",
     "protocols",
+    "proved",
     "round_to_8bit",
     "run_attack",
     "score",

@@ -22,9 +22,10 @@ from rainjax.evaluation.measures import Measure, outcome_of
 from rainjax.evaluation.packing import pack_indices, unpack_indices
 from rainjax.evaluation.provenance import code_digest
 from rainjax.evaluation.records import SCHEMA, load_order
+from rainjax.evaluation.rounding_certificate import proof_outcome
 from rainjax.evaluation.shots import shots_of
 from rainjax.evaluation.study import Cell, Study, Subject
-from rainjax.evaluation.validation import ROBUSTNESS, find_problem
+from rainjax.evaluation.validation import PROOF, ROBUSTNESS, find_problem
 from rainjax.evaluation.work import MEMBER, NOT_OF_IMAGES, Unit, Work
 
 Plan = dict[str, Any]  # what `make_plan` returns
@@ -213,18 +214,21 @@ def write_record(
     seconds = sum(float(part.pop("seconds")) for part in (*kept, *attacks))
     together = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
     rows = unpack_indices(entry["record"]["data"]["indices"])
-    outcome = outcome_of(measure, measure.reduce(together, labels(plan)[rows]))
+    if entry["record"]["kind"] == PROOF:
+        outcome = proof_outcome(together)
+    else:
+        outcome = outcome_of(measure, measure.reduce(together, labels(plan)[rows]))
+        outcome["measure"] = plan["measure"]
+        if measure.kind == ROBUSTNESS:
+            outcome["result"]["shots"] = shots_of(entry["record"])
     if entry["members"] is not None:
         outcome["result"]["members"] = _members(entry["members"], attacks)
-    if measure.kind == ROBUSTNESS:
-        outcome["result"]["shots"] = shots_of(entry["record"])
     zero = [kept["zero_gradient"] for kept in attacks if "zero_gradient" in kept]
     if attacks and "rungs" in attacks[0]:
         kinds = entry["record"]["threat"]["attack"]["kinds"]
         outcome["ladder"] = ladder_record(kinds, attacks[0])
     content = {
         **entry["record"],
-        "measure": plan["measure"],
         **outcome,
         # Images without a gradient to follow; no word where the attack asks for none.
         **({"num_zero_gradient": int(np.concatenate(zero).sum())} if zero else {}),
@@ -274,7 +278,7 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
     changed = work.changed_members(cell)  # which tables then tell
     return {
         "schema": SCHEMA,
-        "kind": study.measure.kind,
+        "kind": PROOF if cell.proof else study.measure.kind,
         "id": cell.id,
         "decides": work.record_digest(cell, units),
         "study": study.name,
@@ -292,7 +296,7 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
             "tags": list(threat.tags),
             "surrogate": None if cell.attack is None else describe(threat.surrogate),
             "differentiates": describe(cell.surrogate),
-            "attack": describe_attack(cell.attack),
+            "attack": describe_attack(cell.proof or cell.attack),
             **_protocol(work, cell),
         },
         "axes": {

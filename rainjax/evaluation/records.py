@@ -15,7 +15,7 @@ from rainjax._files import as_path, read_json
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.packing import unpack_counts, unpack_indices
 from rainjax.evaluation.shots import shots_of
-from rainjax.evaluation.validation import ROBUSTNESS, find_problem
+from rainjax.evaluation.validation import PROOF, ROBUSTNESS, find_problem
 from rainjax.metrics import wilson_interval
 
 SCHEMA = 2
@@ -61,6 +61,17 @@ class Record:
     def scored(self) -> bool:
         """Whether it has accuracies: it is of `Robustness`, or of a measure that extends it."""
         return self.content["kind"] == ROBUSTNESS
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether it says what no attacker changes, by a `RoundingCertificate`."""
+        return self.content["kind"] == PROOF
+
+    @functools.cached_property
+    def proved(self) -> dict[int, bool]:
+        """Whether each image's prediction is proved, by the image's position; of a proof alone."""
+        found = unpack_counts(self.content["result"]["proved_images"])
+        return dict(zip(self.indices.tolist(), map(bool, found.tolist()), strict=True))
 
     @property
     def measure(self) -> str:

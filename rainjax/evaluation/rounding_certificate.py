@@ -8,6 +8,7 @@ whatever an attacker does. Nothing in it is random.
 import dataclasses
 import functools
 import math
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rainjax._arrays import as_array
 from rainjax._checks import as_plain, check_kind
+from rainjax._values import Value
 from rainjax.attacks import balls, losses
 from rainjax.defenses import Quantizer
 from rainjax.defenses._base import LevelBounds
 from rainjax.devices import full_batches
 from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
+from rainjax.evaluation.measures import Arrays, share
+from rainjax.evaluation.packing import pack_counts
 from rainjax.metrics import wilson_interval
-from rainjax.pipeline import Defended
+from rainjax.pipeline import Defended, Pipeline
 from rainjax.typing import Params
 
 # A proof asks for so much more than a tie: logits are sums of many float32 products.
@@ -147,6 +151,71 @@ def certify_rounding(
         beaten = ~(np.asarray(found) < -_LEAST_MARGIN)  # NaN is no proof
         proved[rows[chosen][beaten[: len(chosen)]]] = False
     return RoundingCertificates(proved, correct, (options > 1).sum(1), log2, radius, norm)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoundingCertificate(Value):
+    """A threat model's "attack" that is a proof: what no attacker changes within a ball.
+
+    `certify_rounding` of each image, as a number of a study: `ThreatModel("proved",
+    RoundingCertificate(radius=1 / 255), knowledge=Knowledge.NONE)`. It applies where the defense
+    bounds what it rounds. Displays show it as the lower end of a bracket, whose upper end is what
+    the strongest attack within the ball leaves, and never as an attack.
+
+    Raises:
+        ValueError: an option is out of range, or of another kind.
+    """
+
+    norm: Literal["linf", "l2"] = "linf"
+    radius: float
+    max_outcomes: int = 4096
+
+    def __post_init__(self):
+        super().__post_init__()
+        balls.check(self.norm, self.radius)
+        if self.max_outcomes < 1:
+            raise ValueError(f"max_outcomes={self.max_outcomes} must be at least 1.")
+
+    def applies(self, pipeline: Pipeline, shape: tuple[int, ...]) -> bool:
+        """Returns whether a pipeline's defense bounds the levels of images of a shape."""
+        defense = pipeline.defense if isinstance(pipeline, Defended) else None
+        if not isinstance(defense, Quantizer) or defense.is_random:
+            return False
+
+        def lowest(image):
+            bounds = defense.level_bounds(image, self.radius, self.norm)
+            return None if bounds is None else bounds.low
+
+        return jax.eval_shape(lowest, jax.ShapeDtypeStruct(shape, jnp.float32)) is not None
+
+    def prove(
+        self, pipeline: Pipeline, params: Params, images: np.ndarray, labels: np.ndarray,
+        *, batch_size: int,
+    ) -> Arrays:  # fmt: skip
+        """Returns what a study keeps of a batch, an entry an image; raises as the function."""
+        assert isinstance(pipeline, Defended)  # it applies
+        found = certify_rounding(
+            pipeline, params, images, labels, radius=self.radius, norm=self.norm,
+            max_outcomes=self.max_outcomes, batch_size=batch_size,
+        )  # fmt: skip
+        names = ("proved", "correct", "num_open", "log2_outcomes")
+        return {name: np.asarray(getattr(found, name)) for name in names}
+
+
+def proof_outcome(kept: Arrays) -> dict[str, Any]:
+    """Returns what a record says of the proofs of all batches together."""
+    proved = share(kept["proved"])
+    ends = f"[{100 * proved['low']:.1f}, {100 * proved['high']:.1f}]"
+    return {
+        "result": {
+            "num_examples": len(kept["proved"]),
+            "proved": proved,
+            "proved_images": pack_counts(kept["proved"].astype(int)),
+            "num_correct": int(kept["correct"].sum()),
+            "num_open_median": float(np.median(kept["num_open"])),
+        },
+        "shown": {"proved": f"{100 * proved['accuracy']:.1f} % {ends}"},
+    }
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))

@@ -111,6 +111,7 @@ def over_seeds(
             {seed: some[cell.id].score().accuracy for seed, some in found.items()},
         )
         for cell in cells(study)
+        if cell.proof is None  # nothing in it is drawn
     }
     return OverSeeds(records, spreads)
 

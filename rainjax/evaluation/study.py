@@ -19,6 +19,7 @@ from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, Robustness
 from rainjax.evaluation.names import check_apart, check_folder_name, check_name
 from rainjax.evaluation.records import record_id
+from rainjax.evaluation.rounding_certificate import RoundingCertificate
 from rainjax.evaluation.threats import ThreatModel, enumerated
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Params
@@ -111,7 +112,7 @@ class Study(metaclass=Named):
 class Cell:
     """One number of a study: a subject under a threat model, resolved for the study's images.
 
-    `surrogate` and `attack` are None where nobody attacks.
+    `surrogate` and `attack` are None where nobody attacks; a `proof` says what nobody can change.
     """
 
     subject: Subject
@@ -119,16 +120,17 @@ class Cell:
     surrogate: Pipeline | None
     attack: Attack | AutoAttack | Ladder | None
     num_examples: int
+    proof: RoundingCertificate | None = None
 
     @property
     def norm(self) -> str | None:
-        """The norm of the attack's ball."""
-        return getattr(self.attack, "norm", None)
+        """The norm of the ball of the attack, or of the proof."""
+        return getattr(self.proof or self.attack, "norm", None)
 
     @property
     def radius(self) -> float | None:
-        """The radius of the attack's ball; None where it looks for the nearest success."""
-        return getattr(self.attack, "radius", None)
+        """The radius of that ball; None where an attack looks for the nearest success."""
+        return getattr(self.proof or self.attack, "radius", None)
 
     @property
     def num_draws(self) -> int:
@@ -194,7 +196,7 @@ def cells(study: Study) -> list[Cell]:
     for subject in study.subjects:
         _check_subject(study, subject, first)
         for threat in study.threats:
-            cell = _cell(study, subject, threat, first.shape[0])
+            cell = _cell(study, subject, threat, first.shape)
             if cell is None:
                 continue
             other = found.get(cell.id)
@@ -243,10 +245,15 @@ def check_classes(study: Study) -> None:
         )
 
 
-def _cell(study: Study, subject: Subject, threat: ThreatModel, height: int) -> Cell | None:
+def _cell(
+    study: Study, subject: Subject, threat: ThreatModel, shape: tuple[int, ...]
+) -> Cell | None:
     num = min(study.count, threat.num_examples or study.count)
     if threat.attack is None:
         return Cell(subject, threat, None, None, num)
+    if isinstance(threat.attack, RoundingCertificate):
+        proof = threat.attack if threat.attack.applies(subject.pipeline, shape) else None
+        return proof and Cell(subject, threat, None, None, num, proof)
     surrogate = threat.surrogate.of(subject.pipeline)
     if surrogate is None:
         return None
@@ -254,7 +261,7 @@ def _cell(study: Study, subject: Subject, threat: ThreatModel, height: int) -> C
     check_kind(surrogate, Pipeline, where, verb="returns")
     if threat.knowledge > Knowledge.SCORES and not surrogate.differentiable:
         return None
-    attack = _fitted(threat, surrogate, height)
+    attack = _fitted(threat, surrogate, shape[0])
     if threat.knowledge is Knowledge.KEYS:
         if not subject.pipeline.is_random:
             return None
@@ -266,7 +273,7 @@ def _cell(study: Study, subject: Subject, threat: ThreatModel, height: int) -> C
         try:
             check_losses(first, study.images.num_classes)
             if threat.knowledge is not Knowledge.KEYS:
-                check_outcomes(surrogate, first.eot, height)
+                check_outcomes(surrogate, first.eot, shape[0])
         except ValueError as error:
             raise ValueError(f"{threat.name!r} on {subject.name!r}: {error}") from error
     return Cell(subject, threat, surrogate, attack, num)
@@ -290,7 +297,7 @@ def _joined(first: Cell, second: Cell) -> Cell:
     def says(cell: Cell) -> tuple[Any, ...]:
         threat = cell.threat
         known = threat.knowledge, threat.description, threat.protocol
-        return cell.surrogate, cell.attack, *known
+        return cell.surrogate, cell.attack, cell.proof, *known
 
     if first.subject is not second.subject or says(first) != says(second):
         raise ValueError(

@@ -15,6 +15,7 @@ from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.names import check_name
 from rainjax.evaluation.published import Published
+from rainjax.evaluation.rounding_certificate import RoundingCertificate
 from rainjax.gradients import BPDA
 from rainjax.pipeline import Pipeline
 
@@ -182,7 +183,8 @@ class When(Surrogate):
 class ThreatModel(metaclass=Named):
     """An attacker: an attack, what it differentiates, and what that takes to know.
 
-    `attack` is None where nobody attacks. With `knowledge=Knowledge.KEYS` the attacker is given
+    `attack` is None where nobody attacks, and a `RoundingCertificate` where it is proved what
+    nobody can change. With `knowledge=Knowledge.KEYS` the attacker is given
     the draws that will be scored, all of them, and needs `EOT(draws="enumerated")`; that applies
     to random pipelines alone. A `Ladder` asks the whole pipeline what still stands, so its
     attacker knows SCORES or DEFENSE. `num_examples` lowers a study's, where an attack is dear,
@@ -196,7 +198,7 @@ class ThreatModel(metaclass=Named):
     """
 
     name: str
-    attack: Attack | AutoAttack | Ladder | None
+    attack: Attack | AutoAttack | Ladder | RoundingCertificate | None
     surrogate: Surrogate = Itself()
     knowledge: Knowledge = Knowledge.DEFENSE
     num_examples: int | None = None
@@ -209,10 +211,12 @@ class ThreatModel(metaclass=Named):
         check_fields(self)
         if self.protocol is not None:
             self.protocol.check(self.attack)
-        if (self.attack is None) != (self.knowledge is Knowledge.NONE):
+        nobody = self.attack is None or isinstance(self.attack, RoundingCertificate)
+        if nobody != (self.knowledge is Knowledge.NONE):
             raise ValueError(
                 f"The threat model {self.name!r} has attack={self.attack!r} and knowledge="
-                f"{self.knowledge.name}: with NONE there is no attack, with all others one."
+                f"{self.knowledge.name}: with NONE there is no attack, or a certificate, with all "
+                "others an attack."
             )
         if self.num_examples is not None and self.num_examples < 1:
             raise ValueError(f"num_examples={self.num_examples} must be at least 1.")
@@ -235,6 +239,19 @@ class ThreatModel(metaclass=Named):
                     f"The attacker of {self.name!r} knows the scoring draws and should use each: "
                     "give the attack eot=EOT(draws='enumerated')."
                 )
+
+
+def proved(
+    radius: float, *, norm: Literal["linf", "l2"] = "linf", tags: tuple[str, ...] = ("table",)
+) -> ThreatModel:
+    """Returns the lower end beside a study's attacks within a ball, where it can be proved."""
+    return ThreatModel(
+        "proved",
+        RoundingCertificate(norm=norm, radius=radius),
+        knowledge=Knowledge.NONE,
+        description="a proof: no perturbation in the ball changes what the classifier answers",
+        tags=tags,
+    )
 
 
 CLEAN = ThreatModel("clean", None, knowledge=Knowledge.NONE, description="no attack")
@@ -261,7 +278,8 @@ def adaptive(
     Clean images; the blind attacker; whoever knows the defense and takes the identity's gradient
     for it, its own, or that of its mean over draws; where it rounds, a choice among the outputs
     that it can be led to; the average over draws where it is random; and a black box by scores,
-    which tells when the gradients were what failed. `num_examples` lowers the number of images
+    which tells when the gradients were what failed; and where the defense bounds what it rounds,
+    a proof of what none of them can change. `num_examples` lowers the number of images
     for the attacks that average over draws.
     """
     eot = EOT(16) if eot is None else eot
@@ -337,7 +355,7 @@ def adaptive(
                 tags=tags,
             )
         )
-    return tuple(found)
+    return (*found, proved(radius, tags=tags))
 
 
 def _with_own_gradient(defense: Defense) -> Defense:

@@ -8,6 +8,7 @@ from rainjax.evaluation.packing import unpack_counts, unpack_indices
 
 ROBUSTNESS = "robustness"
 OTHER = "measure"
+PROOF = "proof"
 _NUMBER = (int, float)
 _FIELDS: dict[str, Any] = {
     "id": str,
@@ -46,6 +47,14 @@ _OF_KIND: dict[str, dict[str, Any]] = {
         **{f"result.{s}.{e}": _NUMBER for s in _SCORES for e in ("low", "accuracy", "high")},
     },
     OTHER: {"measure.class": str, "shown": dict},
+    PROOF: {
+        "shown": dict,
+        "axes.norm": str,
+        "axes.radius": _NUMBER,
+        "result.num_examples": int,
+        "result.proved_images": str,
+        **{f"result.proved.{end}": _NUMBER for end in ("low", "accuracy", "high")},
+    },
 }
 _LADDER: dict[str, Any] = {
     "ladder.flat": bool,
@@ -79,7 +88,9 @@ def find_problem(record: dict[str, Any]) -> str | None:
             return f"it lacks {path!r}"
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             return f"{path} is {value!r}, which is no {_WORDS[kind]}"
-    of_kind = _scores_problem if record["kind"] == ROBUSTNESS else _shown_problem
+    of_kind = {ROBUSTNESS: _scores_problem, PROOF: _proof_problem}.get(
+        record["kind"], _shown_problem
+    )
     return (
         _threat_problem(record)
         or _indices_problem(record)
@@ -175,6 +186,32 @@ def _shown_problem(record: dict[str, Any]) -> str | None:
     if all(isinstance(text, str) for text in record["shown"].values()):
         return None
     return f"shown is {record['shown']!r}, which is no object of texts"
+
+
+def _proof_problem(record: dict[str, Any]) -> str | None:
+    result, indices = record["result"], unpack_indices(record["data"]["indices"])
+    try:
+        proved = unpack_counts(result["proved_images"]).tolist()
+    except ValueError as error:
+        return str(error)
+    if not len(indices) == len(proved) == result["num_examples"]:
+        return (
+            f"result.num_examples is {result['num_examples']}, but it names {len(indices)} images "
+            f"and proofs for {len(proved)}"
+        )
+    if not set(proved) <= {0, 1}:
+        return "result.proved_images must hold 0 or 1 for every image"
+    low, middle, high = (result["proved"][end] for end in ("low", "accuracy", "high"))
+    if not 0 <= low <= middle + 1e-9 <= high + 2e-9 <= 1 + 4e-9:
+        return f"result.proved is {middle!r} in [{low!r}, {high!r}]; 0 to 1, in order"
+    if abs(sum(proved) / len(proved) - middle) > 1e-4:
+        return (
+            f"result.proved.accuracy is {middle!r}, but result.proved_images add up to "
+            f"{sum(proved) / len(proved):.4f}"
+        )
+    if record["threat"]["knowledge"] != Knowledge.NONE.name.lower():
+        return "it is a proof, and threat.knowledge is not none: nobody attacks"
+    return _shown_problem(record)
 
 
 def _scores_problem(record: dict[str, Any]) -> str | None:

@@ -103,9 +103,7 @@ class Work:
             if unit.attacked is not None:
                 attacked = self._attacked(unit, images, labels, on_gradient)
             began = time.perf_counter()
-            scorer = functools.partial(self.logits, unit.cell, unit.rows)
-            kept = self.study.measure.unit(scorer, images, attacked, unit.cell.attack)
-            _check_kept(kept, len(unit.rows), type(self.study.measure).__name__)
+            kept = self._kept(unit, images, attacked, labels)
         except ValueError as error:
             where = f"{unit.cell.id}, images {unit.rows[0]}..{unit.rows[-1]}"
             raise ValueError(f"{where}: {error}") from error
@@ -174,12 +172,24 @@ class Work:
             {
                 "threat": describe(threat),
                 "knowledge": cell.threat.knowledge.name,
-                "attack": describe_attack(cell.attack),
+                "attack": describe_attack(cell.proof or cell.attack),
                 "subject": [cell.subject.name, self._describe(cell.subject.pipeline)],
-                "measure": self._describe(self.study.measure),
+                "measure": self._describe(cell.proof or self.study.measure),
                 "units": [unit.scored.stem for unit in units],
             }
         )
+
+    def _kept(self, unit: Unit, images, attacked, labels) -> Arrays:
+        """Returns what is kept of a unit beside its adversarial images: of a proof, all."""
+        cell, measure = unit.cell, self.study.measure
+        if cell.proof is not None:
+            pipeline, params = cell.subject.pipeline, cell.subject.params
+            size = self._size(cell)
+            return cell.proof.prove(pipeline, params, images, labels, batch_size=size)
+        scorer = functools.partial(self.logits, cell, unit.rows)
+        kept = measure.unit(scorer, images, attacked, cell.attack)
+        _check_kept(kept, len(unit.rows), type(measure).__name__)
+        return kept
 
     def _fitting(self, attack: AutoAttack) -> tuple[tuple[Member, ...], str | None]:
         return fitting_members(attack.members, self.study.images.num_classes)
@@ -202,7 +212,7 @@ class Work:
                 "target": self._describe(cell.subject.pipeline),
                 "params": self._content(cell.subject, cell.subject.pipeline),
                 "draws": self.num_draws(cell.subject),
-                "measure": self._describe(self.study.measure),
+                "measure": self._describe(cell.proof or self.study.measure),
             }
         )
         path = lambda name: self.folder / "work" / f"{name}.npz"

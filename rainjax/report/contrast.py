@@ -8,6 +8,7 @@ from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report._display import Display, Drawing
 from rainjax.report.bounds import bound_notes, bounded
+from rainjax.report.brackets import bracket_notes, bracketed
 from rainjax.report.marks import doubt_note, had_zero_gradient, marked, zero_gradient_notes
 from rainjax.report.published import mark, protocol_notes
 from rainjax.report.results import Results, clean, is_blind, lowest, radii, subjects_of
@@ -103,9 +104,11 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
             best = display.adaptive(shown, subject, radius)
             used += [blind, best]
             cells += [_marked(results, _cell(blind, num), blind)]
-            cell = bounded(results, _cell(best, num, radius), best, ball=(display.norm, radius))
+            ball = display.norm, radius
+            cell = bounded(results, _cell(best, num, radius), best, ball=ball)
+            cell = bracketed(results, cell, best, ball=ball)
             cells += [_marked(results, cell, best)]
-            claims += [(best, (display.norm, radius))] if best is not None else []
+            claims += [(best, ball)] if best is not None else []
         body.append(tuple(cells))
     data = shown[0].content["data"]
     within = " and ".join(texts.values())
@@ -124,6 +127,7 @@ def _table(display: BlindAgainstAdaptive, results: Results, shown: list[Record])
             *_attack_notes(display, results, shown),
             *_source_notes(results, shown),
             *bound_notes(results, claims),
+            *bracket_notes(results, claims),
             *_doubt_notes(results, shown),
             *zero_gradient_notes(record for record in used if record is not None),
             *protocol_notes(shown),

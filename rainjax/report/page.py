@@ -216,7 +216,7 @@ def _our_figures(folder: pathlib.Path, displays: Sequence[Display]) -> set[pathl
 def _context(made: Report) -> dict[str, Any]:
     """Returns what templates show beside the report's own parts."""
     results = made.results
-    records = results.records
+    records = [*results.records, *results.proofs]
     first = records[0].content
     return {
         "study": first["study"],

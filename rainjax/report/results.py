@@ -24,8 +24,10 @@ Ball = tuple[str, float]
 class Results:
     """The records of one study with the order in which displays show its names.
 
-    `folder` holds what lies beside the records, if anything does, `checked` is the record of
-    sanity checks, and `earlier` are records of earlier runs, which no display shows.
+    `proofs` are the records of what no attacker changes: they are no attacks, so that no display
+    finds them among `records`. `folder` holds what lies beside the records, if anything does,
+    `checked` is the record of sanity checks, and `earlier` are records of earlier runs, which no
+    display shows.
     """
 
     records: Sequence[Record]
@@ -34,6 +36,7 @@ class Results:
     folder: pathlib.Path | None = dataclasses.field(default=None, repr=False)
     checked: sanity.Checked | None = dataclasses.field(default=None, repr=False)
     earlier: Sequence[Record] = ()
+    proofs: Sequence[Record] = ()
 
     @staticmethod
     def read(folder: pathlib.Path | str) -> "Results":
@@ -52,14 +55,21 @@ class Results:
         least informed attack.
 
         Raises:
-            ValueError: there are no records, or `read` would raise it.
+            ValueError: there are no records, or proofs alone, or `read` would raise it.
         """
         if not records:
             raise ValueError("There are no records, so there is nothing to report.")
-        subjects, threats = _names(records)
         origin = common_origin(records)
+        proofs = [record for record in records if record.is_proof]
+        records = [record for record in records if not record.is_proof]
+        if not records:
+            raise ValueError(
+                f"The records are of proofs alone ({proofs[0].id}): measure CLEAN or an attack "
+                "as well, for them to be held against."
+            )
+        subjects, threats = _names(records)
         if origin is None:
-            return Results(records, subjects, threats, earlier=earlier)
+            return Results(records, subjects, threats, earlier=earlier, proofs=proofs)
         order = load_order(origin.folder)
         return Results(
             records,
@@ -68,6 +78,7 @@ class Results:
             origin.folder,
             sanity.load(origin.folder, records),
             earlier,
+            proofs,
         )
 
     def tagged(self, tag: str | None) -> list[Record]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report.bounds import bound_notes
+from rainjax.report.brackets import bracket_notes
 from rainjax.report.marks import doubt_note, zero_gradient_notes
 from rainjax.report.published import protocol_notes
 from rainjax.report.results import Ball, Results, strongest, subjects_of
@@ -63,6 +64,7 @@ def table_notes(
         claims = [record for record in best if record is not None]
         falling = [record for record in attacks if record.still_falling and record not in claims]
         notes += bound_notes(results, [(record, ball) for record in claims], also=falling)
+        notes += bracket_notes(results, [(record, ball) for record in claims])
     notes += protocol_notes(shown)
     if any(subject in subjects for subject, _ in results.doubts):
         notes += doubt_note(name for found in results.doubts.values() for name in found)

@@ -7,6 +7,7 @@ from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report._display import Display
 from rainjax.report.bounds import bound_notes, bounded, falling
+from rainjax.report.brackets import bracket_notes, bracketed
 from rainjax.report.marks import had_zero_gradient, marked, zero_gradient_notes
 from rainjax.report.published import mark, protocol_notes
 from rainjax.report.results import Ball, Results, balls, clean, strongest, subjects_of
@@ -132,6 +133,7 @@ def _strongest_cell(results: Results, shown: list[Record], subject: str, ball: B
     if best is None:
         return ABSENT
     cell = bounded(results, score_cell(best), best, ball=ball)
+    cell = bracketed(results, cell, best, ball=ball)
     cell = Cell(cell.value, f"{cell.detail} {best.threat}")
     return marked(cell, doubted=_is_doubted(results, subject))
 
@@ -296,7 +298,12 @@ def _ranking(results: Results, every: list[Record], ball: Ball, title: str) -> T
                 Cell(record.threat),
                 Cell(str(record.num_examples)),
                 marked(
-                    bounded(results, score_cell(record), record, ball=ball),
+                    bracketed(
+                        results,
+                        bounded(results, score_cell(record), record, ball=ball),
+                        record,
+                        ball=ball,
+                    ),
                     doubted=_is_doubted(results, subject),
                 ),
             )
@@ -310,6 +317,7 @@ def _ranking(results: Results, every: list[Record], ball: Ball, title: str) -> T
             "Each number is an upper bound: a better attack can only lower it. Of two whose "
             "intervals overlap neither is known to be the better.",
             *bound_notes(results, [(record, ball) for record in best.values()]),
+            *bracket_notes(results, [(record, ball) for record in best.values()]),
             *zero_gradient_notes(best.values()),
             *protocol_notes(best.values()),
         ),

@@ -92,6 +92,8 @@ def attack_text(record: Record) -> str:
     if attack is None or record.ball is None:
         return "no attack"
     norm, radius = record.ball
+    if record.is_proof:
+        return f"{norm_text(norm)} radius {radius_text(norm, radius)}, a proof"
     if record.ladder is not None:
         return f"{norm_text(norm)} radius {radius_text(norm, radius)}, {_ladder_text(record)}"
     steps = steps_text(record)

@@ -11,6 +11,7 @@ from rainjax.evaluation.records import Record, Score
 from rainjax.report import sanity
 from rainjax.report._display import Display
 from rainjax.report.bounds import at_most
+from rainjax.report.brackets import bracket, contradictions
 from rainjax.report.curves import Curve
 from rainjax.report.displays import default_displays
 from rainjax.report.results import (
@@ -59,6 +60,7 @@ def verdict(results: Results, displays: Sequence[Display] | None = None) -> list
         _gradient_flags(results.records),
         _order_flags(scored),
         _ladder_flags(scored),
+        _proof_flags(results),
     ]
     compared += [_curve_flags(results, curve) for curve in curves]
     flags = [flag for part in compared for flag in part.flags]
@@ -193,6 +195,10 @@ def _subject_finding(
             f" Right under every one of {best.num_score_draws} draws: "
             f"{percent(worst.accuracy)} {interval(worst)}."
         )
+    lower = bracket(results, best, ball)
+    if lower is not None:
+        where = f" of {lower.num} images" if lower.num else ""
+        text += f" Proved, whatever the attack: {_told(lower.proved)}{where}."
     return Finding(text)
 
 
@@ -338,6 +344,12 @@ def _ladder_flags(scored: Sequence[Record]) -> _Compared:
         if record.still_falling
     ]
     return _Compared(flags, "every ladder became flat" if ladders else "")
+
+
+def _proof_flags(results: Results) -> _Compared:
+    """Flags records that leave less than is proved."""
+    well = "no attack left less than is proved" if results.proofs else ""
+    return _Compared(contradictions(results), well)
 
 
 def _comparison(pair: str, lower: Record, higher: Record, cause: str) -> Finding:
