@@ -310,7 +310,8 @@ def _add_chunk(
     return jax.vmap(one)(draw_keys, secrets, points, about, total)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+# Without that the whole state is copied, and what an attack knows of an image may be megabytes.
+@functools.partial(jax.jit, static_argnums=0, donate_argnames="run")
 def _close(attack: Attack, update_keys, run, answer):
     return jax.vmap(attack.advance)(update_keys, run, answer)
 
