@@ -81,8 +81,8 @@ def test_every_cell_has_its_record(folder):
 
 
 def test_blind_images_are_made_once_for_all_rows(folder):
-    # Two batches of 5 blind attacks, of 5 informed ones, and of EOT's.
-    assert len(list(folder.glob("work/a-*.npz"))) == 2 * 5 + 2 * 5 + 2
+    # Two batches of 5 blind attacks, of 6 informed ones, and of EOT's; a proof attacks nothing.
+    assert len(list(folder.glob("work/a-*.npz"))) == 2 * 5 + 2 * 6 + 2
 
 
 def test_another_run_does_nothing(folder, config, monkeypatch):
