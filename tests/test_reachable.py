@@ -12,10 +12,11 @@ import scipy.fft
 import scipy.optimize
 
 from rainjax import Defended, Identity
-from rainjax.attacks import EOT, ReachableOutputs
+from rainjax.attacks import EOT, NoisyAPGD, ReachableOutputs
 from rainjax.attacks._cells import cell_sums, spread
+from rainjax.attacks.reachable import Gains
 from rainjax.defenses import JPEG, SHIELD, BitDepth, Chain, FeatureDistillation, GaussianNoise
-from rainjax.defenses._base import quantizes
+from rainjax.defenses._base import Sample, quantizes
 from rainjax.evaluation import certify_rounding, run_attack
 from rainjax.gradients import BPDA
 from tests.tiny import Linear
@@ -266,3 +267,103 @@ def test_a_random_defense_is_attacked_by_its_mean():
     )  # fmt: skip
     assert mean(found) > mean(image)
     assert np.abs(found - image).max() <= 2 / 255 + 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Waves(Linear):
+    """Two layers, the first of them sines: gradients differ from draw to draw."""
+
+    def apply(self, params, *inputs):
+        return jnp.sin((inputs[0].reshape(self.size) - 0.5) @ params["first"]) @ params["second"]
+
+
+def test_a_random_defense_is_attacked_no_worse_than_along_its_soft_twins_gradient():
+    rng, num = np.random.default_rng(0), 8
+    coarse = rng.uniform(0.3, 0.7, size=(num, 4, 4, 1)).repeat(4, 1).repeat(4, 2)
+    images = np.float32(coarse + 0.05 * rng.normal(size=(num, 16, 16, 1)).clip(-2, 2))
+    first, second = 5 / 16 * rng.normal(size=(256, 32)), rng.normal(size=(32, 4))
+    classifier = {"first": jnp.float32(first), "second": jnp.float32(second)}
+    defense, params = SHIELD((20, 60)), {"defense": (), "classifier": classifier}
+    pipeline = Defended(defense, Waves(256, 4))
+    draws, keys = (jax.random.split(jax.random.key(i), n) for i, n in ((9, 16), (1, num)))
+
+    @jax.jit
+    @jax.vmap
+    def mean(x):
+        return jax.vmap(pipeline.logits, (None, 0, None))(params, draws, x).mean(0)
+
+    labels = np.asarray(mean(images).argmax(-1), np.int32)
+
+    def left(backward, attack):
+        surrogate = Defended(BPDA(defense, backward), pipeline.classifier)
+        logits = np.asarray(mean(run_attack(surrogate, attack, params, keys, images, labels)))
+        own = logits[np.arange(num), labels]
+        logits = np.where(np.eye(4, dtype=bool)[labels], -np.inf, logits)
+        return (own - logits.max(1)).mean()
+
+    shared = {"radius": 1 / 255, "num_steps": 5, "num_restarts": 1, "eot": EOT(2)}
+    ours = ReachableOutputs(defense=defense, best_iterate=False, num_output_draws=2, **shared)
+    assert ours.num_gradients <= NoisyAPGD(**shared).num_gradients
+    usual = left(defense.smooth(), NoisyAPGD(loss="margin", **shared))
+    assert (
+        left(Identity(), ours) <= usual < left(Identity(), dataclasses.replace(ours, radius=0.0))
+    )
+
+
+def test_what_is_gained_beyond_noise_is_what_numpy_says_of_weighted_samples():
+    rng = np.random.default_rng(7)
+    samples = rng.normal(1.0, 2.0, size=(7, 40, 2, 1, 1)).astype(np.float32)
+    none = jnp.zeros((40, 2, 1, 1))
+    gains = Gains(none, none, jnp.array(0.0), jnp.array(0.0))
+    for sample in samples:
+        gains = gains.with_another(jnp.asarray(sample), 0.8)
+    weights = 0.8 ** np.arange(7)[::-1]
+    total = np.tensordot(weights, samples, 1)
+    cov = [np.cov(samples[:, k, i, 0, 0], aweights=weights) for k in range(40) for i in range(2)]
+    noise = np.sqrt((weights**2).sum() * np.reshape(cov, (40, 2, 1, 1)))
+    expected = total - np.sqrt(2 * np.log(40)) * noise
+    np.testing.assert_allclose(gains.beyond_noise(), expected, rtol=1e-4, atol=1e-3)
+    # Of one gradient no noise is known, and no listed output is worth more than nothing.
+    one = Gains(none, none, jnp.array(0.0), jnp.array(0.0)).with_another(
+        jnp.asarray(samples[0]), 0.8
+    )
+    assert float(one.beyond_noise().max()) <= 0
+    # What every gradient agrees on is believed in full.
+    same = gains
+    for _ in range(200):
+        same = same.with_another(jnp.ones((40, 2, 1, 1)), 0.8)
+    np.testing.assert_allclose(same.beyond_noise(), 5.0, rtol=1e-2)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("defense", [FD, JPEG(75), Chain((GaussianNoise(0.01), JPEG(75)))])
+def test_what_is_listed_fits_the_memory_allowed(defense, norm):
+    rng = np.random.default_rng(8)
+    image = jnp.asarray(rng.uniform(0.3, 0.7, size=(16, 16, 3)), jnp.float32)
+    key, radius = jax.random.key(0), 0.1
+    every = defense.reachable(image, radius, norm)
+    values = sum(found.inputs.size for found in every)
+    attack = ReachableOutputs(defense=defense, norm=norm, radius=radius)
+
+    def kept(share):
+        limited = dataclasses.replace(attack, max_megabytes=share * 8 * values / 1e6)
+        groups = lambda: limited.init(key, image, jnp.array(0)).outcomes
+        return jax.eval_shape(lambda: [(group.moves, group.changes) for group in groups()])
+
+    for share, kind in ((1.001, jnp.float32), (0.501, jnp.float16)):
+        assert [moves.shape for moves, _ in kept(share)] == [f.inputs.shape for f in every]
+        assert {x.dtype for pair in kept(share) for x in pair} == {jnp.dtype(kind)}
+    size = sum(x.size * x.dtype.itemsize for pair in kept(0.1) for x in pair)
+    assert 0.05 * 8 * values < size <= 0.1 * 8 * values
+    # What is listed then is among all that there is, and another key lists others.
+    several = [
+        defense.reachable(image, radius, norm, sample=Sample(jax.random.key(i), 0.1))
+        for i in range(2)
+    ]
+    for one, other, found in zip(*several, every, strict=True):
+        assert {x.shape for x in np.asarray(one.inputs)} == {image.shape}
+        there = {np.round(x, 4).tobytes() for x in np.asarray(found.inputs)}
+        assert {np.round(x, 4).tobytes() for x in np.asarray(one.inputs)} <= there
+        assert not np.array_equal(one.inputs, other.inputs)
+    with pytest.raises(ValueError, match=r"max_megabytes=0\.0 must be positive and finite"):
+        ReachableOutputs(max_megabytes=0.0)
