@@ -76,7 +76,8 @@ def test_every_cell_has_its_record(folder):
         expected |= {f"{row}--{name}--linf-2--k1--n6" for name in own}
         expected |= {f"{row}--eot--linf-2--k2--n4"} if row == "gaussian-noise" else set()
         if row == "feature-distillation-25-30":
-            expected |= {f"{row}--reachable-outputs--linf-2--k1--n6"}
+            names = ("reachable-outputs", "proved")
+            expected |= {f"{row}--{name}--linf-2--k1--n6" for name in names}
     assert found == expected
 
 
