@@ -178,7 +178,7 @@ def test_the_battery_asks_of_every_pipeline_what_applies_to_it():
     own = {"clean", "own gradient", "Square-7"}
     assert names["bare"] == own
     assert names["noise"] == own | {"PGD-3, blind", "BPDA, identity"}
-    assert names["rounded"] == names["noise"] | {"reachable outputs"}
+    assert names["rounded"] == names["noise"] | {"reachable outputs", "proved"}
     assert names["RAIN"] == names["noise"] | {"mean field"}
     assert isinstance(made["rounded", "own gradient"].attack, APGD)
     averaged = made["noise", "own gradient"]

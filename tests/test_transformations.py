@@ -76,13 +76,15 @@ def test_every_cell_has_its_record(folder):
         expected |= {f"{row}--{name}--linf-2--k1--n6" for name in own}
         expected |= {f"{row}--eot--linf-2--k2--n4"} if row == "gaussian-noise" else set()
         if row == "feature-distillation-25-30":
-            expected |= {f"{row}--reachable-outputs--linf-2--k1--n6"}
+            for name in ("reachable-outputs", "proved"):
+                expected |= {f"{row}--{name}--linf-2--k1--n6"}
     assert found == expected
 
 
 def test_blind_images_are_made_once_for_all_rows(folder):
-    # Two batches of 5 blind attacks, of 5 informed ones, and of EOT's.
-    assert len(list(folder.glob("work/a-*.npz"))) == 2 * 5 + 2 * 5 + 2
+    # Two batches of 5 blind attacks, of 5 informed ones, of EOT's, and of one on a rounding; a
+    # proof makes no images.
+    assert len(list(folder.glob("work/a-*.npz"))) == 2 * 5 + 2 * 5 + 2 + 2
 
 
 def test_another_run_does_nothing(folder, config, monkeypatch):
