@@ -23,7 +23,8 @@ def extra_tables(folder: pathlib.Path | str) -> list[Table]:
     """
     folder = pathlib.Path(folder)
     speed = [path for name in _SPEED if (path := folder.parent / name).exists()]
-    table = claims_table(load_records(folder), benchmark.RECORD.load(speed[0]) if speed else None)
+    records = [record for record in load_records(folder) if record.scored]
+    table = claims_table(records, benchmark.RECORD.load(speed[0]) if speed else None)
     return [] if table is None else [table]
 
 

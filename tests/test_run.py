@@ -116,7 +116,7 @@ def test_records_follow_the_schema(folder, config):
         "threat": "name description knowledge tags surrogate differentiates attack",
         "axes": "norm radius num_draws num_steps",
         "data": "name split fingerprint indices",
-        "result": "num_examples mean worst vote correct_draws linf_max l2_mean mean_loss",
+        "result": "num_examples mean worst vote shots correct_draws linf_max l2_mean mean_loss",
         "result.mean": "accuracy low high",
         "run": "seconds started command versions backend device num_devices revision",
     }
