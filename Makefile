@@ -38,7 +38,7 @@ lint: $(TEST) $(DEV) ## Checks formatting, lint and types.
 	@$(BIN)/pyright
 
 notebooks: $(TEST) ## Runs every notebook from top to bottom.
-	@$(BIN)/python -m pytest --nbmake notebooks $(ARGS)
+	@$(BIN)/python -m pytest --nbmake --numprocesses 2 notebooks $(ARGS)
 
 clean: ## Deletes the environment, caches and builds; results stay.
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
