@@ -163,9 +163,9 @@ class Quantizer(Defense):
         """Returns what `apply` makes of an image of `shape` whose values have these levels.
 
         Raises:
-            NotImplementedError: `level_bounds` gives none.
+            TypeError: `level_bounds` gives none.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no levels to make an image of.")
+        raise TypeError(f"{type(self).__name__} bounds no levels, so no image is made of them.")
 
 
 @dataclasses.dataclass(frozen=True)
