@@ -1,7 +1,7 @@
 """Attacking, scoring and recording: from one batch to a whole study."""
 
 from rainjax.evaluation import protocols
-from rainjax.evaluation.batteries import ladders
+from rainjax.evaluation.batteries import adaptive, ladders
 from rainjax.evaluation.certification import CertifyOptions, certify_study
 from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.knowledge import Knowledge
@@ -33,7 +33,6 @@ from rainjax.evaluation.threats import (
     Surrogate,
     ThreatModel,
     When,
-    adaptive,
     proved,
 )
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rainjax._arguments import Named
 from rainjax._checks import check_fields
 from rainjax._values import Value
-from rainjax.attacks import APGD, EOT, PGD, Attack, NoisyAPGD, ReachableOutputs, Square
+from rainjax.attacks import EOT, Attack
 from rainjax.defenses import Identity
 from rainjax.defenses._base import Defense, quantizes
 from rainjax.evaluation.autoattack import AutoAttack
@@ -262,100 +262,6 @@ def enumerated(eot: EOT, num: int) -> EOT:
     most = eot.chunk_size
     chunk = most and max(n for n in range(1, min(most, num) + 1) if num % n == 0)
     return dataclasses.replace(eot, num_samples=num, draws="enumerated", chunk_size=chunk)
-
-
-def adaptive(
-    radius: float = 8 / 255,
-    *,
-    num_steps: int = 40,
-    eot: EOT | None = None,
-    num_queries: int = 1000,
-    num_examples: int | None = None,
-    tags: tuple[str, ...] = ("table",),
-) -> tuple[ThreatModel, ...]:
-    """Returns the battery that every defense should meet within an L-inf `radius`.
-
-    Clean images; the blind attacker; whoever knows the defense and takes the identity's gradient
-    for it, its own, or that of its mean over draws; where it rounds, a choice among the outputs
-    that it can be led to; the average over draws where it is random; and a black box by scores,
-    which tells when the gradients were what failed; and where the defense bounds what it rounds,
-    a proof of what none of them can change. `num_examples` lowers the number of images
-    for the attacks that average over draws.
-    """
-    eot = EOT(16) if eot is None else eot
-    exact = APGD(radius=radius, num_steps=num_steps, loss="margin")
-    noisy = NoisyAPGD(radius=radius, num_steps=num_steps, loss="margin", eot=eot)
-    mean = PGD(radius=radius, step_size=radius / 4, num_steps=num_steps)
-    found = [dataclasses.replace(CLEAN, tags=tags)]
-    found.append(
-        ThreatModel(
-            f"PGD-{num_steps}, blind",
-            mean,
-            When(ClassifierAlone(), defended=True),
-            Knowledge.CLASSIFIER,
-            description="blind to the defense: gradients of the classifier alone",
-            tags=tags,
-        )
-    )
-    ways = (
-        ("BPDA, identity", IdentityGradient(), "the identity's gradient for the defense's"),
-        ("own gradient", OwnGradient(), "the defense's own gradient, or its soft twin's"),
-    )
-    for name, surrogate, words in ways:
-        for attack, random, num in ((exact, False, None), (noisy, True, num_examples)):
-            averaged = f", averaged over {eot.num_samples} draws a step" if random else ""
-            found.append(
-                ThreatModel(
-                    name,
-                    attack,
-                    When(surrogate, random=random),
-                    num_examples=num,
-                    description=f"white box: {words}{averaged}",
-                    tags=tags,
-                )
-            )
-    found.append(
-        ThreatModel(
-            "mean field",
-            mean,
-            MeanField(),
-            num_examples=num_examples,
-            description="white box: the defense's mean over its draws, every outcome counted",
-            tags=tags,
-        )
-    )
-    for random, num in ((False, None), (True, num_examples)):
-        found.append(
-            ThreatModel(
-                "reachable outputs",
-                ReachableOutputs(
-                    radius=radius,
-                    num_steps=num_steps,
-                    num_restarts=1 if random else 4,
-                    best_iterate=not random,
-                    eot=eot if random else EOT(),
-                    early_stop=not random,
-                ),
-                When(RoundedOutputs(), random=random),
-                num_examples=num,
-                description="white box: the best of the outputs that the rounding can be led to",
-                tags=tags,
-            )
-        )
-    for random, num in ((False, None), (True, num_examples)):
-        draws = EOT(min(eot.num_samples, 4)) if random else EOT()
-        found.append(
-            ThreatModel(
-                f"Square-{num_queries}",
-                Square(radius=radius, num_queries=num_queries, eot=draws, paired=random),
-                When(Itself(), random=random),
-                Knowledge.SCORES,
-                num_examples=num,
-                description="black box: the logits of the whole pipeline, and no gradient",
-                tags=tags,
-            )
-        )
-    return (*found, proved(radius, tags=tags))
 
 
 def _with_own_gradient(defense: Defense) -> Defense:
