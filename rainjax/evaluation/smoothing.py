@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
+import scipy  # whose special functions are loaded when they are first asked for
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 

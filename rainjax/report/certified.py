@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy  # whose special functions are loaded when they are first asked for
 
 from rainjax.evaluation import Score
 from rainjax.evaluation.smoothing import (
