@@ -1,6 +1,7 @@
 """Non-local means (Buades, Coll and Morel, CVPR 2005): the mean of pixels in like surroundings."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -96,10 +97,11 @@ class NonLocalMeans(Deterministic):
         """Returns the weight of every pixel's patch and another one, `h w`."""
         square = jnp.mean((others - patches) ** 2, axis=-1)
         for axis, length in enumerate(size):  # the Gaussian, along columns and along rows
-            square = sum(
+            terms = (
                 tap * jax.lax.slice_in_dim(square, start, start + length, axis=axis)
                 for start, tap in enumerate(self._taps())
             )
+            square = functools.reduce(jnp.add, terms)
         beyond = square - 2 * self.sigma**2
         return jnp.exp(-jnp.where(beyond <= 0, 0.0, beyond) / self.h**2)  # NaN stays NaN
 
