@@ -41,7 +41,19 @@ def test_both_sides_of_every_ratio_are_there(path):
         assert ratios[f"quilting (rainjax), batch {size}"] == pytest.approx(slow / fd)
         whose = {w for name, w, _ in times if name == "total variation"}
         assert {f"total variation ({w}), batch {size}" for w in whose} <= ratios.keys()
+        assert not any("non-local" in name for name in ratios)  # the paper says nothing of them
     assert times["quilting", "rainjax", 2]["num_timed"] == 1
+
+
+def test_non_local_means_are_timed_beside_scikit_images(path):
+    record = speed.RECORD.load(path)
+    found = {(e["whose"], e["batch_size"]): e for e in record["entries"] if "non-l" in e["name"]}
+    whose = {"rainjax", "scikit-image", "scikit-image, fast"}
+    assert found.keys() == {(name, size) for name in whose for size in (1, 2)}
+    settings = {entry["settings"] for (name, _), entry in found.items() if name != "rainjax"}
+    assert all("patch_size=3, patch_distance=5, h=0.08, sigma=0.0" in s for s in settings)
+    (table,) = speed.RECORD.tables(record)
+    assert "non-local means and other people's" in " ".join(table.notes)
 
 
 def test_a_turn_is_the_mean_over_its_calls_without_the_first(monkeypatch):

@@ -36,10 +36,12 @@ class NonLocalMeans(Deterministic):
     2018), there to detect attacks; Xie et al. (CVPR 2019) put non-local means on the features
     inside of a network, and train it. To purify with it alone is our reading.
 
-    The defaults are ours, from clean accuracy on CIFAR-10 training pictures: of patches of 3 and 5
-    and `h` from 0.02 to 0.1 the strongest filter that costs the published ResNet-20 no more than
-    five points on the last 500 of the first 20,000 (99.4 % to 94.4 %). At that cost a `h` about
-    2.5 times a perturbation by 8/255 goes with patches of 3, and one of 0.04 with patches of 5.
+    The defaults are ours, chosen on the last 500 of the first 20,000 CIFAR-10 training pictures in
+    front of the published ResNet-20, which was trained on them. Of seven `h` from 0.02 to 0.1 the
+    largest that costs no more than five points of its 99.4 % is 0.08 with patches of 3, which
+    leaves 94.4 %, and 0.04 with patches of 5. Of these two the first gives back more of what 10
+    steps of PGD at 2/255, blind to the filter, took: 67 % are right, not 40 %. An expected noise
+    of 8/255 and distances of 3 and 8 did no better at the same clean accuracy.
 
     Raises:
         ValueError: the size is even or below 1, the distance below 1, `h` not positive and finite,
