@@ -41,7 +41,7 @@ class NonLocalMeans(Deterministic):
     largest that costs no more than five points of its 99.4 % is 0.08 with patches of 3, which
     leaves 94.4 %, and 0.04 with patches of 5. Of these two the first gives back more of what 10
     steps of PGD at 2/255, blind to the filter, took: 67 % are right, not 40 %. An expected noise
-    of 8/255 and distances of 3 and 8 did no better at the same clean accuracy.
+    of 8/255 and distances of 3 and 8 made little difference at the same clean accuracy.
 
     Raises:
         ValueError: the size is even or below 1, the distance below 1, `h` not positive and finite,
