@@ -1,8 +1,10 @@
 """What an attack costs beyond the gradients it is made of: `python -m eval benchmark`.
 
-Three questions, answered as ratios measured side by side in one run: how much longer EOT-PGD
+Five questions, answered as ratios measured side by side in one run: how much longer EOT-PGD
 takes than its gradients alone; how much more memory 64 draws take than 4 at the same chunk;
-and how much is compiled when the same study runs again with another seed.
+how much is compiled when the same study runs again with another seed; how much longer the choice
+among reachable outputs takes than 100 steps of APGD on the same pipeline; and how much longer a
+whole strength ladder than its last rung.
 """
 
 import dataclasses
@@ -10,7 +12,6 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from eval.benchmarks._memory import resident_mib
+from eval.benchmarks._strong_attacks import StrongAttacks, seconds_of
 from rainjax import data, evaluation, zoo
 from rainjax._files import write_json
 from rainjax.attacks import EOT, PGD
@@ -39,7 +41,7 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Measures time, memory and compilation of EOT-PGD on RAIN, as ratios."""
+    """Measures, as ratios, EOT-PGD on RAIN and the attacks that look hardest."""
 
     classifier: str = "builtin_resnet"
     """The classifier: a zoo name or a path."""
@@ -57,13 +59,16 @@ class Benchmark:
     """Times each side is measured, in turn (memory in a process each); medians are compared."""
     memory_eot: tuple[int, int] = (4, 64)
     """Numbers of draws whose peak memory is compared."""
+    num_strong: int = 100
+    """Images for reachable outputs beside APGD, and for the ladder."""
     out: pathlib.Path = pathlib.Path("results/benchmark")
     """The record is written to OUT/benchmark.json."""
     peak_of: int | None = None
     """Only measure how far one step with this many draws raises the peak memory, in MiB."""
 
     def __post_init__(self):
-        for field in ("batch_size", "num_steps", "num_eot", "eot_chunk", "num_repeats"):
+        for field in ("batch_size", "num_steps", "num_eot", "eot_chunk", "num_repeats",
+                      "num_strong"):  # fmt: skip
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
         if self.num_eot % self.eot_chunk:
@@ -82,10 +87,14 @@ def run(options: Benchmark) -> None:
         bench.attack(bench.pgd(1, options.peak_of), seed=0)
         print(f"peak_mib={_memory_mib()[1] - before:.1f}")
         return
-    with tqdm(total=2 * options.num_repeats + 1, desc="benchmark", unit="part") as bar:
+    strong = StrongAttacks(options.classifier, options.num_strong, options.num_repeats)
+    total = 2 * options.num_repeats + 1 + strong.num_parts()
+    with tqdm(total=total, desc="benchmark", unit="part") as bar:
         times = _times(bench, bar)
         compilations = _compilations(bench)
         bar.update()
+        reachable = strong.reachable_over_apgd(bar)
+        ladder = strong.ladder_over_last_rung(bar)
         peaks = _peaks(options, bar)
     record = {
         "schema": 1,
@@ -94,6 +103,8 @@ def run(options: Benchmark) -> None:
         "eot_over_gradients": times,
         "peak_memory": peaks,
         "compilations_with_another_seed": compilations,
+        "reachable_over_apgd": reachable,
+        "ladder_over_last_rung": ladder,
         "run": provenance(),
     }
     few, many = options.memory_eot
@@ -106,6 +117,17 @@ def run(options: Benchmark) -> None:
         f"  peak memory, {many} draws over {few}          {peaks['ratio']:.2f}   (at most 1.30)   "
         f"{peaks['median_mib'][1]:.0f} MiB against {peaks['median_mib'][0]:.0f} MiB\n"
         f"  compilations with another seed          {compilations}      (none)"
+    )
+    for row in reachable:
+        print(
+            f"  reachable outputs over APGD-100         {row['ratio']:.2f}   (at most 1.00)   "
+            f"{row['seconds'][1]:.1f} s against {row['seconds'][0]:.1f} s, {row['num_images']} "
+            f"images, {row['defense']}"
+        )
+    print(
+        f"  a whole ladder over its last rung       {ladder['ratio']:.2f}   (at most 2.00)   "
+        f"{ladder['seconds'][1]:.1f} s against {ladder['seconds'][0]:.1f} s, "
+        f"{len(ladder['num_gradients'])} rungs"
     )
     path = options.out / "benchmark.json"
     write_json(path, record)
@@ -173,8 +195,8 @@ def _times(bench: _Bench, bar: tqdm) -> dict[str, Any]:
     attacks, gradients = [], []
     for seed in range(options.num_repeats):  # in turn, so that a busy machine slows both
         passes = lambda: jax.block_until_ready([gradient() for _ in range(count)])
-        gradients.append(_seconds(passes))
-        attacks.append(_seconds(lambda seed=seed: bench.attack(attack, seed)))
+        gradients.append(seconds_of(passes))
+        attacks.append(seconds_of(lambda seed=seed: bench.attack(attack, seed)))
         bar.update()
     ratios = [a / g for a, g in zip(attacks, gradients, strict=True)]
     return {
@@ -253,9 +275,3 @@ def _memory_mib() -> tuple[float, float]:
     if stats and "peak_bytes_in_use" in stats:
         return stats["bytes_in_use"] / 2**20, stats["peak_bytes_in_use"] / 2**20
     return resident_mib()
-
-
-def _seconds(fn: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    fn()
-    return time.perf_counter() - start

@@ -58,6 +58,9 @@ def bracketed(results: Results, cell: Cell, record: Record | None, *, ball: Ball
     lower, upper = f"{percent(found.proved.accuracy)} (proved{num})", f"{cell.value} (attacked)"
     if contradicted(results, record):
         return Cell(f"{lower} contradicts {upper}", detail)
+    accuracy = record.score().accuracy
+    if not found.num and accuracy == found.proved.accuracy:  # no bound, but the number itself
+        return Cell(percent(accuracy) + " (proved)" * (accuracy > 0), cell.detail)
     return Cell(f"between {lower} and {upper}", detail)
 
 

@@ -143,7 +143,7 @@ def _range_finding(
     ]
     return Finding(
         f"Of {counted(len(best), 'subjects')}, the strongest attacks {words} leave "
-        f"{'at least ' * (len(ends) > 1)}{' and at most '.join(ends)}."
+        f"{'between ' * (len(ends) > 1)}{' and '.join(ends)}."
     )
 
 
