@@ -14,14 +14,14 @@ from rainjax.data.splits import Data, Split
 from rainjax.keys import Purpose, purpose_key
 from rainjax.metrics import psnr
 from rainjax.nets import EDSR, EDSR_BASELINE, EDSR_SMALL
-from train import loop
 from train.augment import random_symmetry
 from train.batches import Batches, Patch
 from train.compute import PLAIN, Compute
 from train.measure import mean_over
 from train.optimizers import Optimizer
-from train.options import Output, check_counts, program, readable, save_entry, training_source
+from train.options import Output, check_counts, program, readable, training_source
 from train.panels import super_resolution_panel
+from train.skeleton import fit_and_save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +193,8 @@ def train(options: SuperResolution) -> None:
         super_resolution_panel, network=network, images=validation["image"][:4],
         degrade=functools.partial(degrade, degradation=options.degradation), seed=options.seed,
     )  # fmt: skip
-    task = loop.Task(
+    fit_and_save(
+        options, split, network, params,
         loss=functools.partial(loss, compute=options.compute, **choices),
         batches=Batches(
             training_source(split, one_size=False, min_size=options.patch),
@@ -204,26 +205,11 @@ def train(options: SuperResolution) -> None:
             functools.partial(score, **choices), validation, seed=options.seed, batch_size=100
         ),
         select="psnr",
-        batch_size=options.batch_size,
-        num_epochs=options.num_epochs,
         steps_per_epoch=options.steps_per_epoch,
-        panel=draw,
+        facts={"init_sha256": sha256, "fingerprint": split.training.fingerprint},
+        panel=draw, panel_shows="low resolution, bicubic, EDSR, original",
+        init_sha256=sha256,
     )  # fmt: skip
-    optimizer = options.optimizer.build(
-        num_epochs=options.num_epochs, steps_per_epoch=options.steps_per_epoch
-    )
-    facts = {"init_sha256": sha256, "fingerprint": split.training.fingerprint}
-    with options.run.open(options, **facts) as run:
-        outcome = loop.fit(
-            task, params, optimizer, run, seed=options.seed, compute=options.compute
-        )
-        path = save_entry(
-            run, options.run, network, outcome, split, options=options, init_sha256=sha256
-        )
-        panel = path.with_suffix(".png")
-        if jax.process_index() == 0:
-            draw(outcome.params, panel)
-        run.say(f"Wrote {panel}: low resolution, bicubic, EDSR, original.")
 
 
 if __name__ == "__main__":
