@@ -6,12 +6,10 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
-from rainjax import transforms, zoo
-from rainjax.data.splits import Data, Split
-from rainjax.keys import Purpose, purpose_key
+from rainjax import transforms
+from rainjax.data.splits import Data
 from rainjax.metrics import psnr
 from rainjax.nets import EDSR, EDSR_BASELINE, EDSR_SMALL
 from train.augment import random_symmetry
@@ -19,7 +17,14 @@ from train.batches import Batches, Patch
 from train.compute import PLAIN, Compute
 from train.measure import mean_over
 from train.optimizers import Optimizer
-from train.options import Output, check_counts, program, readable, training_source
+from train.options import (
+    Output,
+    check_counts,
+    program,
+    start_of,
+    training_source,
+    validation_crops,
+)
 from train.panels import super_resolution_panel
 from train.skeleton import fit_and_save
 
@@ -164,29 +169,11 @@ def score(params, key, example, *, network: EDSR, degradation: str):
     return {"psnr": bounded(restored), "bicubic_psnr": bounded(bicubic)}
 
 
-def validation_crops(split: Split, *, largest: int = 128) -> dict[str, np.ndarray]:
-    """Returns the centres of the validation images, all of one even size up to `largest`."""
-    indices = readable(split.validation, split.validation_indices)
-    images = [split.validation.image(int(index)) for index in indices]
-    side = min([largest, *(min(image.shape[:2]) for image in images)]) // 2 * 2
-    crops = []
-    for image in images:
-        row, column = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-        crops.append(image[row : row + side, column : column + side])
-    return {"image": np.stack(crops), "index": indices.astype(np.int32)}
-
-
 def train(options: SuperResolution) -> None:
     """Runs the training that `options` describe, or goes on with it."""
     split = options.data.load()
-    network, sha256 = options.network, None
-    if options.init:
-        entry = zoo.load(options.init)
-        params, sha256 = entry.params, entry.sha256
-        if entry.network != network:
-            raise ValueError(f"init={options.init!r} holds {entry.network}, not {network}.")
-    else:
-        params = network.init(purpose_key(options.seed, Purpose.INIT))
+    network = options.network
+    params, sha256 = start_of(options)
     validation = validation_crops(split)
     choices = {"network": network, "degradation": options.degradation}
     draw = functools.partial(
