@@ -41,7 +41,8 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
 
     It does where the record, the strongest attack within the ball, leaves more than attacks leave
     of the undefended classifier there. Whatever the study tried on the subject is asked, by what
-    is differentiated and whether it is: no list says which surrogates there are.
+    is differentiated and whether it is: no list says which surrogates there are. A ladder that had
+    no gradient to follow for some images is flat for another reason, and counts for nothing.
     """
     if not record.scored or not record.defended or ball[1] == math.inf:
         return []
@@ -58,7 +59,7 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
         and other.ball == ball
         and other.knowledge is not Knowledge.KEYS
     ]
-    flat = {_surrogate(other) for other in tried if other.ladder and other.ladder["flat"]}
+    flat = {_surrogate(other) for other in tried if _settled(other)}
     return unique(other.threat for other in tried if _surrogate(other) not in flat)
 
 
@@ -98,7 +99,8 @@ def _missing(results: Results, found: dict[tuple[str, Ball], list[str]]) -> str:
         if names and subject in climbed
     ]
     told += [f"{', '.join(unique(none))} at all"] if none else []
-    return f"no flat strength ladder was climbed for {'; '.join(unique(told))}"
+    ladder = "no flat strength ladder with a gradient for every image"
+    return f"{ladder} was climbed for {'; '.join(unique(told))}"
 
 
 def _undefended(results: Results, record: Record, ball: Ball) -> Record | None:
@@ -122,6 +124,11 @@ def _undefended(results: Results, record: Record, ball: Ball) -> Record | None:
 def _parts(record: Record) -> set[str]:
     """Returns the digests of a subject's parameters."""
     return {part["sha256"] for part in record.content["subject"]["params"].values() if part}
+
+
+def _settled(record: Record) -> bool:
+    """Whether a record is of a flat ladder whose attack had a gradient for every image."""
+    return bool(record.ladder and record.ladder["flat"] and not record.num_zero_gradient)
 
 
 def _surrogate(record: Record) -> tuple[bool, str]:
