@@ -96,6 +96,7 @@ def test_records_name_every_deviation(records):
         "steps 2 (published: 200)", "radius 0.05 (published: 8/255)",
         "draws a step 2 (published: 20)", "n 8 (published: 512)",
         "scoring draws 3 (published: 1)", "network Linear (published: WideResNet-28-10)",
+        "one-shot for every purifier (published: the vote of 10 for their own)",
     ):  # fmt: skip
         assert said in lee["deviations"]
     assert not any("step size" in said for said in lee["deviations"])
@@ -148,6 +149,10 @@ def test_numbers_of_two_protocols_are_not_joined():
 def test_an_option_that_nobody_has_is_refused():
     with pytest.raises(ValueError, match=r"No attack .* 'num_querys'.*num_queries"):
         protocols.adbm().threats(num_querys=100)
+    for name in ("num_gradients", "query", "num_calls"):  # an attack has them; nobody sets them
+        with pytest.raises(ValueError, match=f"No attack .* {name!r}"):
+            protocols.lee_kim_2023().threats(**{name: 5})
+    assert protocols.lee_kim_2023().threats(eot=EOT(3))[1].attack.num_draws == 3
     with pytest.raises(ValueError, match="leave norm='l2' out"):
         protocols.lee_kim_2023("l2", "imagenet")
 
