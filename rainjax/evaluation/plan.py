@@ -323,7 +323,7 @@ def _protocol(work: Work, cell: Cell) -> dict[str, Any]:
     published = cell.threat.protocol
     if published is None:
         return {}
-    deviations = cell.deviations(work.num_draws(cell.subject))
+    deviations = cell.deviations(work.study.images.name, work.num_draws(cell.subject))
     return {
         "protocol": {
             "name": published.protocol,

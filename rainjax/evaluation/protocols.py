@@ -24,6 +24,7 @@ _OF_THREAT = ("num_examples", "surrogate", "tags")
 _OF_EOT = {"num_draws": "num_samples", "chunk_size": "chunk_size"}
 _IN_ATTACK = "judged on draws of its own after the attack (published: inside the attack"
 _IMAGES = "the first images of the set (published: drawn at random)"
+_TFDS = {"cifar10": "cifar10", "svhn": "svhn_cropped", "imagenet": "imagenet2012"}
 _CUBE = math.sqrt(32 * 32 * 3)  # the L2 length of a step of one along the sign of a gradient
 
 
@@ -95,6 +96,7 @@ def lee_kim_2023(
         "lee-kim-2023",
         "Lee and Kim (2023), arXiv 2303.09051, and their published code",
         [("PGD", attack, Knowledge.DEFENSE)],
+        data=_TFDS[data],
         num_examples=512,
         num_score_draws=1,
         network="ResNet-50" if large else "WideResNet-28-10",
@@ -127,6 +129,7 @@ def diffpure_aa(
         "diffpure-aa",
         "Nie et al. (2022), arXiv 2205.07460, and their published code",
         [("AutoAttack", attack, Knowledge.DEFENSE)],
+        data=_TFDS[data],
         num_examples=512,
         num_score_draws=1,
         network="ResNet-50" if data == "imagenet" else "WideResNet-28-10",
@@ -171,6 +174,7 @@ def adbm(norm: balls.Norm = "linf") -> Protocol:
         "adbm",
         "Li et al. (2025), arXiv 2408.00315, and their published code",
         attacks,
+        data="cifar10",
         num_examples=512,
         num_score_draws=1,
         network="WideResNet-70-16",
@@ -190,6 +194,7 @@ def diffhammer() -> Protocol:
         "diffhammer",
         "Wang et al. (2024), NeurIPS, and their published code",
         [("APGD", attack, Knowledge.DEFENSE)],
+        data="cifar10",
         num_score_draws=10,
         network="WideResNet-70-16",
         shots="one-shot and 10-shot",
@@ -222,6 +227,7 @@ def robustbench(
         "robustbench",
         "Croce et al. (2021), arXiv 2010.09670, and their published code",
         [("AutoAttack", attack, Knowledge.DEFENSE)],
+        data=_TFDS[data],
         num_examples=5000 if large else 10000,
         num_score_draws=1,
     )

@@ -139,8 +139,11 @@ class Cell:
         """Whether the attacker holds the scoring draws."""
         return self.threat.knowledge is Knowledge.KEYS
 
-    def deviations(self, num_score_draws: int) -> tuple[str, ...]:
-        """Returns in words where it deviates from its published protocol, if it has one."""
+    def deviations(self, data: str, num_score_draws: int) -> tuple[str, ...]:
+        """Returns in words where it deviates from its published protocol, if it has one.
+
+        `data` is the name of the data set that it is measured on.
+        """
         published = self.threat.protocol
         if published is None:
             return ()
@@ -150,6 +153,7 @@ class Cell:
             attack=self.attack,
             surrogate=self.threat.surrogate,
             knowledge=self.threat.knowledge,
+            data=data,
             num_examples=self.num_examples,
             num_score_draws=num_score_draws,
             network=type(classifier).__name__,
