@@ -95,6 +95,14 @@ def test_verdict_flags_an_attack_that_left_its_ball():
     assert flags([record]) == []
     record["result"]["linf_max"] = 0.04
     assert "moved a pixel by 0.040000, further than its radius of 0.031373" in flags([record])[0]
+    for norm in ("l2", "l1"):
+        record = make_record("rain_finetuned", "eot", share(20), norm=norm, radius=2.0)
+        record["result"][f"{norm}_max"] = 2.00001
+        assert flags([record]) == []
+        assert f"no attack left its {norm.upper()} ball" in findings([record])[-1]
+        record["result"][f"{norm}_max"] = 2.01
+        words = f"moved an image in {norm.upper()} by 2.010000, further than its radius of 2.0"
+        assert words in flags([record])[0]
 
 
 def test_verdict_of_other_rows_and_balls_is_not_mixed():
