@@ -21,9 +21,10 @@ from rainjax.evaluation import (
     over_seeds,
     proved,
 )
+from rainjax.evaluation.records import Record
 from rainjax.evaluation.study import cells
 from rainjax.metrics import wilson_interval
-from rainjax.report import BlindAgainstAdaptive, Leaderboard, ResultsTable, report
+from rainjax.report import BlindAgainstAdaptive, DrawsTable, Leaderboard, ResultsTable, report
 from tests.small_studies import KERNEL, RIGHT, SMALL, linear, study_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -181,6 +182,24 @@ def test_a_proof_that_reaches_further_holds_within_a_smaller_ball_and_no_other_w
         (table,) = ResultsTable().tables(made.results)
         assert ("(proved)" in str(table.rows[0][-1])) is there
         assert any("Proved, whatever" in finding.text for finding in made.findings) is there
+
+
+def test_what_is_proved_as_well_is_no_bound(folder):
+    """Where the undefended classifier falls lower, no ladder is wanting of a number proved."""
+    records = load_records(folder)
+    bare = json.loads(json.dumps(of(records, "reachable outputs").content))
+    bare["subject"] = next(r for r in records if not r.defended).content["subject"]
+    bare["id"] = "bare--attacked"
+    bare["result"]["correct_draws"] = "0" * 16
+    for name in ("mean", "worst", "vote"):
+        bare["result"][name] = {"low": 0.0, "accuracy": 0.0, "high": 1.0}
+    for there, bound in ((records, False), ([r for r in records if not r.is_proof], True)):
+        made = report([*there, Record(bare)])
+        shown = [*ResultsTable().tables(made.results), *DrawsTable().tables(made.results)]
+        cells = [str(cell) for table in shown for row in table.rows for cell in row]
+        assert any("≤" in cell for cell in cells) is bound
+        assert any("≤" in note for table in shown for note in table.notes) is bound
+        assert any("≤" in finding.text for finding in made.findings) is bound
 
 
 def test_a_proof_of_fewer_images_says_of_how_many(folder, tmp_path):

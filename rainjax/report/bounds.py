@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
+from rainjax.report.brackets import is_exact
 from rainjax.report.results import Ball, Results, lowest, on_common_images
 from rainjax.report.tables import ABSENT, Cell
 from rainjax.report.text import unique
@@ -15,9 +16,9 @@ def bounded(results: Results, cell: Cell, record: Record | None, *, ball: Ball) 
     """Returns the cell of the strongest attack within a ball, with "≤" where that is a bound.
 
     It is one where the attack is a ladder that was still falling, or `wanting` says what is
-    wanting.
+    wanting; and none where as much is proved.
     """
-    if record is None or cell == ABSENT:
+    if record is None or cell == ABSENT or is_exact(results, record, ball):
         return cell
     if record.still_falling:
         return falling(cell, record)
@@ -33,6 +34,8 @@ def falling(cell: Cell, record: Record) -> Cell:
 
 def at_most(results: Results, record: Record, ball: Ball) -> str:
     """Returns "≤ " before the number of the strongest attack within a ball that is a bound."""
+    if is_exact(results, record, ball):
+        return ""
     return "≤ " if record.still_falling or wanting(results, record, ball) else ""
 
 
@@ -70,7 +73,7 @@ def bound_notes(
 
     `claims` are the records that speak for a subject within a ball; it shows others `also`.
     """
-    claims = list(claims)
+    claims = [(r, ball) for r, ball in claims if not is_exact(results, r, ball)]
     found = {(r.subject, ball): wanting(results, r, ball) for r, ball in claims}
     notes = []
     if any(found.values()):
