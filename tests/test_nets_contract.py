@@ -19,6 +19,8 @@ from rainjax.nets import (
     MobileNetV2,
     ResNet,
     ResNet4b,
+    SqueezeNet,
+    TinyDarknet,
     num_params,
 )
 from tests.golden import seeded
@@ -36,6 +38,11 @@ NETWORKS = [
     ResNet4b(size=16, width=4, hidden=12, num_classes=3),
     MobileNetV2(num_classes=7, class_subset=(6, 2), stages=((1, 8, 1, 1), (4, 12, 2, 2))),
     ImageNetResNet(blocks=(1, 1), width=4, num_classes=6, class_subset=(5, 2)),
+    SqueezeNet(
+        num_classes=7, class_subset=(6, 2), width=6, groups=(((4, 8), (4, 8)), ((4, 8),)), size=24
+    ),
+    SqueezeNet(num_classes=5, width=8, groups=(((4, 8),),), size=13, mean=(0.4,), std=(0.3,)),
+    TinyDarknet(num_classes=7, class_subset=(6, 2), groups=(((3, 4),), ((1, 4), (3, 8)))),
 ]
 SIZE = 16
 
@@ -144,6 +151,8 @@ def test_sizes_are_the_published_ones():
     running_statistics = 2 * (64 + sum((6 * blocks + 4) * width for blocks, width in groups))
     assert num_params(ImageNetResNet().shapes()) - running_statistics == 25_557_032
     assert num_params(IMDN().shapes()) == 694_404
+    assert num_params(SqueezeNet().shapes()) == 1_248_424
+    assert num_params(TinyDarknet().shapes()) == 1_046_488
     # The published file of CARN-M holds the upsampling of three scales and, twice, the mean's
     # shift; there are grouped 3x3 convolutions from 64 features to 64 r**2, two of them for 4.
     upsampling = {r: 64 * r**2 * (9 * 16 + 1) for r in (2, 3)}
@@ -177,11 +186,32 @@ def test_sizes_are_the_published_ones():
         (lambda: ImageNetResNet(blocks=(2, 0)), r"blocks=\(2, 0\)"),
         (lambda: ImageNetResNet(width=0), r"width=0"),
         (lambda: ImageNetResNet(num_classes=0), r"num_classes=0"),
+        (lambda: SqueezeNet(size=20), r"size=20 leaves nothing behind 3 pools: .* least 21"),
+        (lambda: SqueezeNet(groups=()), r"at least one group, .* got width=96, groups=\(\)"),
+        (lambda: SqueezeNet(groups=(((16, 64),), ())), r"groups=\(\(\(16, 64\),\), \(\)\)"),
+        (lambda: SqueezeNet(groups=(((0, 64),),)), r"groups=\(\(\(0, 64\),\),\)"),
+        (lambda: SqueezeNet(width=0), r"width=0"),
+        (lambda: SqueezeNet(class_subset=(1000,)), r"class 1000; .* 0 to 999"),
+        (lambda: SqueezeNet(std=(1.0,)), r"differ in length"),
+        (lambda: TinyDarknet(groups=()), r"at least one group, .* got groups=\(\)"),
+        (lambda: TinyDarknet(groups=(((3, 0),),)), r"groups=\(\(\(3, 0\),\),\)"),
+        (lambda: TinyDarknet(groups=(((2, 8),),)), r"odd sizes, got groups=\(\(\(2, 8\),\),\)"),
+        (lambda: TinyDarknet(num_classes=0), r"num_classes=0"),
+        (lambda: TinyDarknet(mean=()), r"mean and std are empty"),
     ],
 )
 def test_impossible_hyperparameters_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_squeezenet_needs_the_size_that_it_asks_for():
+    for num_groups, size in ((1, 9), (3, 21)):
+        network = SqueezeNet(2, width=2, groups=(((2, 2),),) * num_groups, size=size)
+        out = jax.jit(network.apply)(network.init(jax.random.key(0)), jnp.ones((5, 7, 3)))
+        assert np.isfinite(out).all()
+        with pytest.raises(ValueError, match=f"at least {size}"):
+            dataclasses.replace(network, size=size - 1)
 
 
 def test_resnet4b_refuses_images_of_another_size():

@@ -19,11 +19,13 @@ from rainjax.nets import (
     IMDN,
     ImageNetResNet,
     ResNet,
+    SqueezeNet,
+    TinyDarknet,
     from_torch,
     num_params,
     to_torch,
 )
-from rainjax.nets._layers import GroupNorm, pixel_shuffle
+from rainjax.nets._layers import GroupNorm, max_pool, pixel_shuffle
 from rainjax.nets.carn_m import grouped_conv
 from rainjax.nets.mobilenet import depthwise
 from tests.golden import seeded
@@ -116,6 +118,28 @@ def test_imagenet_classifiers_agree_with_torchvision_and_timm(name, network):
 
 
 @pytest.mark.parametrize(
+    ("name", "kind", "network"),
+    [
+        ("squeezenet", "enlarged", SqueezeNet(size=64)),
+        ("squeezenet", "shrunk", SqueezeNet(size=64)),
+        ("tinydarknet", "as_it_is", TinyDarknet()),
+    ],
+)
+def test_squeezenet_and_tiny_darknet_agree_with_pytorch(name, kind, network):
+    stored = _stored("squeezenet_darknet_torch.npz")
+    shapes, seed = json.loads(stored[f"{name}/shapes"].item()), int(stored[f"{name}/seed"])
+    arrays = seeded.weights(shapes, seed=seed)
+    if name == "tinydarknet":  # in Keras's order of axes
+        arrays = {k: a.transpose(2, 3, 1, 0) if a.ndim == 4 else a for k, a in arrays.items()}
+    gradient = stored[f"{name}/{kind}/gradient"]
+    image = seeded.picture(*gradient.shape[:2], seed=seed)
+    loss = lambda y: -jax.nn.log_softmax(y)[3]
+    logits, slope = _run(network, from_torch(network, arrays), image, loss)
+    _assert_close(logits, stored[f"{name}/{kind}/logits"], 1e-5)
+    _assert_close(slope, gradient, 1e-4)
+
+
+@pytest.mark.parametrize(
     ("architecture", "name"),
     [
         ("mobilenetv2_torchvision", "mobilenetv2_torchvision"),
@@ -146,6 +170,19 @@ def test_pixel_shuffle_is_the_loop_over_its_definition(factor):
                 channel = c * factor**2 + i * factor + j
                 expected[:, i::factor, j::factor, c] = features[..., channel]
     np.testing.assert_array_equal(pixel_shuffle(jnp.asarray(features), factor), expected)
+
+
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("size", [(8, 7), (5, 2), (3, 4)])
+def test_max_pool_is_the_loop_over_its_windows(window, size):
+    """A window starts wherever it reaches the image beyond what those before it have seen."""
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    starts = [[s for s in range(0, n, 2) if s == 0 or s + window - 2 < n] for n in size]
+    expected = [
+        [x[:, i : i + window, j : j + window].max((1, 2)) for j in starts[1]] for i in starts[0]
+    ]
+    found = max_pool(jnp.asarray(x), window)
+    np.testing.assert_array_equal(found, np.moveaxis(np.array(expected), 2, 0))
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, "same"), (2, "same"), (2, "torch")])

@@ -20,6 +20,8 @@ from rainjax.nets import (
     MobileNetV2,
     ResNet,
     ResNet4b,
+    SqueezeNet,
+    TinyDarknet,
     num_params,
     to_torch,
 )
@@ -113,6 +115,8 @@ def test_half_precision_is_stored_and_loaded_as_float32(params, tmp_path, path):
         MobileNetV2(num_classes=5, class_subset=(4, 0), stages=((1, 4, 1, 1),), padding="torch"),
         ImageNetResNet(blocks=(2, 1), bottleneck=False, class_subset=(4, 0), width=2),
         ResNet4b(size=8, width=2, hidden=3),
+        SqueezeNet(num_classes=5, class_subset=(4, 0), width=2, groups=(((1, 2), (1, 2)),)),
+        TinyDarknet(num_classes=5, class_subset=(4, 0), groups=(((3, 2),), ((1, 2),))),
     ],
     ids=repr,
 )

@@ -24,7 +24,14 @@ from tqdm import tqdm
 
 from rainjax import data, defenses, transforms
 from rainjax._files import write_json
-from rainjax.defenses import JPEG, Defense, FeatureDistillation, Quilting, TotalVariation
+from rainjax.defenses import (
+    JPEG,
+    Defense,
+    FeatureDistillation,
+    NonLocalMeans,
+    Quilting,
+    TotalVariation,
+)
 from rainjax.devices import batch_sharding, data_mesh, num_cores
 from rainjax.evaluation.provenance import provenance
 from rainjax.keys import Purpose, example_keys, purpose_key
@@ -34,7 +41,10 @@ from rainjax.report.tables import ABSENT, Cell, Table
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Measures Feature Distillation, JPEG, total variation and quilting at one size of image."""
+    """Measures Feature Distillation, JPEG, total variation, non-local means and quilting.
+
+    All of them at one size of image.
+    """
 
     data: str = "builtin"
     """Whose test pictures are transformed: `builtin`, tiled to the size, or the name of a
@@ -195,10 +205,11 @@ def _entries(options: Speed, images: np.ndarray, batch_size: int) -> list[_Entry
         _loop("JPEG", "Pillow, one thread", _pillow(options.quality), batch, batch_size),
         _threads("JPEG", "Pillow, all cores", _pillow(options.quality), batch, batch_size),
         _ours("total variation", TotalVariation(), (), batch, batch_size),
+        _ours("non-local means", NonLocalMeans(), (), few, batch_size),
         _ours("quilting", Quilting(), bank, few, batch_size),
     ]
-    for whose, (fn, settings) in _others().items():
-        entries.append(_loop("total variation", whose, fn, few, batch_size, settings))
+    for (name, whose), (fn, settings) in _others().items():
+        entries.append(_loop(name, whose, fn, few, batch_size, settings))
     return entries
 
 
@@ -224,7 +235,8 @@ def _ours(
     # What the compiler says is of one device's share.
     share = len(images) / place.mesh.size
     mib = None if held is None else held / share / 2**20
-    settings = repr(defense) if isinstance(defense, TotalVariation | Quilting) else ""
+    chosen = isinstance(defense, TotalVariation | NonLocalMeans | Quilting)
+    settings = repr(defense) if chosen else ""
     return _Entry(name, "rainjax", batch_size, len(images), run, mib, settings)
 
 
@@ -259,9 +271,10 @@ def _pillow(quality: int):
     return through
 
 
-def _others() -> dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]]:
-    """Returns other people's total variation and its settings, if they are installed.
+def _others() -> dict[tuple[str, str], tuple[Callable[[np.ndarray], np.ndarray], str]]:
+    """Returns other people's transformations, by name and whose, and their settings.
 
+    Those of what is installed: total variation and non-local means.
     What these libraries call total variation differs in kind: ART's leaves pixels out and
     minimises by SciPy.
     """
@@ -270,21 +283,30 @@ def _others() -> dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]]:
         from skimage import restoration
 
         scaled = lambda x: x.astype(np.float32) / 255
-        found["scikit-image, Chambolle"] = (
+        found["total variation", "scikit-image, Chambolle"] = (
             lambda x: restoration.denoise_tv_chambolle(scaled(x), weight=0.1, channel_axis=-1),
             "weight=0.1, until it moves little",
         )
-        found["scikit-image, Bregman"] = (
+        found["total variation", "scikit-image, Bregman"] = (
             lambda x: restoration.denoise_tv_bregman(scaled(x), channel_axis=-1),
             "defaults (weight=5.0, until it moves little)",
         )
+        ours = dataclasses.asdict(NonLocalMeans())
+        settings = ", ".join(f"{name}={value}" for name, value in ours.items())
+        for fast, whose in ((False, "scikit-image"), (True, "scikit-image, fast")):
+            found["non-local means", whose] = (
+                lambda x, fast=fast: restoration.denoise_nl_means(
+                    scaled(x), **ours, fast_mode=fast, channel_axis=-1
+                ),
+                f"{settings}, fast_mode={fast}" + (", patches without a Gaussian" if fast else ""),
+            )
     except ImportError:
         pass
     try:
         library = importlib.import_module("art.defences.preprocessor")
         art = library.TotalVarMin(clip_values=(0.0, 1.0))
         chosen = ("prob", "norm", "lamb", "solver", "max_iter")
-        found["ART"] = (
+        found["total variation", "ART"] = (
             lambda x: art(x[None].astype(np.float32) / 255)[0][0],
             "TotalVarMin, defaults ("
             + ", ".join(f"{name}={getattr(art, name)}" for name in chosen if hasattr(art, name))
@@ -349,6 +371,8 @@ def _table(record: dict[str, Any]) -> Table:
         memory = ABSENT if mib is None else Cell(f"{mib:.1f} MiB")
         rows.append((Cell(name), Cell(whose), *cells, memory))
     slow = options["num_slow"]
+    # Records from before it joined have none.
+    more = ", non-local means" if ("non-local means", "rainjax") in lines else ""
     run = record["run"]
     errors = ", ".join(
         f"{error['mean']:.2f} ({error['max']:.0f} at most) with {words}"
@@ -375,8 +399,8 @@ def _table(record: dict[str, Any]) -> Table:
             "Pillow writes and reads a file, whose "
             "entropy coding rainjax leaves out.",
             "**memory**: what the compiled program holds beyond its arguments, an image of the "
-            f"largest batch. Quilting ({options['bank_size']:,} patches) and other people's total "
-            f"variation are timed on {slow} images of a batch at most.",
+            f"largest batch. Quilting ({options['bank_size']:,} patches){more} and other people's "
+            f"total variation are timed on {slow} images of a batch at most.",
             f"Feature Distillation (rainjax) is faster than {faster}.",
             *([f"Settings: {'; '.join(sorted(settings))}."] if settings else []),
             f"Our JPEG and Pillow's, quality {options['quality']}, differ by so many grey levels "

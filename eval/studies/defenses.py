@@ -116,6 +116,7 @@ MAKERS = {
     "bit_depth": _plain("bit depth, 3 bits", lambda shelf: defenses.BitDepth(3)),
     "median": _plain("median filter, 2 × 2", lambda shelf: defenses.MedianFilter(2)),
     "bilateral": _plain("bilateral filter", lambda shelf: defenses.BilateralFilter()),
+    "non_local_means": _plain("non-local means", lambda shelf: defenses.NonLocalMeans()),
     "low_pass": _plain("DCT low-pass", lambda shelf: defenses.LowPass()),
     "total_variation": _plain("total variation", lambda shelf: defenses.TotalVariation(0.03)),
     "wavelet": _plain("wavelet shrinkage", lambda shelf: defenses.WaveletDenoising()),

@@ -57,9 +57,9 @@ class Transformations(StudyOptions):
 
     rows: tuple[str, ...] = ()
     """The transformations by name, empty for all: fd, fd_designed (with --table), jpeg, shield,
-    bit_depth, median, bilateral, low_pass, total_variation, wavelet, super_resolution, quilting,
-    noise, resize_pad, crop, pixel_deflection, subset, rain. The bare classifier, undefended, is
-    measured in any case."""
+    bit_depth, median, bilateral, non_local_means, low_pass, total_variation, wavelet,
+    super_resolution, quilting, noise, resize_pad, crop, pixel_deflection, subset, rain. The bare
+    classifier, undefended, is measured in any case."""
     radii: tuple[float, ...] = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
     """Radii of the L-inf ball, in units of the [0, 1] range: 8/255 is 0.03137."""
     num_steps: int = 20

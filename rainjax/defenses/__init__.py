@@ -13,6 +13,7 @@ from rainjax.defenses.feature_distillation import FeatureDistillation, two_steps
 from rainjax.defenses.gaussian_noise import GaussianNoise
 from rainjax.defenses.jpeg import JPEG, SHIELD
 from rainjax.defenses.low_pass import LowPass
+from rainjax.defenses.non_local_means import NonLocalMeans
 from rainjax.defenses.pixel_deflection import PixelDeflection
 from rainjax.defenses.quilting import Quilting, patch_bank
 from rainjax.defenses.rain import RAIN, MeanFieldRAIN
@@ -40,6 +41,7 @@ __all__ = [
     "LowPass",
     "MeanFieldRAIN",
     "MedianFilter",
+    "NonLocalMeans",
     "PixelDeflection",
     "Quantizer",
     "Quilting",

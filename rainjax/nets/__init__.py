@@ -11,6 +11,8 @@ from rainjax.nets.mobilenet import IMAGENETTE_CLASSES, MobileNetV2
 from rainjax.nets.own import Model, from_flax, from_function, from_linen
 from rainjax.nets.resnet import ResNet
 from rainjax.nets.resnet4b import ResNet4b
+from rainjax.nets.squeezenet import SqueezeNet
+from rainjax.nets.tiny_darknet import TinyDarknet
 
 __all__ = [
     "CARNM",
@@ -26,6 +28,8 @@ __all__ = [
     "Network",
     "ResNet",
     "ResNet4b",
+    "SqueezeNet",
+    "TinyDarknet",
     "from_flax",
     "from_function",
     "from_linen",

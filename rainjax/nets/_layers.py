@@ -44,6 +44,18 @@ def leaky_relu(x: Float[Array, "..."], slope: float) -> Float[Array, "..."]:
     return jnp.where(x <= 0, slope * x, x)
 
 
+def max_pool(x: Float[Array, "n h w c"], window: int) -> Float[Array, "n h_out w_out c"]:
+    """Returns the maxima of squares of `window`, at every second row and column.
+
+    The output's size is rounded up: where a last row or column would be left over, a window
+    reaches beyond the border at the bottom or right, as Caffe's and Darknet's do.
+    """
+    pads = ((0, 0), *((0, (size - window) % 2) for size in x.shape[1:3]), (0, 0))
+    return jax.lax.reduce_window(
+        x, -jnp.inf, jax.lax.max, (1, window, window, 1), (1, 2, 2, 1), pads
+    )
+
+
 def standardize(
     images: Float[Array, "n h w c"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "n h w c"]:

@@ -2,22 +2,17 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from rainjax.nets import _mobilenet_torch
+from rainjax.nets._layouts import form_of
 from rainjax.nets._named import as_float32, flatten, unflatten
 from rainjax.nets._network import Network
 from rainjax.nets._state_dict import state_dict, without_prefix
-from rainjax.nets.carn_m import CARNM
-from rainjax.nets.edsr import EDSR
-from rainjax.nets.imagenet_resnet import ImageNetResNet
-from rainjax.nets.imdn import IMDN
 from rainjax.nets.mobilenet import MobileNetV2
-from rainjax.nets.resnet import ResNet
-from rainjax.nets.resnet4b import ResNet4b
 from rainjax.typing import Params
 
 Shapes = dict[str, tuple[int, ...]]  # of arrays by name
@@ -39,7 +34,9 @@ def from_torch(network: Network, arrays: Mapping[str, Any]) -> Params:
     `layer1.0.downsample.0.weight`, ..., `fc.weight`). MobileNetV2: TensorFlow's names and kernels
     as they are, batch norm folded in (`expanded_conv_1/depthwise/weights`, ...); with
     `padding="torch"` torchvision's (`features.0.0.weight`, ...) or timm's (`conv_stem.weight`,
-    ...), whose batch norm is folded here.
+    ...), whose batch norm is folded here. SqueezeNet: Caffe's names (`conv1.weight`,
+    `fire2/conv1x1_1.weight`, ..., `conv10.bias`). TinyDarknet: Keras's names and kernels as they
+    are (`conv2d_1/kernel`, `batch_normalization_1/moving_mean`, ..., `conv2d_16/bias`).
     Raises ValueError that names the first array that is missing, unexpected or mis-shaped, and
     the number of classes where nothing but that is another.
     """
@@ -57,7 +54,7 @@ def from_torch(network: Network, arrays: Mapping[str, Any]) -> Params:
     if _is_folded(network):
         named = _mobilenet_torch.fold(network, arrays, source=source)
         return unflatten(named, network.shapes(), source=source)
-    form, names = _form(network), _names(network)
+    form, names = form_of(network), _names(network)
     arrays = as_float32(arrays, layout, source=source)
     back = {name: np.argsort(form.axes(len(shape))) for name, shape in layout.items()}
     named = {key: arrays[name].transpose(back[name]) for name, key in names.items()}
@@ -72,7 +69,7 @@ def to_torch(network: Network, params: Params) -> dict[str, np.ndarray]:
     scale here, `strict=False` as well; for an ImageNetResNet, and a MobileNetV2 with
     `padding="torch"`, one of torchvision's.
     """
-    form = _form(network)
+    form = form_of(network)
     named = {key: np.asarray(leaf) for key, leaf in flatten(params).items()}
     unflatten(
         named, network.shapes(), source=f"This tree of parameters for {type(network).__name__}"
@@ -92,7 +89,7 @@ def fitting(network: Network, arrays: Mapping[str, Any]) -> Network | None:
     A `class_subset` names classes by their numbers, so a network that has one keeps its classes.
     """
     layout, arrays = _read(network, arrays)
-    for name in _form(network).constants(network):
+    for name in form_of(network).constants(network):
         arrays.pop(name, None)
     if _has_shapes(arrays, layout):
         return network
@@ -102,38 +99,9 @@ def fitting(network: Network, arrays: Mapping[str, Any]) -> Network | None:
     return other if _has_shapes(arrays, _layout(other, arrays)) else None
 
 
-def _torch_axes(ndim: int) -> tuple[int, ...]:
-    """Returns the order of axes outside: OIHW for our HWIO, (out, in) for (in, out)."""
-    return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Form:
-    """How weights of one class of networks are published."""
-
-    name: Callable[..., str]
-    """The name of an array, from the network and the path of its parameter."""
-    constants: Callable[[Any], dict[str, np.ndarray]] = lambda network: {}
-    """Arrays that may be there and follow from the network's fields."""
-    ignored: Callable[[Any], str] = lambda network: r".*num_batches_tracked"
-    """A pattern of the names of arrays that say nothing."""
-    axes: Callable[[int], tuple[int, ...]] = _torch_axes
-    """The order of axes outside, for so many of them."""
-
-
-def _form(network: Network) -> _Form:
-    for cls, form in _FORMS.items():
-        if isinstance(network, cls):
-            return form
-    raise ValueError(
-        f"Weights can be converted for {', '.join(cls.__name__ for cls in _FORMS)}, got a "
-        f"{type(network).__name__}."
-    )
-
-
 def _names(network: Network) -> dict[str, str]:
     """Returns the key of every parameter by the name of its array outside."""
-    name = _form(network).name
+    name = form_of(network).name
     return {name(network, *key.split("/")): key for key in flatten(network.shapes())}
 
 
@@ -144,7 +112,7 @@ def _is_folded(network: Network) -> TypeGuard[MobileNetV2]:
 
 def _read(network: Network, given: Mapping) -> tuple[Shapes, dict[str, np.ndarray]]:
     """Returns the shapes outside, and the arrays under those names, without what says nothing."""
-    arrays, ignored = state_dict(given), re.compile(_form(network).ignored(network))
+    arrays, ignored = state_dict(given), re.compile(form_of(network).ignored(network))
     named = [without_prefix(arrays, layout) for layout in _layouts(network)]
     arrays = max(named, key=lambda arrays: len(_layout(network, arrays).keys() & arrays.keys()))
     arrays = {name: array for name, array in arrays.items() if not ignored.fullmatch(name)}
@@ -160,7 +128,7 @@ def _layouts(network: Network) -> list[Shapes]:
     """Returns the shapes of the arrays outside by name, in every layout that there is."""
     if _is_folded(network):
         return _mobilenet_torch.shapes(network)
-    form, shapes = _form(network), flatten(network.shapes())
+    form, shapes = form_of(network), flatten(network.shapes())
     return [
         {
             name: tuple(shapes[key].shape[axis] for axis in form.axes(shapes[key].ndim))
@@ -189,7 +157,7 @@ def _with_classes_of(network: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 def _without_constants(network: Network, arrays: Mapping[str, np.ndarray]) -> dict:
     arrays = dict(arrays)
-    for name, expected in _form(network).constants(network).items():
+    for name, expected in form_of(network).constants(network).items():
         found = arrays.pop(name, expected)
         if found.shape != expected.shape or not np.allclose(found, expected, atol=1e-3):
             raise ValueError(
@@ -198,91 +166,6 @@ def _without_constants(network: Network, arrays: Mapping[str, np.ndarray]) -> di
                 "set them to match."
             )
     return arrays
-
-
-def _edsr_name(network: EDSR, part: str, *rest: str) -> str:
-    leaf = _LEAVES[rest[-1]]
-    if part == "blocks":
-        return f"body.{rest[0]}.body.{ {'conv1': 0, 'conv2': 2}[rest[1]] }.{leaf}"
-    if part == "upsample":
-        return f"tail.0.{2 * int(rest[0])}.{leaf}"  # convolutions and shuffles take turns
-    return {"head": "head.0", "body_end": f"body.{network.num_blocks}", "tail": "tail.1"}[
-        part
-    ] + f".{leaf}"
-
-
-def _carn_m_name(network: CARNM, part: str, *rest: str) -> str:
-    leaf = _LEAVES[rest[-1]]
-    if part == "blocks":
-        block = f"b{int(rest[0]) + 1}"
-        if rest[1] == "merges":
-            return f"{block}.c{int(rest[2]) + 1}.body.0.{leaf}"
-        return f"{block}.b1.body.{ {'conv1': 0, 'conv2': 2, 'conv3': 4}[rest[2]] }.{leaf}"
-    if part == "merges":
-        return f"c{int(rest[0]) + 1}.body.0.{leaf}"
-    if part == "upsample":  # a convolution, a ReLU and a shuffle take turns
-        return f"upsample.up{network.scale}.body.{3 * int(rest[0])}.{leaf}"
-    return {"head": "entry", "tail": "exit"}[part] + f".{leaf}"
-
-
-def _imdn_name(network: IMDN, part: str, *rest: str) -> str:
-    leaf = _LEAVES[rest[-1]]
-    if part == "blocks":
-        inner = {"attention": "cca.conv_du", "convs": "c", "merge": "c5"}[rest[1]]
-        if rest[1] == "attention":
-            inner += f".{ {'down': 0, 'up': 2}[rest[2]] }"
-        elif rest[1] == "convs":
-            inner += str(int(rest[2]) + 1)
-        return f"IMDB{int(rest[0]) + 1}.{inner}.{leaf}"
-    outer = {"head": "fea_conv", "merge": "c.0", "body_end": "LR_conv", "upsample": "upsampler.0"}
-    return f"{outer[part]}.{leaf}"
-
-
-def _resnet_name(network: ResNet, part: str, *rest: str) -> str:
-    leaf = _LEAVES[rest[-1]]
-    norm = {"batch": "bn", "group": "gn"}[network.norm]
-    if part == "blocks":
-        group, index = divmod(int(rest[0]), (network.depth - 2) // 6)
-        return f"layer{group + 1}.{index}.{rest[1].replace('norm', norm)}.{leaf}"
-    return f"{part.replace('norm', norm)}.{leaf}"
-
-
-def _resnet4b_name(network: ResNet4b, part: str, *rest: str) -> str:
-    leaf = _LEAVES[rest[-1]]
-    if part == "blocks":
-        group, index = divmod(int(rest[0]), 2)
-        layer = {"shortcut": "shortcut.0"}.get(rest[1], rest[1])
-        return f"layer{group + 1}.{index}.{layer}.{leaf}"
-    return f"{part}.{leaf}"
-
-
-def _imagenet_resnet_name(network: ImageNetResNet, part: str, *rest: str) -> str:
-    leaf = _LEAVES[rest[-1]]
-    if part == "groups":
-        group, index, *layers, _ = rest
-        layer = layers[-1].replace("norm", "bn")  # what is in "residual" lies beside the shortcut
-        layer = {"shortcut": "downsample.0", "shortcut_bn": "downsample.1"}.get(layer, layer)
-        return f"layer{int(group) + 1}.{index}.{layer}.{leaf}"
-    return {"conv1": "conv1", "norm1": "bn1", "linear": "fc"}[part] + f".{leaf}"
-
-
-def _mobilenet_name(network: MobileNetV2, part: str, *rest: str) -> str:
-    leaf = {"kernel": "weights", "bias": "biases"}[rest[-1]]
-    if part == "blocks":
-        index = f"_{rest[0]}" if rest[0] != "0" else ""
-        return f"expanded_conv{index}/{rest[1]}/{leaf}"
-    return {"stem": "Conv", "last": "Conv_1", "logits": "Logits/Conv2d_1c_1x1"}[part] + f"/{leaf}"
-
-
-def _mean_shift(mean: np.ndarray, layer: str) -> dict[str, np.ndarray]:
-    """Returns the two fixed 1x1 convolutions with which PyTorch code shifts the mean."""
-    identity = np.eye(mean.size, dtype=np.float32)[:, :, None, None]
-    return {
-        f"sub_mean{layer}.weight": identity,
-        f"sub_mean{layer}.bias": -mean,
-        f"add_mean{layer}.weight": identity,
-        f"add_mean{layer}.bias": mean,
-    }
 
 
 # The first kernel's name tells whose weights they are, and so how their network pads.
@@ -297,29 +180,3 @@ def _check_padding(network: MobileNetV2, arrays: Mapping[str, np.ndarray], sourc
                 f"one has padding={network.padding!r}: give the network the padding, mean and "
                 "std that the weights were trained with."
             )
-
-
-# PyTorch's names of what Flax calls so.
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-
-_FORMS: dict[type[Network], _Form] = {
-    EDSR: _Form(
-        _edsr_name, lambda n: _mean_shift(n.value_range * np.asarray(n.mean, np.float32), "")
-    ),
-    CARNM: _Form(
-        _carn_m_name,
-        lambda n: _mean_shift(np.asarray(n.mean, np.float32), ".shifter"),
-        lambda n: rf"upsample\.up(?!{n.scale}\.).*",
-    ),
-    IMDN: _Form(_imdn_name),
-    ResNet: _Form(_resnet_name),
-    ResNet4b: _Form(_resnet4b_name),
-    MobileNetV2: _Form(_mobilenet_name, axes=lambda ndim: tuple(range(ndim))),
-    ImageNetResNet: _Form(_imagenet_resnet_name),
-}

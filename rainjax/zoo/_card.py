@@ -6,13 +6,23 @@ import difflib
 import json
 import pathlib
 
-from rainjax.nets import EDSR, ImageNetResNet, MobileNetV2, Network, ResNet, ResNet4b
+from rainjax.nets import (
+    EDSR,
+    ImageNetResNet,
+    MobileNetV2,
+    Network,
+    ResNet,
+    ResNet4b,
+    SqueezeNet,
+    TinyDarknet,
+)
 from rainjax.zoo._arrays import OTHERS
 
 # The architectures that a card can name and `load` then builds. Any other is given to `load`: what
 # a file says never decides which code is imported.
 NETWORKS: dict[str, type[Network]] = {
-    cls.__name__: cls for cls in (EDSR, ImageNetResNet, MobileNetV2, ResNet, ResNet4b)
+    cls.__name__: cls
+    for cls in (EDSR, ImageNetResNet, MobileNetV2, ResNet, ResNet4b, SqueezeNet, TinyDarknet)
 }
 
 # Written by `save` itself, and given by whoever trained the parameters.

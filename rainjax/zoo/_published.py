@@ -14,6 +14,8 @@ from rainjax.nets import (
     Network,
     ResNet,
     ResNet4b,
+    SqueezeNet,
+    TinyDarknet,
     from_torch,
 )
 from rainjax.nets.convert import fitting
@@ -36,6 +38,10 @@ PUBLISHED: dict[str, Network] = {
     "resnet34_torchvision": ImageNetResNet(blocks=(3, 4, 6, 3), bottleneck=False),
     "resnet50_torchvision": ImageNetResNet(),  # timm's resnet50 has the same names
     "resnet50_imagenette": ImageNetResNet(class_subset=IMAGENETTE_CLASSES),
+    "squeezenet": SqueezeNet(),
+    "squeezenet_imagenette": SqueezeNet(class_subset=IMAGENETTE_CLASSES),
+    "tinydarknet": TinyDarknet(),
+    "tinydarknet_imagenette": TinyDarknet(class_subset=IMAGENETTE_CLASSES),
     "carn_m_x2": CARNM(scale=2),
     "edsr_baseline_x2": EDSR_BASELINE,
     "imdn_x2": IMDN(scale=2),

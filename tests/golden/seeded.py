@@ -19,16 +19,19 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """Returns one float32 array per PyTorch name: kernels scaled by fan-in, variances positive."""
+    """Returns one float32 array per name: kernels scaled by fan-in, variances positive.
+
+    Axes are in PyTorch's order, whosever the names are.
+    """
     rng = np.random.default_rng(seed)
     arrays = {}
     for name in sorted(shapes):
         shape = tuple(shapes[name])
-        if name.endswith("running_var"):
+        if name.endswith(("running_var", "moving_variance")):
             array = rng.uniform(0.5, 1.5, shape)
         elif len(shape) > 1:
             array = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-        elif name.endswith("weight"):
+        elif name.endswith(("weight", "gamma")):
             array = rng.uniform(0.5, 1.0, shape)
         else:
             array = 0.1 * rng.standard_normal(shape)
