@@ -60,7 +60,8 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
         for other in results.scored(None)
         if other.subject == record.subject
         and other.ball == ball
-        and other.knowledge is not Knowledge.KEYS
+        # What was found on another classifier gets no stronger by fooling that one better.
+        and other.knowledge not in (Knowledge.KEYS, Knowledge.TRANSFER)
     ]
     flat = {_surrogate(other) for other in tried if _settled(other)}
     return unique(other.threat for other in tried if _surrogate(other) not in flat)
