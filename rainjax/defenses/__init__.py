@@ -6,6 +6,7 @@ from rainjax.defenses._base import (
     Defense,
     Deterministic,
     Identity,
+    Iterative,
     Quantizer,
 )
 from rainjax.defenses.bilateral import BilateralFilter
@@ -41,6 +42,7 @@ __all__ = [
     "GaussianNoise",
     "GaussianSmoothing",
     "Identity",
+    "Iterative",
     "LowPass",
     "MeanFieldRAIN",
     "MedianFilter",

@@ -8,16 +8,19 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from rainjax import transforms
-from rainjax.defenses._base import Deterministic
+from rainjax._checks import check_image
+from rainjax.defenses._base import Deterministic, Iterative
 from rainjax.transforms.smoothing import Border, check_gaussian
-from rainjax.typing import Image
+from rainjax.typing import Image, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class GaussianSmoothing(Deterministic):
+class GaussianSmoothing(Deterministic, Iterative):
     """Convolves an image with a Gaussian, `num_iterations` times.
 
     `sigma` and `kernel_size` are in pixels, `border` as in `transforms.gaussian_smooth`. The three
@@ -55,9 +58,17 @@ class GaussianSmoothing(Deterministic):
 
     def purify(self, image: Image) -> Image:
         """Returns the smoothed image."""
-        smooth = lambda x, _: (
-            transforms.gaussian_smooth(x, self.sigma, self.kernel_size, self.border),
-            None,
-        )
+        smooth = lambda x, _: (self._smooth(x), None)
         smoothed, _ = jax.lax.scan(smooth, image, length=self.num_iterations)
         return transforms.clip_rounding(smoothed)
+
+    def iterates(self, params: Params, image: Image) -> Float[Array, "t h w c"]:
+        """Returns the image and every iterate, `num_iterations + 1` of them in order."""
+        del params
+        check_image(image, type(self).__name__)
+        smooth = lambda x, _: (self._smooth(x),) * 2
+        _, smoothed = jax.lax.scan(smooth, image, length=self.num_iterations)
+        return jnp.concatenate([image[None], jax.vmap(transforms.clip_rounding)(smoothed)])
+
+    def _smooth(self, image: Image) -> Image:
+        return transforms.gaussian_smooth(image, self.sigma, self.kernel_size, self.border)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from rainjax import transforms
 from rainjax._checks import check_image
-from rainjax.defenses._base import Defense
+from rainjax.defenses._base import Iterative
 from rainjax.nets._network import Network
 from rainjax.nets.blind_spot import BLIND_SPOT
 from rainjax.transforms.smoothing import Border, check_gaussian
@@ -21,7 +21,7 @@ from rainjax.typing import Image, Params, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
-class NCIS(Defense):
+class NCIS(Iterative):
     """Smooths an image and predicts each pixel from its smoothed surroundings, again and again.
 
     `x_{t+1} = clip(network(G(x_t)), 0, 1)` for `num_iterations` steps from the image `x_0`, where
