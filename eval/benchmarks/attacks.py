@@ -1,10 +1,11 @@
 """What an attack costs beyond the gradients it is made of: `python -m eval benchmark`.
 
-Five questions, answered as ratios measured side by side in one run: how much longer EOT-PGD
-takes than its gradients alone; how much more memory 64 draws take than 4 at the same chunk;
-how much is compiled when the same study runs again with another seed; how much longer the choice
-among reachable outputs takes than 100 steps of APGD on the same pipeline; and how much longer a
-whole strength ladder than its last rung.
+Six questions, answered as ratios measured side by side in one run: how much longer EOT-PGD takes
+than its gradients alone; how much more memory 64 draws take than 4 at the same chunk; how much is
+compiled when the same study runs again with another seed; how much longer the choice among
+reachable outputs takes than 100 steps of APGD on the same pipeline; how much longer a whole
+strength ladder than its last rung; and how much more memory the gradient takes through eight
+iterations of NCIS than through one.
 """
 
 import dataclasses
@@ -23,25 +24,26 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from eval.benchmarks._memory import resident_mib
+from eval.benchmarks._memory import gradient_mib, resident_mib
 from eval.benchmarks._strong_attacks import StrongAttacks, seconds_of
 from rainjax import data, evaluation, zoo
 from rainjax._files import write_json
 from rainjax.attacks import EOT, PGD
-from rainjax.defenses import RAIN
+from rainjax.defenses import NCIS, RAIN
 from rainjax.devices import batch_sharding, data_mesh, replicated
 from rainjax.evaluation.provenance import provenance
 from rainjax.keys import Purpose, example_keys
-from rainjax.nets import EDSR
+from rainjax.nets import BLIND_SPOT, BLIND_SPOT_SMALL, EDSR
 from rainjax.pipeline import Defended
 from rainjax.typing import Params
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
+_NCIS_NETWORKS = {"BLIND_SPOT_SMALL": BLIND_SPOT_SMALL, "BLIND_SPOT": BLIND_SPOT}
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Measures, as ratios, EOT-PGD on RAIN and the attacks that look hardest."""
+    """Measures EOT-PGD, the attacks that look hardest, and NCIS's memory, as ratios."""
 
     classifier: str = "builtin_resnet"
     """The classifier: a zoo name or a path."""
@@ -61,6 +63,10 @@ class Benchmark:
     """Numbers of draws whose peak memory is compared."""
     num_strong: int = 100
     """Images for reachable outputs beside APGD, and for the ladder."""
+    ncis_size: int = 224
+    """Height and width of the image through which NCIS's gradient is taken."""
+    ncis_iterations: tuple[int, int] = (1, 8)
+    """Numbers of its iterations whose temporary memory is compared."""
     out: pathlib.Path = pathlib.Path("results/benchmark")
     """The record is written to OUT/benchmark.json."""
     peak_of: int | None = None
@@ -77,6 +83,11 @@ class Benchmark:
             raise ValueError(
                 f"memory_eot={self.memory_eot} and peak_of={self.peak_of} count draws: at least 1."
             )
+        if min(self.ncis_size, *self.ncis_iterations) < 1:
+            raise ValueError(
+                f"ncis_size={self.ncis_size} counts pixels, and ncis_iterations="
+                f"{self.ncis_iterations} iterations: at least 1."
+            )
 
 
 def run(options: Benchmark) -> None:
@@ -88,14 +99,15 @@ def run(options: Benchmark) -> None:
         print(f"peak_mib={_memory_mib()[1] - before:.1f}")
         return
     strong = StrongAttacks(options.classifier, options.num_strong, options.num_repeats)
-    total = 2 * options.num_repeats + 1 + strong.num_parts()
-    with tqdm(total=total, desc="benchmark", unit="part") as bar:
+    parts = 2 * options.num_repeats + 1 + strong.num_parts() + len(_NCIS_NETWORKS)
+    with tqdm(total=parts, desc="benchmark", unit="part") as bar:
         times = _times(bench, bar)
         compilations = _compilations(bench)
         bar.update()
         reachable = strong.reachable_over_apgd(bar)
         ladder = strong.ladder_over_last_rung(bar)
         peaks = _peaks(options, bar)
+        iterations = _iterations(options, bar)
     record = {
         "schema": 1,
         "kind": "benchmark",
@@ -105,6 +117,7 @@ def run(options: Benchmark) -> None:
         "compilations_with_another_seed": compilations,
         "reachable_over_apgd": reachable,
         "ladder_over_last_rung": ladder,
+        "gradient_through_ncis": iterations,
         "run": provenance(),
     }
     few, many = options.memory_eot
@@ -129,6 +142,16 @@ def run(options: Benchmark) -> None:
         f"{ladder['seconds'][1]:.1f} s against {ladder['seconds'][0]:.1f} s, "
         f"{len(ladder['num_gradients'])} rungs"
     )
+    once, often = options.ncis_iterations
+    print(
+        f"Gradient through NCIS at {options.ncis_size} pixels, temporary memory of {often} "
+        f"iterations over {once}:"
+    )
+    for row in iterations:
+        print(
+            f"  {row['network']:<38}  {row['ratio']:.2f}   (at most 1.50)   "
+            f"{row['mib'][1]:.0f} MiB against {row['mib'][0]:.0f} MiB"
+        )
     path = options.out / "benchmark.json"
     write_json(path, record)
     print(f"Wrote {path}.")
@@ -232,6 +255,23 @@ def _peaks(options: Benchmark, bar: tqdm) -> dict[str, Any]:
         "median_mib": medians,
         "peaks_mib": peaks,
     }
+
+
+def _iterations(options: Benchmark, bar: tqdm) -> list[dict[str, Any]]:
+    rows = []
+    for name, network in _NCIS_NETWORKS.items():
+        mib = [gradient_mib(NCIS(network, n), options.ncis_size) for n in options.ncis_iterations]
+        rows.append(
+            {
+                "network": name,
+                "size": options.ncis_size,
+                "num_iterations": list(options.ncis_iterations),
+                "mib": mib,
+                "ratio": mib[1] / mib[0],
+            }
+        )
+        bar.update()
+    return rows
 
 
 def _peak_in_a_new_process(options: Benchmark, num_eot: int) -> float:
