@@ -16,7 +16,10 @@ import safetensors.numpy
 from rainjax import RAIN, Defended, Purpose, example_keys, zoo
 from rainjax.nets import (
     EDSR,
+    FBI_MASKS,
+    BlindSpot,
     ImageNetResNet,
+    Mask,
     MobileNetV2,
     ResNet,
     ResNet4b,
@@ -113,6 +116,7 @@ def test_half_precision_is_stored_and_loaded_as_float32(params, tmp_path, path):
         MobileNetV2(num_classes=5, class_subset=(4, 0), stages=((1, 4, 1, 1),), padding="torch"),
         ImageNetResNet(blocks=(2, 1), bottleneck=False, class_subset=(4, 0), width=2),
         ResNet4b(size=8, width=2, hidden=3),
+        BlindSpot(num_layers=2, num_features=2, masks=(FBI_MASKS[0], Mask(((1,),)))),
     ],
     ids=repr,
 )
@@ -174,7 +178,10 @@ def test_damaged_file_and_damaged_card(path):
         (lambda c: c.pop("seed"), "lacks 'seed'"),
         (lambda c: c.update(metrics=3), "'metrics' = 3; it must be a dict"),
         (lambda c: c.update(dtype="int8"), "dtype 'int8'"),
-        (lambda c: c["architecture"].update({"class": "VGG"}), "class 'VGG'; known are EDSR"),
+        (
+            lambda c: c["architecture"].update({"class": "VGG"}),
+            "class 'VGG'; known are BlindSpot, EDSR",
+        ),
         (lambda c: c.update(architecture={}), "'architecture' with 'class' = None; .* a str"),
         (lambda c: c.update(architecture=[]), r"'architecture' = \[\]; it must be a dict"),
         (lambda c: c["architecture"].update({"class": ["EDSR"]}), r"'class' = \['EDSR'\]; it"),

@@ -11,6 +11,7 @@ from rainjax.nets import _mobilenet_torch
 from rainjax.nets._named import as_float32, flatten, unflatten
 from rainjax.nets._network import Network
 from rainjax.nets._state_dict import state_dict, without_prefix
+from rainjax.nets.blind_spot import BlindSpot
 from rainjax.nets.carn_m import CARNM
 from rainjax.nets.edsr import EDSR
 from rainjax.nets.imagenet_resnet import ImageNetResNet
@@ -33,6 +34,8 @@ def from_torch(network: Network, arrays: Mapping[str, Any]) -> Params:
     whose fixed `sub_mean` and `add_mean` may be there and are then compared with `network.mean`.
     CARNM: likewise (`entry.weight`, `b1.c2.body.0.bias`, ...); the upsampling of other scales,
     which the published file holds too, is ignored. IMDN: `fea_conv.weight`, `IMDB1.c1.bias`, ....
+    BlindSpot: FBI-Net's (`new1.new1.conv1.weight`, `new_0.activation_new2.weight`, ...), whose
+    `new1.activation_new1.weight` is as long here as there are features.
     ResNet: `conv1.weight`, `layer1.0.bn1.running_mean`, ..., `linear.weight`;
     `num_batches_tracked` is ignored. ResNet4b: `conv1.weight`, `layer1.0.shortcut.0.bias`, ...,
     `linear2.weight`. ImageNetResNet: torchvision's and timm's names (`layer1.0.conv1.weight`,
@@ -238,6 +241,25 @@ def _imdn_name(network: IMDN, part: str, *rest: str) -> str:
     return f"{outer[part]}.{leaf}"
 
 
+def _blind_spot_name(network: BlindSpot, part: str, *rest: str) -> str:
+    leaf, residual = _LEAVES[rest[-1]], "residual_module"
+    if part in ("residuals", "mean_residual"):
+        inner = {"conv1": "conv1_1by1", "conv2": "conv2_1by1"}.get(rest[-2], rest[-2])
+        residual += f".{inner}.{leaf}"
+    if part in ("mean_residual", "mean_activation", "tail"):
+        outer = {"mean_activation": f"activation.{leaf}", "tail": f"output_layer.{leaf}"}
+        return outer.get(part, residual)
+    number = int(rest[0]) + (part == "merges")  # the first layer merges nothing
+    layer = ("new1", "new2")[number] if number < 2 else f"new_{number - 2}"
+    inner = {
+        "convs": f"new{min(number, 2) + 1}.conv1.{leaf}",
+        "activations": f"activation_new1.{leaf}",
+        "merges": f"activation_new2.{leaf}",
+        "residuals": residual,
+    }
+    return f"{layer}.{inner[part]}"
+
+
 def _resnet_name(network: ResNet, part: str, *rest: str) -> str:
     leaf = _LEAVES[rest[-1]]
     norm = {"batch": "bn", "group": "gn"}[network.norm]
@@ -303,6 +325,7 @@ def _check_padding(network: MobileNetV2, arrays: Mapping[str, np.ndarray], sourc
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
+    "slope": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
@@ -318,6 +341,7 @@ _FORMS: dict[type[Network], _Form] = {
         lambda n: rf"upsample\.up(?!{n.scale}\.).*",
     ),
     IMDN: _Form(_imdn_name),
+    BlindSpot: _Form(_blind_spot_name),
     ResNet: _Form(_resnet_name),
     ResNet4b: _Form(_resnet4b_name),
     MobileNetV2: _Form(_mobilenet_name, axes=lambda ndim: tuple(range(ndim))),
