@@ -11,8 +11,10 @@ from rainjax.defenses._base import (
 from rainjax.defenses.bilateral import BilateralFilter
 from rainjax.defenses.feature_distillation import FeatureDistillation, two_steps
 from rainjax.defenses.gaussian_noise import GaussianNoise
+from rainjax.defenses.gaussian_smoothing import GaussianSmoothing
 from rainjax.defenses.jpeg import JPEG, SHIELD
 from rainjax.defenses.low_pass import LowPass
+from rainjax.defenses.ncis import NCIS
 from rainjax.defenses.pixel_deflection import PixelDeflection
 from rainjax.defenses.quilting import Quilting, patch_bank
 from rainjax.defenses.rain import RAIN, MeanFieldRAIN
@@ -26,6 +28,7 @@ from rainjax.defenses.wavelet_denoising import WaveletDenoising
 
 __all__ = [
     "JPEG",
+    "NCIS",
     "RAIN",
     "SHIELD",
     "BilateralFilter",
@@ -36,6 +39,7 @@ __all__ = [
     "Deterministic",
     "FeatureDistillation",
     "GaussianNoise",
+    "GaussianSmoothing",
     "Identity",
     "LowPass",
     "MeanFieldRAIN",
