@@ -12,7 +12,8 @@ import numpy as np
 from rainjax import transforms
 from rainjax._checks import check_fields
 from rainjax._files import read_array, read_arrays, write_arrays, write_json
-from rainjax.evaluation.study import Cell, Subject
+from rainjax.evaluation.study import Cell
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.work import Work
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import radial_frequencies, radial_spectrum

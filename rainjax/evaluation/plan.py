@@ -24,7 +24,8 @@ from rainjax.evaluation.provenance import code_digest
 from rainjax.evaluation.records import SCHEMA, load_order
 from rainjax.evaluation.rounding_certificate import proof_outcome
 from rainjax.evaluation.shots import shots_of
-from rainjax.evaluation.study import Cell, Study, Subject
+from rainjax.evaluation.study import Cell, Study
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.validation import PROOF, ROBUSTNESS, find_problem
 from rainjax.evaluation.work import MEMBER, NOT_OF_IMAGES, Unit, Work
 

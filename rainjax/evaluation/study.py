@@ -17,32 +17,13 @@ from rainjax.evaluation.compatibility import check_known_key, check_losses, chec
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, Robustness
-from rainjax.evaluation.names import check_apart, check_folder_name, check_name
+from rainjax.evaluation.names import check_apart, check_folder_name
 from rainjax.evaluation.records import record_id
 from rainjax.evaluation.rounding_certificate import RoundingCertificate
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.threats import ThreatModel, enumerated
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Params
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject(metaclass=Named):
-    """A pipeline under test, with the parameters that it is tested with.
-
-    `sources` says where parts of the parameters came from, by the names that `params` has at its
-    top: `{"classifier": "builtin_resnet"}`. It is shown, and decides nothing: parameters are told
-    apart by their content.
-    """
-
-    name: str
-    pipeline: Pipeline
-    params: Params
-    sources: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        check_name(self.name)
-        check_fields(self)
-        self.pipeline.check_params(self.params)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,6 +112,11 @@ class Cell:
     def radius(self) -> float | None:
         """The radius of that ball; None where an attack looks for the nearest success."""
         return getattr(self.proof or self.attack, "radius", None)
+
+    @property
+    def attack_params(self) -> Params:
+        """The parameters of the surrogate: the subject's, or those that the attacker has."""
+        return self.threat.surrogate.params(self.subject.params)
 
     @property
     def num_draws(self) -> int:
@@ -259,6 +245,7 @@ def _cell(
         return None
     where = f"{type(threat.surrogate).__name__}.of(pipeline), of {threat.name!r},"
     check_kind(surrogate, Pipeline, where, verb="returns")
+    surrogate.check_params(threat.surrogate.params(subject.params))
     if threat.knowledge > Knowledge.SCORES and not surrogate.differentiable:
         return None
     attack = _fitted(threat, surrogate, shape[0])
