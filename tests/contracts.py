@@ -35,6 +35,7 @@ from rainjax.attacks import (
 )
 from rainjax.defenses import (
     JPEG,
+    NCIS,
     RAIN,
     SHIELD,
     BilateralFilter,
@@ -56,7 +57,7 @@ from rainjax.defenses import (
     TotalVariation,
 )
 from rainjax.gradients import BPDA
-from tests.tiny import EDSR_TINY, edsr_params
+from tests.tiny import BLIND_SPOT_TINY, EDSR_TINY, blind_spot_params, edsr_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +170,7 @@ _LISTED = [
         params=lambda: ((), (), edsr_params()),
     ),
     DefenseCase("pixel_deflection", PixelDeflection(20, window=3), random=True, convolves=True),
+    DefenseCase("ncis", NCIS(BLIND_SPOT_TINY, 2), False, True, blind_spot_params),
     DefenseCase("super_resolution", SuperResolution(EDSR_TINY), False, True, edsr_params),
     # What an attacker puts in front of a surrogate keeps a defense's promises.
     DefenseCase("input_diversity", InputDiversity(probability=0.9), True, True),

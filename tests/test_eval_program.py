@@ -10,6 +10,7 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
+from tqdm import tqdm
 
 import eval.__main__ as program
 from eval import sanity
@@ -20,6 +21,7 @@ from eval.sanity import Sanity
 from eval.studies.defenses import MAKERS
 from eval.studies.rain import RAINStudy
 from rainjax.evaluation import evaluate, load_records
+from rainjax.nets import BlindSpot
 from tests import saved_networks
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -129,3 +131,14 @@ def test_peak_memory_is_measured(networks, capsys):
     options = Benchmark(networks["classifier"], networks["finetuned"], batch_size=4, peak_of=2)
     benchmark.run(options)
     assert 0 <= float(capsys.readouterr().out.removeprefix("peak_mib=")) < 5_000
+
+
+@pytest.mark.optimized
+def test_the_memory_of_ncis_is_measured(monkeypatch):
+    monkeypatch.setattr(benchmark, "_NCIS_NETWORKS", {"tiny": BlindSpot(3, 8)})
+    (row,) = benchmark._iterations(Benchmark(ncis_size=24), tqdm(disable=True))
+    assert row["num_iterations"] == [1, 8]
+    # One map of eight features is held at least, and not all that any layer makes.
+    one_map = 24 * 24 * 8 * 4 / 2**20
+    assert one_map < row["mib"][0] < 100 * one_map
+    assert row["ratio"] == row["mib"][1] / row["mib"][0] <= 1.5

@@ -21,8 +21,10 @@ from rainjax.evaluation import (
     over_seeds,
     proved,
 )
+from rainjax.evaluation.records import Record
 from rainjax.evaluation.study import cells
-from rainjax.report import BlindAgainstAdaptive, Leaderboard, ResultsTable, report
+from rainjax.metrics import wilson_interval
+from rainjax.report import BlindAgainstAdaptive, DrawsTable, Leaderboard, ResultsTable, report
 from tests.small_studies import KERNEL, RIGHT, SMALL, linear, study_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -99,7 +101,7 @@ def test_a_proof_is_a_record_of_its_own_where_the_defense_bounds_what_it_rounds(
 def test_every_place_that_names_the_strongest_attack_prints_both_ends(folder):
     made = report(folder)
     share = f"{100 * robust(RADIUS).mean():.1f} %"
-    both = f"between {share} (proved) and {share} (attacked)"
+    both = f"{share} (proved)"  # which are one number here
     tables = [
         *ResultsTable().tables(made.results),
         *Leaderboard().tables(made.results),
@@ -129,6 +131,23 @@ def changed(folder, out, threat, change):
                 change(content)
             (out / "records" / path.name).write_text(json.dumps(content))
     return report(out)
+
+
+def test_a_table_says_between_where_an_attack_leaves_more_than_is_proved(folder, tmp_path):
+    image = int(np.flatnonzero(~robust(RADIUS))[0])
+
+    def mend_image(content):
+        counts = list(content["result"]["correct_draws"])
+        counts[image] = "1"
+        content["result"]["correct_draws"] = "".join(counts)
+        share = counts.count("1") / 16
+        low, high = wilson_interval(16 * share, 16)
+        for rule in ("mean", "worst", "vote"):
+            content["result"][rule] = {"accuracy": share, "low": low, "high": high}
+
+    made = changed(folder, tmp_path / "small", "reachable outputs", mend_image)
+    low, high = (f"{100 * (robust(RADIUS).sum() + more) / 16:.1f} %" for more in (0, 1))
+    assert f"between {low} (proved) and {high} (attacked)" in made.markdown()
 
 
 def test_a_record_that_leaves_less_than_is_proved_is_flagged(folder, tmp_path):
@@ -163,6 +182,24 @@ def test_a_proof_that_reaches_further_holds_within_a_smaller_ball_and_no_other_w
         (table,) = ResultsTable().tables(made.results)
         assert ("(proved)" in str(table.rows[0][-1])) is there
         assert any("Proved, whatever" in finding.text for finding in made.findings) is there
+
+
+def test_what_is_proved_as_well_is_no_bound(folder):
+    """Where the undefended classifier falls lower, no ladder is wanting of a number proved."""
+    records = load_records(folder)
+    bare = json.loads(json.dumps(of(records, "reachable outputs").content))
+    bare["subject"] = next(r for r in records if not r.defended).content["subject"]
+    bare["id"] = "bare--attacked"
+    bare["result"]["correct_draws"] = "0" * 16
+    for name in ("mean", "worst", "vote"):
+        bare["result"][name] = {"low": 0.0, "accuracy": 0.0, "high": 1.0}
+    for there, bound in ((records, False), ([r for r in records if not r.is_proof], True)):
+        made = report([*there, Record(bare)])
+        shown = [*ResultsTable().tables(made.results), *DrawsTable().tables(made.results)]
+        cells = [str(cell) for table in shown for row in table.rows for cell in row]
+        assert any("≤" in cell for cell in cells) is bound
+        assert any("≤" in note for table in shown for note in table.notes) is bound
+        assert any("≤" in finding.text for finding in made.findings) is bound
 
 
 def test_a_proof_of_fewer_images_says_of_how_many(folder, tmp_path):

@@ -96,6 +96,8 @@ def test_records_name_every_deviation(records):
         "steps 2 (published: 200)", "radius 0.05 (published: 8/255)",
         "draws a step 2 (published: 20)", "n 8 (published: 512)",
         "scoring draws 3 (published: 1)", "network Linear (published: WideResNet-28-10)",
+        "one-shot for every purifier (published: the vote of 10 for their own)",
+        "data arrays (published: cifar10)",
     ):  # fmt: skip
         assert said in lee["deviations"]
     assert not any("step size" in said for said in lee["deviations"])
@@ -121,7 +123,7 @@ def test_tables_print_them_with_the_number(records):
 
 def test_a_changed_attack_is_found_out_and_the_published_one_is_not():
     (threat,) = protocols.robustbench().published
-    facts = {"num_examples": 10000, "num_score_draws": 1, "network": "any"}
+    facts = {"num_examples": 10000, "num_score_draws": 1, "network": "any", "data": "cifar10"}
     facts |= {"surrogate": threat.surrogate, "knowledge": threat.knowledge}
     assert threat.protocol is not None
     assert threat.protocol.deviations(attack=threat.attack, **facts) == ()
@@ -131,6 +133,8 @@ def test_a_changed_attack_is_found_out_and_the_published_one_is_not():
     other = dataclasses.replace(threat, attack=PGD())  # by hand, and not by `threats`
     (said,) = other.protocol.deviations(attack=other.attack, **facts)
     assert said == "attack PGD (published: AutoAttack)"
+    elsewhere = threat.protocol.deviations(attack=threat.attack, **{**facts, "data": "photos"})
+    assert elsewhere == ("data photos (published: cifar10)",)
     facts |= {"surrogate": ClassifierAlone(), "knowledge": Knowledge.CLASSIFIER}
     assert threat.protocol.deviations(attack=threat.attack, **facts) == (
         "surrogate ClassifierAlone (published: OwnGradient)",
@@ -148,6 +152,10 @@ def test_numbers_of_two_protocols_are_not_joined():
 def test_an_option_that_nobody_has_is_refused():
     with pytest.raises(ValueError, match=r"No attack .* 'num_querys'.*num_queries"):
         protocols.adbm().threats(num_querys=100)
+    for name in ("num_gradients", "query", "num_calls"):  # an attack has them; nobody sets them
+        with pytest.raises(ValueError, match=f"No attack .* {name!r}"):
+            protocols.lee_kim_2023().threats(**{name: 5})
+    assert protocols.lee_kim_2023().threats(eot=EOT(3))[1].attack.num_draws == 3
     with pytest.raises(ValueError, match="leave norm='l2' out"):
         protocols.lee_kim_2023("l2", "imagenet")
 

@@ -3,6 +3,7 @@
 Feature Distillation's are measured in test_reachable.py, by linear programs.
 """
 
+import functools
 import itertools
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 import scipy.fft
 
 from rainjax import Defended, Identity, transforms
+from rainjax.attacks import balls
 from rainjax.defenses import JPEG, SHIELD, BitDepth, Chain, FeatureDistillation
 from rainjax.evaluation import certify_rounding
 from tests.tiny import Linear
@@ -91,9 +93,18 @@ def test_no_image_of_the_ball_leaves_the_bounds(defense, norm, channels):
     """Neither its corners, where L-inf allows most, nor images with few pixels far away."""
     rng = np.random.default_rng(1)
     image = jnp.asarray(np.round(255 * rng.uniform(size=(12, 20, channels))) / 255, jnp.float32)
-    radius = {"linf": 2 / 255, "l2": 0.1}[norm]
+    # No whole number of grey levels: rounding them first carries some of them further.
+    radius = {"linf": 1.6 / 255, "l2": 0.1}[norm]
     moves = rng.normal(size=(24, *image.shape))
     moves[::4] *= rng.random(image.shape) < 0.02
+    # The last pixel is repeated where sides are no multiples of 8.
+    corner = np.zeros(image.shape)
+    corner[-1, -1] = 1
+    moves[1::4] *= corner
+    # Nothing moves a coefficient further than its own basis image.
+    for move, place in zip(moves[2::4], np.eye(64)[[0, 0, 1, 8, 9, 18]], strict=True):
+        block = scipy.fft.idctn(place.reshape(8, 8), norm="ortho") * rng.choice([-1, 1])
+        move[...] = np.tile(block, (2, 3))[:12, :20, None]
     if norm == "linf":
         moves = radius * np.sign(moves)
     else:
@@ -112,6 +123,40 @@ def test_no_image_of_the_ball_leaves_the_bounds(defense, norm, channels):
     # The image that the true levels make is what the defense returns.
     made = defense.from_levels(tuple(jnp.asarray(x, jnp.int32) for x in own), image.shape)
     np.testing.assert_allclose(made, defense.purify(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_values_at_a_tie_keep_their_bounds_in_float32(bits, norm):
+    """Values whose ball ends at a tie, to some units in the last place, and a step beyond it."""
+    rng, levels, num = np.random.default_rng(0), 2**bits - 1, 20_000
+    for radius in rng.uniform(0.001, 0.5, size=12).tolist():
+        sign = rng.choice([-1.0, 1.0], size=num)
+        values = np.float32((rng.integers(0, levels, size=num) + 0.5) / levels - sign * radius)
+        values = (values.view(np.int32) + rng.integers(-3, 4, num, np.int32)).view(np.float32)
+        kept = (values >= 0) & (values <= 1)
+        images = jnp.asarray(values[kept])[:, None, None, None]  # of one value each
+        moves = jnp.float32(sign * radius * rng.uniform(1, 3, num))[kept, None, None, None]
+        into = functools.partial(balls.into_box, norm=norm, radius=radius)
+        found = np.round(jax.vmap(into)(images, images + moves) * np.float32(levels))
+        bounds = BitDepth(bits).level_bounds(images[:, 0], radius, norm)
+        assert (bounds.low[0] <= found[:, 0]).all()
+        assert (found[:, 0] <= bounds.high[0]).all()
+
+
+def test_levels_too_large_for_their_type_prove_nothing():
+    network, params = linear(64)
+    image = np.random.default_rng(0).uniform(size=(1, 8, 8, 1)).astype(np.float32)
+    for step in (1e-9, 1e-12):
+        defense = FeatureDistillation(steps=((step,) * 8,) * 8)
+        label = Defended(defense, network).predict(
+            params, jax.random.key(0), jnp.asarray(image[0])
+        )
+        found = certify_rounding(
+            Defended(defense, network), params, image, np.asarray(label)[None], radius=8 / 255
+        )
+        assert not found.proved[0]
+        assert found.log2_outcomes[0] == np.inf
 
 
 def test_what_is_given_is_checked():

@@ -116,7 +116,8 @@ def test_records_follow_the_schema(folder, config):
         "threat": "name description knowledge tags surrogate differentiates attack",
         "axes": "norm radius num_draws num_steps",
         "data": "name split fingerprint indices",
-        "result": "num_examples mean worst vote shots correct_draws linf_max l2_mean mean_loss",
+        "result": "num_examples mean worst vote shots correct_draws linf_max l2_max l1_max "
+        "l2_mean mean_loss",
         "result.mean": "accuracy low high",
         "run": "seconds started command versions backend device num_devices revision",
     }
@@ -185,6 +186,9 @@ def test_scores_are_what_the_logits_say(folder, config, threat):
         delta = attacked - images
         assert found["result"]["linf_max"] == pytest.approx(np.abs(delta).max())
         lengths = np.sqrt((delta.astype(float) ** 2).sum((1, 2, 3)))
+        assert found["result"]["l2_max"] == pytest.approx(lengths.max(), rel=1e-5)
+        sums = np.abs(delta.astype(float)).sum((1, 2, 3))
+        assert found["result"]["l1_max"] == pytest.approx(sums.max(), rel=1e-5)
         assert found["result"]["l2_mean"] == pytest.approx(lengths.mean(), rel=1e-5)
         images = attacked
 

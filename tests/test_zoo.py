@@ -16,7 +16,10 @@ import safetensors.numpy
 from rainjax import RAIN, Defended, Purpose, example_keys, zoo
 from rainjax.nets import (
     EDSR,
+    FBI_MASKS,
+    BlindSpot,
     ImageNetResNet,
+    Mask,
     MobileNetV2,
     ResNet,
     ResNet4b,
@@ -117,6 +120,7 @@ def test_half_precision_is_stored_and_loaded_as_float32(params, tmp_path, path):
         ResNet4b(size=8, width=2, hidden=3),
         SqueezeNet(num_classes=5, class_subset=(4, 0), width=2, groups=(((1, 2), (1, 2)),)),
         TinyDarknet(num_classes=5, class_subset=(4, 0), groups=(((3, 2),), ((1, 2),))),
+        BlindSpot(num_layers=2, num_features=2, masks=(FBI_MASKS[0], Mask(((1,),)))),
     ],
     ids=repr,
 )
@@ -178,7 +182,10 @@ def test_damaged_file_and_damaged_card(path):
         (lambda c: c.pop("seed"), "lacks 'seed'"),
         (lambda c: c.update(metrics=3), "'metrics' = 3; it must be a dict"),
         (lambda c: c.update(dtype="int8"), "dtype 'int8'"),
-        (lambda c: c["architecture"].update({"class": "VGG"}), "class 'VGG'; known are EDSR"),
+        (
+            lambda c: c["architecture"].update({"class": "VGG"}),
+            "class 'VGG'; known are BlindSpot, EDSR",
+        ),
         (lambda c: c.update(architecture={}), "'architecture' with 'class' = None; .* a str"),
         (lambda c: c.update(architecture=[]), r"'architecture' = \[\]; it must be a dict"),
         (lambda c: c["architecture"].update({"class": ["EDSR"]}), r"'class' = \['EDSR'\]; it"),

@@ -9,10 +9,11 @@ import jaxtyping
 import numpy as np
 
 from rainjax.defenses import Defense
-from rainjax.nets import EDSR, ResNet
+from rainjax.nets import EDSR, BlindSpot, ResNet
 from rainjax.nets._network import Network
 
 EDSR_TINY = EDSR(num_blocks=1, num_features=4)
+BLIND_SPOT_TINY = BlindSpot(num_layers=3, num_features=8)
 RESNET_TINY = ResNet(depth=8, width=8, norm="group", num_groups=4)
 
 
@@ -25,6 +26,23 @@ def edsr_params(seed: int = 0):
         params["tail"]["kernel"][1, 1, channel, channel] += 1
         for part in range(4):
             params["upsample"][0]["kernel"][1, 1, channel, 4 * channel + part] += 1
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
+
+
+def blind_spot_params(seed: int = 0, noise: float = 0.01):
+    """Small random numbers on top of those that return the mean of the nearest eight pixels."""
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda a: rng.normal(0, noise, a.shape), BLIND_SPOT_TINY.shapes())
+    first, *others = params["convs"].values()
+    for channel in range(3):
+        first["kernel"][:, :, channel, channel] += 1 / 8
+        params["tail"]["kernel"][0, 0, channel, channel] += 1
+    for conv in others:  # the rest pass on what they get
+        middle = conv["kernel"].shape[0] // 2
+        conv["kernel"][middle, middle] += np.eye(BLIND_SPOT_TINY.num_features)
+    for residual in (*params["residuals"].values(), params["mean_residual"]):
+        for name in ("conv1", "conv2"):
+            residual[name]["kernel"][0, 0] += np.eye(BLIND_SPOT_TINY.num_features)
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
 
 

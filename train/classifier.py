@@ -12,7 +12,6 @@ from rainjax import zoo
 from rainjax.data.splits import Data
 from rainjax.keys import Purpose, purpose_key
 from rainjax.nets import IMAGENETTE_CLASSES, MobileNetV2, ResNet
-from train import loop
 from train.augment import flip_and_shift
 from train.batches import Batches
 from train.compute import Compute
@@ -23,10 +22,10 @@ from train.options import (
     batches_per_epoch,
     check_counts,
     program,
-    save_entry,
     training_source,
     validation_examples,
 )
+from train.skeleton import fit_and_save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,35 +162,21 @@ def train(options: Classifier) -> None:
     split = options.data.load()
     training, validation = training_source(split), validation_examples(split)
     params, start = _start(options, split.training.num_classes)
-    facts = {"init_sha256": start, "fingerprint": split.training.fingerprint}
-    steps_per_epoch = batches_per_epoch(training, options.batch_size)
-    task = loop.Task(
+    fit_and_save(
+        options, split, options.network, params,
         loss=functools.partial(loss, options=options),
         batches=Batches(
             training, options.seed, options.batch_size, workers=options.compute.workers
         ),
         evaluate=mean_over(
-            functools.partial(score, options=options),
-            validation,
-            seed=options.seed,
-            batch_size=250,
+            functools.partial(score, options=options), validation,
+            seed=options.seed, batch_size=250,
         ),
         select="accuracy",
-        batch_size=options.batch_size,
-        num_epochs=options.num_epochs,
-        steps_per_epoch=steps_per_epoch,
-    )
-    optimizer = options.optimizer.build(
-        num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
-    )
-    with options.run.open(options, **facts) as run:
-        outcome = loop.fit(
-            task, params, optimizer, run, seed=options.seed, compute=options.compute
-        )
-        save_entry(
-            run, options.run, options.network, outcome, split, options=options,
-            class_names=list(split.training.class_names), init_sha256=start,
-        )  # fmt: skip
+        steps_per_epoch=batches_per_epoch(training, options.batch_size),
+        facts={"init_sha256": start, "fingerprint": split.training.fingerprint},
+        class_names=list(split.training.class_names), init_sha256=start,
+    )  # fmt: skip
 
 
 def _start(options: Classifier, num_classes: int):

@@ -40,6 +40,8 @@ from train.options import (
     validation_examples,
 )
 from train.panels import purified_panel
+from train.run import Run
+from train.skeleton import fit_and_save
 from train.step import EXAMPLES, FOLLOWS
 
 
@@ -288,16 +290,14 @@ def train(options: FinetuneRAIN) -> None:
     steps_per_epoch = batches_per_epoch(training, options.batch_size)
     if options.steps_per_epoch is not None:
         steps_per_epoch = min(options.steps_per_epoch, steps_per_epoch)
-    optimizer = options.optimizer.build(
-        num_epochs=options.num_epochs, steps_per_epoch=steps_per_epoch
-    )
     before = {"defense": start.params, "classifier": frozen}
     if options.bn_mode == "adapt":
         learned, whole = before, lambda learned: learned
-        frozen, optimizer = (), adapting(optimizer)
+        frozen, change = (), adapting
         loss_fn = functools.partial(adapting_loss, pipeline=pipeline, padding=options.padding)
     else:
         learned, whole = start.params, lambda learned: {**before, "defense": learned}
+        change = None
         loss_fn = functools.partial(
             loss, pipeline=pipeline, padding=options.padding, compute=options.compute
         )
@@ -307,39 +307,22 @@ def train(options: FinetuneRAIN) -> None:
             path, pipeline, before, whole(learned), validation["image"][:4], seed=options.seed
         )
 
-    task = loop.Task(
-        loss=loss_fn,
-        batches=Batches(
-            training, options.seed, options.batch_size, workers=options.compute.workers
-        ),
-        evaluate=lambda learned: measure(whole(learned)),
-        select="accuracy",
-        batch_size=options.batch_size,
-        num_epochs=options.num_epochs,
-        steps_per_epoch=steps_per_epoch,
-        panel=draw,
-    )
     adapted = dataclasses.replace(
         options.run, name=f"{options.run.name}_classifier", out=options.run.folder
     )
-    with options.run.open(options, **facts) as run:
-        if run.fresh and jax.process_index() == 0:
-            shutil.rmtree(adapted.folder, ignore_errors=True)  # of a run that was here before
-        outcome = loop.fit(
-            task, learned, optimizer, run,
-            seed=options.seed, frozen=frozen, compute=options.compute,
-        )  # fmt: skip
+
+    def save(run: Run, outcome: loop.Outcome):
         tuned = whole(outcome.params)
-        save = functools.partial(
+        keep = functools.partial(
             save_entry, run, split=split, options=options,
             shift_fraction=options.shift_fraction, classifier_sha256=classifier.sha256,
         )  # fmt: skip
-        path = save(
+        path = keep(
             options.run, edsr, dataclasses.replace(outcome, params=tuned["defense"]),
             init_sha256=start.sha256,
         )  # fmt: skip
         if options.bn_mode == "adapt":
-            save(
+            keep(
                 adapted, classifier.network,
                 dataclasses.replace(outcome, params=tuned["classifier"]),
                 init_sha256=classifier.sha256, metrics_of="the whole pipeline",
@@ -349,10 +332,23 @@ def train(options: FinetuneRAIN) -> None:
                 },
                 **{n: classifier.card[n] for n in ("licence",) if n in classifier.card},
             )  # fmt: skip
-        panel = path.with_suffix(".png")
-        if jax.process_index() == 0:
-            draw(outcome.params, panel)
-        run.say(f"Wrote {panel}: original, and one draw of RAIN before and after tuning.")
+        elif jax.process_index() == 0:
+            shutil.rmtree(adapted.folder, ignore_errors=True)  # of a run that was here before
+        return path
+
+    fit_and_save(
+        options, split, edsr, learned,
+        loss=loss_fn,
+        batches=Batches(
+            training, options.seed, options.batch_size, workers=options.compute.workers
+        ),
+        evaluate=lambda learned: measure(whole(learned)),
+        select="accuracy",
+        steps_per_epoch=steps_per_epoch,
+        facts=facts,
+        panel=draw, panel_shows="original, and one draw of RAIN before and after tuning",
+        frozen=frozen, change=change, save=save,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

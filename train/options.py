@@ -17,7 +17,9 @@ from rainjax.compilation_cache import use_compilation_cache
 from rainjax.data import ImageSet
 from rainjax.data.splits import Split, labelled
 from rainjax.devices import join_processes, use_all_cores
+from rainjax.keys import Purpose, purpose_key
 from rainjax.nets import Network
+from rainjax.typing import Params
 from train.batches import Held, Pictures
 from train.loop import Outcome
 from train.run import Run, flat, main
@@ -98,6 +100,34 @@ def readable(image_set: ImageSet, indices: np.ndarray) -> np.ndarray:
             stacklevel=2,
         )
     return np.array(good, indices.dtype)
+
+
+def validation_crops(split: Split, *, largest: int = 128) -> dict[str, np.ndarray]:
+    """Returns the centres of the validation images, all of one even size up to `largest`."""
+    indices = readable(split.validation, split.validation_indices)
+    images = [split.validation.image(int(index)) for index in indices]
+    side = min([largest, *(min(image.shape[:2]) for image in images)]) // 2 * 2
+    crops = []
+    for image in images:
+        row, column = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+        crops.append(image[row : row + side, column : column + side])
+    return {"image": np.stack(crops), "index": indices.astype(np.int32)}
+
+
+def start_of(options: Any) -> tuple[Params, str | None]:
+    """Returns the parameters that a program's `network` starts from, and their digest.
+
+    They are those of its `init`, the name or path of a zoo entry, or fresh ones without a digest.
+
+    Raises:
+      ValueError: the entry holds another network.
+    """
+    if not options.init:
+        return options.network.init(purpose_key(options.seed, Purpose.INIT)), None
+    entry = zoo.load(options.init)
+    if entry.network != options.network:
+        raise ValueError(f"init={options.init!r} holds {entry.network}, not {options.network}.")
+    return entry.params, entry.sha256
 
 
 def batches_per_epoch(source: Any, batch_size: int) -> int:

@@ -44,6 +44,29 @@ def super_resolution_panel(
     write_grid(path, rows)
 
 
+def blind_spot_panel(
+    params: Params,
+    path: pathlib.Path,
+    *,
+    network: Network,
+    images: np.ndarray,
+    views: Callable[[Image], tuple[Image, Image]],
+) -> None:
+    """Writes one row per image: what is given, what the network makes of it, what is wanted."""
+    rows = []
+    for image in images:
+        given, wanted = views(jnp.asarray(image, jnp.float32) / 255)
+        found = jnp.clip(jax.jit(network.apply)(params, given), 0, 1)
+        rows.append(
+            [
+                (f"given, {_likeness(given, wanted)}", given),
+                (f"predicted, {_likeness(found, wanted)}", found),
+                ("wanted", wanted),
+            ]
+        )
+    write_grid(path, rows)
+
+
 def purified_panel(
     path: pathlib.Path,
     pipeline: Defended,

@@ -6,22 +6,27 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
-from rainjax import transforms, zoo
-from rainjax.data.splits import Data, Split
-from rainjax.keys import Purpose, purpose_key
+from rainjax import transforms
+from rainjax.data.splits import Data
 from rainjax.metrics import psnr
 from rainjax.nets import EDSR, EDSR_BASELINE, EDSR_SMALL
-from train import loop
 from train.augment import random_symmetry
 from train.batches import Batches, Patch
 from train.compute import PLAIN, Compute
 from train.measure import mean_over
 from train.optimizers import Optimizer
-from train.options import Output, check_counts, program, readable, save_entry, training_source
+from train.options import (
+    Output,
+    check_counts,
+    program,
+    start_of,
+    training_source,
+    validation_crops,
+)
 from train.panels import super_resolution_panel
+from train.skeleton import fit_and_save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,36 +169,19 @@ def score(params, key, example, *, network: EDSR, degradation: str):
     return {"psnr": bounded(restored), "bicubic_psnr": bounded(bicubic)}
 
 
-def validation_crops(split: Split, *, largest: int = 128) -> dict[str, np.ndarray]:
-    """Returns the centres of the validation images, all of one even size up to `largest`."""
-    indices = readable(split.validation, split.validation_indices)
-    images = [split.validation.image(int(index)) for index in indices]
-    side = min([largest, *(min(image.shape[:2]) for image in images)]) // 2 * 2
-    crops = []
-    for image in images:
-        row, column = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-        crops.append(image[row : row + side, column : column + side])
-    return {"image": np.stack(crops), "index": indices.astype(np.int32)}
-
-
 def train(options: SuperResolution) -> None:
     """Runs the training that `options` describe, or goes on with it."""
     split = options.data.load()
-    network, sha256 = options.network, None
-    if options.init:
-        entry = zoo.load(options.init)
-        params, sha256 = entry.params, entry.sha256
-        if entry.network != network:
-            raise ValueError(f"init={options.init!r} holds {entry.network}, not {network}.")
-    else:
-        params = network.init(purpose_key(options.seed, Purpose.INIT))
+    network = options.network
+    params, sha256 = start_of(options)
     validation = validation_crops(split)
     choices = {"network": network, "degradation": options.degradation}
     draw = functools.partial(
         super_resolution_panel, network=network, images=validation["image"][:4],
         degrade=functools.partial(degrade, degradation=options.degradation), seed=options.seed,
     )  # fmt: skip
-    task = loop.Task(
+    fit_and_save(
+        options, split, network, params,
         loss=functools.partial(loss, compute=options.compute, **choices),
         batches=Batches(
             training_source(split, one_size=False, min_size=options.patch),
@@ -204,26 +192,11 @@ def train(options: SuperResolution) -> None:
             functools.partial(score, **choices), validation, seed=options.seed, batch_size=100
         ),
         select="psnr",
-        batch_size=options.batch_size,
-        num_epochs=options.num_epochs,
         steps_per_epoch=options.steps_per_epoch,
-        panel=draw,
+        facts={"init_sha256": sha256, "fingerprint": split.training.fingerprint},
+        panel=draw, panel_shows="low resolution, bicubic, EDSR, original",
+        init_sha256=sha256,
     )  # fmt: skip
-    optimizer = options.optimizer.build(
-        num_epochs=options.num_epochs, steps_per_epoch=options.steps_per_epoch
-    )
-    facts = {"init_sha256": sha256, "fingerprint": split.training.fingerprint}
-    with options.run.open(options, **facts) as run:
-        outcome = loop.fit(
-            task, params, optimizer, run, seed=options.seed, compute=options.compute
-        )
-        path = save_entry(
-            run, options.run, network, outcome, split, options=options, init_sha256=sha256
-        )
-        panel = path.with_suffix(".png")
-        if jax.process_index() == 0:
-            draw(outcome.params, panel)
-        run.say(f"Wrote {panel}: low resolution, bicubic, EDSR, original.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
-"""What a process holds in memory, now and at its peak, as Linux tells."""
+"""What a process holds in memory, as Linux tells, and what a program will, as XLA does."""
 
 import ctypes
 import gc
 import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from rainjax.defenses import Defense
 
 
 def resident_mib() -> tuple[float, float]:
@@ -35,3 +40,15 @@ def forget_peak() -> bool:
     except OSError:  # not every container allows it
         return False
     return True
+
+
+def gradient_mib(defense: Defense, size: int) -> float:
+    """Returns what XLA sets aside for the gradient of a defense at one image `size` squared.
+
+    That is the program's temporary memory: not the image, the parameters and the gradient itself.
+    """
+    total = lambda image, params: jnp.sum(defense.apply(params, jax.random.key(0), image) ** 2)
+    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+    params = jax.eval_shape(defense.init, jax.random.key(0))
+    analysis = jax.jit(jax.grad(total)).lower(image, params).compile().memory_analysis()
+    return analysis.temp_size_in_bytes / 2**20

@@ -1,8 +1,11 @@
 """What an attack costs beyond the gradients it is made of: `python -m eval benchmark`.
 
-Three questions, answered as ratios measured side by side in one run: how much longer EOT-PGD
-takes than its gradients alone; how much more memory 64 draws take than 4 at the same chunk;
-and how much is compiled when the same study runs again with another seed.
+Six questions, answered as ratios measured side by side in one run: how much longer EOT-PGD takes
+than its gradients alone; how much more memory 64 draws take than 4 at the same chunk; how much is
+compiled when the same study runs again with another seed; how much longer the choice among
+reachable outputs takes than 100 steps of APGD on the same pipeline; how much longer a whole
+strength ladder than its last rung; and how much more memory the gradient takes through eight
+iterations of NCIS than through one.
 """
 
 import dataclasses
@@ -10,7 +13,6 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,24 +24,26 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from eval.benchmarks._memory import resident_mib
+from eval.benchmarks._memory import gradient_mib, resident_mib
+from eval.benchmarks._strong_attacks import StrongAttacks, seconds_of
 from rainjax import data, evaluation, zoo
 from rainjax._files import write_json
 from rainjax.attacks import EOT, PGD
-from rainjax.defenses import RAIN
+from rainjax.defenses import NCIS, RAIN
 from rainjax.devices import batch_sharding, data_mesh, replicated
 from rainjax.evaluation.provenance import provenance
 from rainjax.keys import Purpose, example_keys
-from rainjax.nets import EDSR
+from rainjax.nets import BLIND_SPOT, BLIND_SPOT_SMALL, EDSR
 from rainjax.pipeline import Defended
 from rainjax.typing import Params
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
+_NCIS_NETWORKS = {"BLIND_SPOT_SMALL": BLIND_SPOT_SMALL, "BLIND_SPOT": BLIND_SPOT}
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Measures time, memory and compilation of EOT-PGD on RAIN, as ratios."""
+    """Measures EOT-PGD, the attacks that look hardest, and NCIS's memory, as ratios."""
 
     classifier: str = "builtin_resnet"
     """The classifier: a zoo name or a path."""
@@ -57,13 +61,20 @@ class Benchmark:
     """Times each side is measured, in turn (memory in a process each); medians are compared."""
     memory_eot: tuple[int, int] = (4, 64)
     """Numbers of draws whose peak memory is compared."""
+    num_strong: int = 100
+    """Images for reachable outputs beside APGD, and for the ladder."""
+    ncis_size: int = 224
+    """Height and width of the image through which NCIS's gradient is taken."""
+    ncis_iterations: tuple[int, int] = (1, 8)
+    """Numbers of its iterations whose temporary memory is compared."""
     out: pathlib.Path = pathlib.Path("results/benchmark")
     """The record is written to OUT/benchmark.json."""
     peak_of: int | None = None
     """Only measure how far one step with this many draws raises the peak memory, in MiB."""
 
     def __post_init__(self):
-        for field in ("batch_size", "num_steps", "num_eot", "eot_chunk", "num_repeats"):
+        for field in ("batch_size", "num_steps", "num_eot", "eot_chunk", "num_repeats",
+                      "num_strong"):  # fmt: skip
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
         if self.num_eot % self.eot_chunk:
@@ -71,6 +82,11 @@ class Benchmark:
         if min(*self.memory_eot, self.peak_of or 1) < 1:
             raise ValueError(
                 f"memory_eot={self.memory_eot} and peak_of={self.peak_of} count draws: at least 1."
+            )
+        if min(self.ncis_size, *self.ncis_iterations) < 1:
+            raise ValueError(
+                f"ncis_size={self.ncis_size} counts pixels, and ncis_iterations="
+                f"{self.ncis_iterations} iterations: at least 1."
             )
 
 
@@ -82,11 +98,16 @@ def run(options: Benchmark) -> None:
         bench.attack(bench.pgd(1, options.peak_of), seed=0)
         print(f"peak_mib={_memory_mib()[1] - before:.1f}")
         return
-    with tqdm(total=2 * options.num_repeats + 1, desc="benchmark", unit="part") as bar:
+    strong = StrongAttacks(options.classifier, options.num_strong, options.num_repeats)
+    parts = 2 * options.num_repeats + 1 + strong.num_parts() + len(_NCIS_NETWORKS)
+    with tqdm(total=parts, desc="benchmark", unit="part") as bar:
         times = _times(bench, bar)
         compilations = _compilations(bench)
         bar.update()
+        reachable = strong.reachable_over_apgd(bar)
+        ladder = strong.ladder_over_last_rung(bar)
         peaks = _peaks(options, bar)
+        iterations = _iterations(options, bar)
     record = {
         "schema": 1,
         "kind": "benchmark",
@@ -94,6 +115,9 @@ def run(options: Benchmark) -> None:
         "eot_over_gradients": times,
         "peak_memory": peaks,
         "compilations_with_another_seed": compilations,
+        "reachable_over_apgd": reachable,
+        "ladder_over_last_rung": ladder,
+        "gradient_through_ncis": iterations,
         "run": provenance(),
     }
     few, many = options.memory_eot
@@ -107,6 +131,27 @@ def run(options: Benchmark) -> None:
         f"{peaks['median_mib'][1]:.0f} MiB against {peaks['median_mib'][0]:.0f} MiB\n"
         f"  compilations with another seed          {compilations}      (none)"
     )
+    for row in reachable:
+        print(
+            f"  reachable outputs over APGD-100         {row['ratio']:.2f}   (at most 1.00)   "
+            f"{row['seconds'][1]:.1f} s against {row['seconds'][0]:.1f} s, {row['num_images']} "
+            f"images, {row['defense']}"
+        )
+    print(
+        f"  a whole ladder over its last rung       {ladder['ratio']:.2f}   (at most 2.00)   "
+        f"{ladder['seconds'][1]:.1f} s against {ladder['seconds'][0]:.1f} s, "
+        f"{len(ladder['num_gradients'])} rungs"
+    )
+    once, often = options.ncis_iterations
+    print(
+        f"Gradient through NCIS at {options.ncis_size} pixels, temporary memory of {often} "
+        f"iterations over {once}:"
+    )
+    for row in iterations:
+        print(
+            f"  {row['network']:<38}  {row['ratio']:.2f}   (at most 1.50)   "
+            f"{row['mib'][1]:.0f} MiB against {row['mib'][0]:.0f} MiB"
+        )
     path = options.out / "benchmark.json"
     write_json(path, record)
     print(f"Wrote {path}.")
@@ -173,8 +218,8 @@ def _times(bench: _Bench, bar: tqdm) -> dict[str, Any]:
     attacks, gradients = [], []
     for seed in range(options.num_repeats):  # in turn, so that a busy machine slows both
         passes = lambda: jax.block_until_ready([gradient() for _ in range(count)])
-        gradients.append(_seconds(passes))
-        attacks.append(_seconds(lambda seed=seed: bench.attack(attack, seed)))
+        gradients.append(seconds_of(passes))
+        attacks.append(seconds_of(lambda seed=seed: bench.attack(attack, seed)))
         bar.update()
     ratios = [a / g for a, g in zip(attacks, gradients, strict=True)]
     return {
@@ -210,6 +255,23 @@ def _peaks(options: Benchmark, bar: tqdm) -> dict[str, Any]:
         "median_mib": medians,
         "peaks_mib": peaks,
     }
+
+
+def _iterations(options: Benchmark, bar: tqdm) -> list[dict[str, Any]]:
+    rows = []
+    for name, network in _NCIS_NETWORKS.items():
+        mib = [gradient_mib(NCIS(network, n), options.ncis_size) for n in options.ncis_iterations]
+        rows.append(
+            {
+                "network": name,
+                "size": options.ncis_size,
+                "num_iterations": list(options.ncis_iterations),
+                "mib": mib,
+                "ratio": mib[1] / mib[0],
+            }
+        )
+        bar.update()
+    return rows
 
 
 def _peak_in_a_new_process(options: Benchmark, num_eot: int) -> float:
@@ -253,9 +315,3 @@ def _memory_mib() -> tuple[float, float]:
     if stats and "peak_bytes_in_use" in stats:
         return stats["bytes_in_use"] / 2**20, stats["peak_bytes_in_use"] / 2**20
     return resident_mib()
-
-
-def _seconds(fn: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    fn()
-    return time.perf_counter() - start

@@ -6,13 +6,16 @@ from rainjax.defenses._base import (
     Defense,
     Deterministic,
     Identity,
+    Iterative,
     Quantizer,
 )
 from rainjax.defenses.bilateral import BilateralFilter
 from rainjax.defenses.feature_distillation import FeatureDistillation, two_steps
 from rainjax.defenses.gaussian_noise import GaussianNoise
+from rainjax.defenses.gaussian_smoothing import GaussianSmoothing
 from rainjax.defenses.jpeg import JPEG, SHIELD
 from rainjax.defenses.low_pass import LowPass
+from rainjax.defenses.ncis import NCIS
 from rainjax.defenses.non_local_means import NonLocalMeans
 from rainjax.defenses.pixel_deflection import PixelDeflection
 from rainjax.defenses.quilting import Quilting, patch_bank
@@ -27,6 +30,7 @@ from rainjax.defenses.wavelet_denoising import WaveletDenoising
 
 __all__ = [
     "JPEG",
+    "NCIS",
     "RAIN",
     "SHIELD",
     "BilateralFilter",
@@ -37,7 +41,9 @@ __all__ = [
     "Deterministic",
     "FeatureDistillation",
     "GaussianNoise",
+    "GaussianSmoothing",
     "Identity",
+    "Iterative",
     "LowPass",
     "MeanFieldRAIN",
     "MedianFilter",

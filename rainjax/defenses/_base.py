@@ -20,7 +20,7 @@ class Defense(Value):
 
     Where an attacker can do better than to draw keys, a defense says so: `Stratified` spreads
     the draws of a set evenly, `Enumerable` lists its outcomes. `Quantizer` lists what it can be
-    made to return where it rounds.
+    made to return where it rounds. `Iterative` shows its steps, to be looked at.
 
     Raises:
         ValueError: a field is not of the type it is declared with, or equality does not see
@@ -186,6 +186,15 @@ class Deterministic(Defense):
         del params, key
         check_image(image, type(self).__name__)
         return self.purify(image)
+
+
+@dataclasses.dataclass(frozen=True)
+class Iterative(Defense):
+    """A purifier that repeats a step, without randomness, and shows what each step made."""
+
+    @abc.abstractmethod
+    def iterates(self, params: Params, image: Image) -> Float[Array, "t h w c"]:
+        """Returns the image and what every step made of it, in order; the last is `apply`'s."""
 
 
 @dataclasses.dataclass(frozen=True)

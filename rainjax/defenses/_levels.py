@@ -30,7 +30,8 @@ def interval(
 
 def value_bounds(image: Image, radius: float, norm: str, *, levels: int) -> LevelBounds:
     """Returns bounds where every value is rounded to one of `levels` + 1."""
-    slack = 1e-5
+    # What the rounding of float32 may add: to a value, in an attack and here, and to its multiple.
+    slack = 1e-5 + 5e-7 * levels
     low, high = interval(image, radius, norm)
     return LevelBounds((_whole(low * levels - slack),), (_whole(high * levels + slack),))
 

@@ -19,7 +19,8 @@ from rainjax.evaluation.sanity import SanityOptions, check_study
 from rainjax.evaluation.scoring import attack_batch, keep_worst, round_to_8bit, score
 from rainjax.evaluation.seeds import OverSeeds, SeedSpread, over_seeds
 from rainjax.evaluation.shards import Shard, parse_shard, shard_of_array
-from rainjax.evaluation.study import Study, Subject
+from rainjax.evaluation.study import Study
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.threats import (
     CLEAN,
     ClassifierAlone,
@@ -32,6 +33,7 @@ from rainjax.evaluation.threats import (
     SoftRounding,
     Surrogate,
     ThreatModel,
+    Transfer,
     When,
     proved,
 )
@@ -64,6 +66,7 @@ __all__ = [
     "Surrogate",
     "ThreatModel",
     "TopK",
+    "Transfer",
     "When",
     "adaptive",
     "attack_batch",

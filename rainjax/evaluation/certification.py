@@ -20,7 +20,8 @@ from rainjax.evaluation.describe import describe_program, digest
 from rainjax.evaluation.plan import describe_params
 from rainjax.evaluation.provenance import code_digest, provenance
 from rainjax.evaluation.smoothing import Smoothed, certify, check_certifiable
-from rainjax.evaluation.study import Study, Subject, cells, check_classes, chosen
+from rainjax.evaluation.study import Study, cells, check_classes, chosen
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.threats import CLEAN
 from rainjax.keys import Purpose, example_keys
 

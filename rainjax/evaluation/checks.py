@@ -23,7 +23,7 @@ from rainjax.evaluation.driver import ask, watched_attack
 from rainjax.evaluation.effort import with_draws
 from rainjax.evaluation.ladder import paired_change
 from rainjax.evaluation.scoring import score
-from rainjax.evaluation.study import Subject
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.suspects import Suspect, Variations, attacks, whole
 from rainjax.evaluation.threats import ClassifierAlone
 from rainjax.keys import Purpose, example_keys

@@ -136,7 +136,7 @@ def _describe(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return {**_class(kind), "is": describe(value.value)} if own else value.name
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: _field(value, f) for f in dataclasses.fields(value)}
         return {**_class(kind), **_own(value), **fields}
     if isinstance(value, bool | int | float | str):  # of a class that adds to these
         plain = next(base for base in (bool, int, float, str) if isinstance(value, base))
@@ -157,6 +157,12 @@ def _describe(value: Any) -> Any:
     if hasattr(value, "content_digest") or hasattr(value, "decided_by"):
         return {**_class(kind), **_own(value)}
     return {**_class(kind), "holds": digest(describe(_content(value)))}
+
+
+def _field(value: Any, field: dataclasses.Field) -> Any:
+    """Describes a field, a tree of arrays that says `by_content` by one digest."""
+    found = getattr(value, field.name)
+    return content_digest(found) if field.metadata.get("by_content") else describe(found)
 
 
 def _items(value: Any) -> Any:

@@ -12,11 +12,13 @@ import numpy as np
 from rainjax import transforms
 from rainjax._checks import check_fields
 from rainjax._files import read_array, read_arrays, write_arrays, write_json
-from rainjax.evaluation.study import Cell, Subject
+from rainjax.defenses._base import Iterative
+from rainjax.evaluation.study import Cell
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.work import Work
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import radial_frequencies, radial_spectrum
-from rainjax.pipeline import Pipeline
+from rainjax.pipeline import Defended, Pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +146,42 @@ class Panels(Extra):
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class Iterates(Extra):
+    """A few images of every attack with a tag, and each step of an `Iterative` defense on them.
+
+    With what the classifier alone says to the original, to the attacked image and to each step.
+    """
+
+    num_images: int = 4
+    tag: str = "table"
+
+    def write(self, work: Work, planned: Sequence[Cell], *, anew: bool) -> None:
+        for cell in planned:
+            path = work.folder / "iterates" / f"{cell.id}.npz"
+            shown = cell.attack is not None and self.tag in cell.threat.tags
+            defense = getattr(cell.subject.pipeline, "defense", None)
+            if shown and isinstance(defense, Iterative) and (anew or not path.exists()):
+                write_arrays(path, self._steps(work, cell))
+
+    def _steps(self, work: Work, cell: Cell) -> dict[str, np.ndarray]:
+        unit = work.units(cell)[0]
+        assert unit.attacked is not None
+        rows = unit.rows[: self.num_images]
+        attacked = read_array(unit.attacked, "attacked")[: len(rows)]
+        original, labels = work.read(rows)
+        pipeline, params = cell.subject.pipeline, cell.subject.params
+        assert isinstance(pipeline, Defended)
+        steps = _iterates(pipeline, params, jnp.asarray(attacked))
+        shown = jnp.concatenate([jnp.asarray(original)[:, None], steps], axis=1)
+        return {
+            "images": np.asarray(shown, np.float16),  # exact to the eye
+            "predicted": np.asarray(_classify(pipeline, params, shown)),
+            "labels": labels,
+            "class_names": np.array(work.study.images.class_names),
+        }
+
+
 def purify(subject: Subject, keys, images):
     """Returns a batch behind a subject's defense, each image with its own key."""
     return _purify(subject.pipeline, subject.params, keys, images)
@@ -152,3 +190,16 @@ def purify(subject: Subject, keys, images):
 @functools.partial(jax.jit, static_argnums=0)
 def _purify(pipeline: Pipeline, params, keys, images):
     return jax.vmap(lambda key, image: pipeline.purify(params, key, image))(keys, images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _iterates(pipeline: Defended, params, images):
+    defense = pipeline.defense
+    assert isinstance(defense, Iterative)
+    return jax.vmap(lambda image: defense.iterates(params["defense"], image))(images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _classify(pipeline: Defended, params, images):
+    logits = lambda image: pipeline.classifier.apply(params["classifier"], image)
+    return jax.vmap(jax.vmap(logits))(images).argmax(-1)

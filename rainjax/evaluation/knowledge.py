@@ -11,13 +11,15 @@ class Knowledge(enum.IntEnum):
 
     NONE = 0
     """Nobody attacks."""
-    LABELS = 1
+    TRANSFER = 1
+    """No question asked: a classifier of the attacker's own, and what fools that one."""
+    LABELS = 2
     """Black box: the labels that the pipeline answers with."""
-    SCORES = 2
+    SCORES = 3
     """Black box: the logits that the pipeline answers with."""
-    CLASSIFIER = 3
+    CLASSIFIER = 4
     """Blind to the defense: the classifier alone, with its gradient (the NCIS paper's setting)."""
-    DEFENSE = 4
+    DEFENSE = 5
     """Adaptive: the whole pipeline, but not the draws that will be scored."""
-    KEYS = 5
+    KEYS = 6
     """The draws that will be scored as well; a diagnosis, which no attacker has outside."""

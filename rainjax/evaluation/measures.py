@@ -81,6 +81,7 @@ class Robustness(Measure):
             "logits": scorer(attacked),
             "linf": np.abs(delta).max(1),
             "l2": np.linalg.norm(delta, axis=1),
+            "l1": np.abs(delta).sum(1, dtype=np.float64),
         }
         if self.eight_bit and attack is not None and attack.radius is not None:
             rounded = round_to_8bit(attacked, images, attack.norm, attack.radius)
@@ -102,6 +103,8 @@ class Robustness(Measure):
             "vote": share(votes(predicted, logits.shape[-1]) == labels),
             "correct_draws": pack_counts(right.sum(1)),
             "linf_max": float(kept["linf"].max()),
+            "l2_max": float(kept["l2"].max()),
+            "l1_max": float(kept["l1"].max()),
             "l2_mean": float(kept["l2"].mean()),
             "mean_loss": float(losses.mean()),
         }

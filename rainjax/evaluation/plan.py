@@ -24,7 +24,8 @@ from rainjax.evaluation.provenance import code_digest
 from rainjax.evaluation.records import SCHEMA, load_order
 from rainjax.evaluation.rounding_certificate import proof_outcome
 from rainjax.evaluation.shots import shots_of
-from rainjax.evaluation.study import Cell, Study, Subject
+from rainjax.evaluation.study import Cell, Study
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.validation import PROOF, ROBUSTNESS, find_problem
 from rainjax.evaluation.work import MEMBER, NOT_OF_IMAGES, Unit, Work
 
@@ -322,7 +323,7 @@ def _protocol(work: Work, cell: Cell) -> dict[str, Any]:
     published = cell.threat.protocol
     if published is None:
         return {}
-    deviations = cell.deviations(work.num_draws(cell.subject))
+    deviations = cell.deviations(work.study.images.name, work.num_draws(cell.subject))
     return {
         "protocol": {
             "name": published.protocol,

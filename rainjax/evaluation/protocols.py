@@ -24,6 +24,7 @@ _OF_THREAT = ("num_examples", "surrogate", "tags")
 _OF_EOT = {"num_draws": "num_samples", "chunk_size": "chunk_size"}
 _IN_ATTACK = "judged on draws of its own after the attack (published: inside the attack"
 _IMAGES = "the first images of the set (published: drawn at random)"
+_TFDS = {"cifar10": "cifar10", "svhn": "svhn_cropped", "imagenet": "imagenet2012"}
 _CUBE = math.sqrt(32 * 32 * 3)  # the L2 length of a step of one along the sign of a gradient
 
 
@@ -54,13 +55,12 @@ class Protocol(metaclass=Named):
                 range.
         """
         changed = tuple(_changed(threat, deviations) for threat in self.published)
+        known = (*_OF_THREAT, *_OF_EOT, *_options(self.published))
         for name in deviations:
-            if name not in (*_OF_THREAT, *_OF_EOT) and not any(
-                hasattr(threat.attack, name) for threat in self.published
-            ):
+            if name not in known:
                 raise ValueError(
                     f"No attack of {self.name} has the option {name!r}: give one of "
-                    f"{', '.join((*_OF_THREAT, *_OF_EOT, *_options(self.published)))}."
+                    f"{', '.join(known)}."
                 )
         return (CLEAN, *changed)
 
@@ -71,9 +71,10 @@ def lee_kim_2023(
     """Returns the protocol of Lee and Kim (2023, arXiv 2303.09051): EOT-PGD with many steps.
 
     PGD with 200 steps of 0.007, 20 draws a step and no random start, L-inf 8/255 or L2 0.5, on
-    512 images; on ImageNet 20 steps, L-inf 4/255. Its purifiers are attacked through fewer steps
-    of diffusion than they take, which is a surrogate of the defense's own: give
-    `threats(surrogate=...)`.
+    512 images; on ImageNet 20 steps, L-inf 4/255. Other people's purifiers are scored by one
+    draw, the authors' own by the vote of ten; a record holds the vote of its scoring draws as
+    well. Its purifiers are attacked through fewer steps of diffusion than they take, which is a
+    surrogate of the defense's own: give `threats(surrogate=...)`.
 
     Raises:
         ValueError: it has no such norm or data set.
@@ -95,10 +96,16 @@ def lee_kim_2023(
         "lee-kim-2023",
         "Lee and Kim (2023), arXiv 2303.09051, and their published code",
         [("PGD", attack, Knowledge.DEFENSE)],
+        data=_TFDS[data],
         num_examples=512,
         num_score_draws=1,
         network="ResNet-50" if large else "WideResNet-28-10",
-        differs=(_IMAGES, *_sign_steps(norm, "0.007")),
+        shots="one-shot, and the vote of 10 draws for the authors' own purifier",
+        differs=(
+            _IMAGES,
+            "one-shot for every purifier (published: the vote of 10 for their own)",
+            *_sign_steps(norm, "0.007"),
+        ),
     )
 
 
@@ -122,6 +129,7 @@ def diffpure_aa(
         "diffpure-aa",
         "Nie et al. (2022), arXiv 2205.07460, and their published code",
         [("AutoAttack", attack, Knowledge.DEFENSE)],
+        data=_TFDS[data],
         num_examples=512,
         num_score_draws=1,
         network="ResNet-50" if data == "imagenet" else "WideResNet-28-10",
@@ -166,6 +174,7 @@ def adbm(norm: balls.Norm = "linf") -> Protocol:
         "adbm",
         "Li et al. (2025), arXiv 2408.00315, and their published code",
         attacks,
+        data="cifar10",
         num_examples=512,
         num_score_draws=1,
         network="WideResNet-70-16",
@@ -185,6 +194,7 @@ def diffhammer() -> Protocol:
         "diffhammer",
         "Wang et al. (2024), NeurIPS, and their published code",
         [("APGD", attack, Knowledge.DEFENSE)],
+        data="cifar10",
         num_score_draws=10,
         network="WideResNet-70-16",
         shots="one-shot and 10-shot",
@@ -217,6 +227,7 @@ def robustbench(
         "robustbench",
         "Croce et al. (2021), arXiv 2010.09670, and their published code",
         [("AutoAttack", attack, Knowledge.DEFENSE)],
+        data=_TFDS[data],
         num_examples=5000 if large else 10000,
         num_score_draws=1,
     )
@@ -282,8 +293,7 @@ def _changed(threat: ThreatModel, deviations: dict[str, Any]) -> ThreatModel:
 
 
 def _options(threats: Sequence[ThreatModel]) -> list[str]:
-    names = [name for threat in threats for name in _fields(threat.attack)]
-    return [name for name in dict.fromkeys(names) if name != "eot"]
+    return list(dict.fromkeys(name for threat in threats for name in _fields(threat.attack)))
 
 
 def _fields(attack: Any) -> list[str]:

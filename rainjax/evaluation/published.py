@@ -23,10 +23,11 @@ class Published(metaclass=Named):
     """One threat model as a protocol publishes it: what a number under its name is held against.
 
     `attack` is the published attack as this library has it, `surrogate` what it differentiates
-    and `knowledge` what it takes to know; `num_examples` and `network` are what it was measured
-    on, `num_score_draws` under how many draws an image is scored, and `shots` how the protocol
-    counts them; None where it fixes nothing. `differs` says what is done otherwise here whatever
-    the options. With `most_propagations` an attack that costs an image more is refused.
+    and `knowledge` what it takes to know; `data` (by its TFDS name), `num_examples` and `network`
+    are what it was measured on, `num_score_draws` under how many draws an image is scored, and
+    `shots` how the protocol counts them; None where it fixes nothing. `differs` says what is done
+    otherwise here whatever the options. With `most_propagations` an attack that costs an image
+    more is refused.
 
     Raises:
         ValueError: a part is of another kind, or the attack costs more than the protocol allows.
@@ -37,6 +38,7 @@ class Published(metaclass=Named):
     attack: Attack | AutoAttack
     surrogate: Value
     knowledge: Knowledge
+    data: str | None = None
     num_examples: int | None = None
     num_score_draws: int | None = None
     network: str | None = None
@@ -70,6 +72,7 @@ class Published(metaclass=Named):
         attack: Any,
         surrogate: Value,
         knowledge: Knowledge,
+        data: str,
         num_examples: int,
         num_score_draws: int,
         network: str,
@@ -80,6 +83,7 @@ class Published(metaclass=Named):
             attack: The attack that was run.
             surrogate: What it differentiated.
             knowledge: What the attacker knew.
+            data: The name of the data set.
             num_examples: On how many images.
             num_score_draws: Under how many draws each was scored.
             network: The name of the classifier.
@@ -88,6 +92,7 @@ class Published(metaclass=Named):
         for name, is_here, was in (
             ("surrogate", surrogate, self.surrogate),
             ("knowledge", knowledge.name.lower(), self.knowledge.name.lower()),
+            ("data", data, self.data),
             ("n", num_examples, self.num_examples),
             ("scoring draws", num_score_draws, self.num_score_draws),
             ("network", network, self.network),

@@ -31,6 +31,7 @@ from rainjax.typing import Params
 
 # A proof asks for so much more than a tie: logits are sums of many float32 products.
 _LEAST_MARGIN = 1e-3
+_MOST_LEVEL = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,7 +133,9 @@ def certify_rounding(
     shapes = tuple(tuple(found.shape[1:]) for found in bounds.low)
     low, high = (_flat(found) for found in (bounds.low, bounds.high))
     options = high - low + 1
-    log2 = np.log2(options.astype(np.float64)).sum(1)
+    # A level that is too large for int32 was cut off there, and so may be any.
+    held = (np.maximum(high, -low) < _MOST_LEVEL).all(1)
+    log2 = np.where(held, np.log2(np.maximum(options, 1)).sum(1), np.inf)
     margin = functools.partial(_own_margins, pipeline, params)
     correct = np.concatenate(
         [
@@ -247,7 +250,8 @@ def _level_margins(pipeline: Defended, shapes, shape, params, levels, labels):
 
 
 def _flat(levels: tuple[Array, ...]) -> Int[np.ndarray, "n levels"]:
-    return np.concatenate([np.asarray(x).reshape(len(x), -1) for x in levels], axis=1)
+    flat = [np.asarray(x, np.int64).reshape(len(x), -1) for x in levels]
+    return np.concatenate(flat, axis=1)
 
 
 def _outcomes(options, wanted) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]:

@@ -163,15 +163,21 @@ class _Teller:
         self._bar.set_description(f"{cell.subject.name}, {cell.threat.name}")
 
     def after_batch(self) -> None:
-        """Says, after the first batch that was attacked, how long the rest will take."""
+        """Says, after a hundredth of all gradients, how long the rest will take.
+
+        That is mostly after the first batch; where it had an attack of one step, scoring took
+        longer than attacking, and says nothing of the others.
+        """
         if self._told or self._first is None or self._bar.disable:
+            return
+        if self._bar.n < self._bar.total / 100:
             return
         began, done = self._first
         rate = (self._bar.n - done) / max(time.perf_counter() - began, 1e-9)
         if rate:
             self._told = True
             left = (self._bar.total - self._bar.n) / rate
-            text = f"At the first batch's rate, {_duration(left)} to go, without compilation."
+            text = f"At the first batches' rate, {_duration(left)} to go, without compilation."
             self._bar.write(text, file=sys.stderr)
 
     def _tick(self, count: int) -> None:

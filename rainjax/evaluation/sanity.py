@@ -19,7 +19,8 @@ from rainjax.evaluation.probes import check_randomness
 from rainjax.evaluation.provenance import code_digest, provenance
 from rainjax.evaluation.records import SCHEMA
 from rainjax.evaluation.strength import check_strength
-from rainjax.evaluation.study import Study, Subject, chosen
+from rainjax.evaluation.study import Study, chosen
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.suspects import (
     Suspect,
     Variations,

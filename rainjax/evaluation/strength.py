@@ -14,7 +14,8 @@ from rainjax.evaluation.ladder import Ladder, paired_change
 from rainjax.evaluation.measures import Robustness
 from rainjax.evaluation.run import evaluate
 from rainjax.evaluation.shards import Shard
-from rainjax.evaluation.study import Cell, Study, Subject, cells
+from rainjax.evaluation.study import Cell, Study, cells
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.suspects import applying, within
 from rainjax.evaluation.threats import ThreatModel
 

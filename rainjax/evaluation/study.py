@@ -17,32 +17,13 @@ from rainjax.evaluation.compatibility import check_known_key, check_losses, chec
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, Robustness
-from rainjax.evaluation.names import check_apart, check_folder_name, check_name
+from rainjax.evaluation.names import check_apart, check_folder_name
 from rainjax.evaluation.records import record_id
 from rainjax.evaluation.rounding_certificate import RoundingCertificate
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.threats import ThreatModel, enumerated
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Params
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject(metaclass=Named):
-    """A pipeline under test, with the parameters that it is tested with.
-
-    `sources` says where parts of the parameters came from, by the names that `params` has at its
-    top: `{"classifier": "builtin_resnet"}`. It is shown, and decides nothing: parameters are told
-    apart by their content.
-    """
-
-    name: str
-    pipeline: Pipeline
-    params: Params
-    sources: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        check_name(self.name)
-        check_fields(self)
-        self.pipeline.check_params(self.params)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,6 +114,11 @@ class Cell:
         return getattr(self.proof or self.attack, "radius", None)
 
     @property
+    def attack_params(self) -> Params:
+        """The parameters of the surrogate: the subject's, or those that the attacker has."""
+        return self.threat.surrogate.params(self.subject.params)
+
+    @property
     def num_draws(self) -> int:
         """How many draws the attack averages over."""
         return 1 if self.attack is None else self.attack.num_draws
@@ -153,8 +139,11 @@ class Cell:
         """Whether the attacker holds the scoring draws."""
         return self.threat.knowledge is Knowledge.KEYS
 
-    def deviations(self, num_score_draws: int) -> tuple[str, ...]:
-        """Returns in words where it deviates from its published protocol, if it has one."""
+    def deviations(self, data: str, num_score_draws: int) -> tuple[str, ...]:
+        """Returns in words where it deviates from its published protocol, if it has one.
+
+        `data` is the name of the data set that it is measured on.
+        """
         published = self.threat.protocol
         if published is None:
             return ()
@@ -164,6 +153,7 @@ class Cell:
             attack=self.attack,
             surrogate=self.threat.surrogate,
             knowledge=self.threat.knowledge,
+            data=data,
             num_examples=self.num_examples,
             num_score_draws=num_score_draws,
             network=type(classifier).__name__,
@@ -259,6 +249,7 @@ def _cell(
         return None
     where = f"{type(threat.surrogate).__name__}.of(pipeline), of {threat.name!r},"
     check_kind(surrogate, Pipeline, where, verb="returns")
+    surrogate.check_params(threat.surrogate.params(subject.params))
     if threat.knowledge > Knowledge.SCORES and not surrogate.differentiable:
         return None
     attack = _fitted(threat, surrogate, shape[0])

@@ -13,7 +13,8 @@ from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.effort import with_draws
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.ladder import Ladder
-from rainjax.evaluation.study import Cell, Study, Subject, cells
+from rainjax.evaluation.study import Cell, Study, cells
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.threats import ClassifierAlone
 from rainjax.pipeline import Pipeline
 

@@ -16,8 +16,10 @@ from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.names import check_name
 from rainjax.evaluation.published import Published
 from rainjax.evaluation.rounding_certificate import RoundingCertificate
+from rainjax.evaluation.subject import Subject
 from rainjax.gradients import BPDA
 from rainjax.pipeline import Pipeline
+from rainjax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +28,14 @@ class Surrogate(Value):
 
     @abc.abstractmethod
     def of(self, pipeline: Pipeline) -> Pipeline | None:
-        """Returns the pipeline that is differentiated, with the same parameters.
+        """Returns the pipeline that is differentiated, with the parameters that `params` returns.
 
         None says that such an attacker has nothing to do here: the threat model does not apply.
         """
+
+    def params(self, own: Params) -> Params:
+        """Returns the parameters of what is differentiated; by default the subject's `own`."""
+        return own
 
     def fitted(self, attack: Any, surrogate: Pipeline, height: int) -> Any:
         """Returns `attack` as it fits a surrogate of images `height` high; as it is by default."""
@@ -159,6 +165,24 @@ class RoundedOutputs(Surrogate):
 
 
 @dataclasses.dataclass(frozen=True)
+class Transfer(Surrogate):
+    """Another pipeline, of the attacker's own: what fools it is tried on all subjects alike.
+
+    The attacker asks the pipeline that is scored nothing: `knowledge=Knowledge.TRANSFER`. An
+    iterative attack that fits its source well may transfer badly; `rainjax.attacks` has what
+    helps (`InputDiversity` and its likes, momentum, losses without a probability).
+    """
+
+    source: Subject
+
+    def of(self, pipeline: Pipeline) -> Pipeline:
+        return self.source.pipeline
+
+    def params(self, own: Params) -> Params:
+        return self.source.params
+
+
+@dataclasses.dataclass(frozen=True)
 class When(Surrogate):
     """Another surrogate, where the pipeline is `random` or `defended`, or is not; None: either."""
 
@@ -174,6 +198,9 @@ class When(Surrogate):
             if wanted is not None and wanted != found:
                 return None
         return self.surrogate.of(pipeline)
+
+    def params(self, own: Params) -> Params:
+        return self.surrogate.params(own)
 
     def fitted(self, attack: Any, surrogate: Pipeline, height: int) -> Any:
         return self.surrogate.fitted(attack, surrogate, height)
@@ -224,6 +251,16 @@ class ThreatModel(metaclass=Named):
             raise ValueError(
                 f"The attack of {self.name!r} is targeted, and would lead towards the true "
                 "labels: leave targeted=False."
+            )
+        surrogate = self.surrogate
+        while isinstance(surrogate, When):
+            surrogate = surrogate.surrogate
+        own = isinstance(surrogate, Transfer)
+        if not nobody and own != (self.knowledge is Knowledge.TRANSFER):
+            raise ValueError(
+                f"The threat model {self.name!r} has surrogate={type(surrogate).__name__} and "
+                f"knowledge={self.knowledge.name}: an attacker with a pipeline of his own, a "
+                "Transfer, knows TRANSFER and nothing of the one that is scored."
             )
         asks = (Knowledge.SCORES, Knowledge.DEFENSE)
         if isinstance(self.attack, Ladder) and self.knowledge not in asks:

@@ -32,7 +32,8 @@ from rainjax.evaluation.ensemble import Member, fitting_members, run_ensemble
 from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.provenance import code_digest
 from rainjax.evaluation.rung_files import RungFiles
-from rainjax.evaluation.study import Cell, Study, Subject
+from rainjax.evaluation.study import Cell, Study
+from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.watch import zero_gradients
 from rainjax.keys import Purpose, example_keys
 
@@ -224,7 +225,7 @@ class Work:
         return digest(
             {
                 "surrogate": self._describe(cell.surrogate),
-                "params": self._content(cell.subject, cell.surrogate),
+                "params": self._attackers(cell),
                 "attack": without_chunks(self._describe(cell.attack)),
                 "known_draws": self.study.num_score_draws if cell.known_key else 0,
                 "select_draws": _select_draws(cell),
@@ -265,6 +266,16 @@ class Work:
             self._contents[place] = content_digest(pipeline.used(subject.params))
         return self._contents[place]
 
+    def _attackers(self, cell: Cell) -> str:
+        """Returns the digest of the parameters that decide what an attack differentiates."""
+        if cell.attack_params is cell.subject.params:
+            return self._content(cell.subject, cell.surrogate)
+        place = id(cell.attack_params), cell.surrogate
+        if place not in self._contents:
+            assert cell.surrogate is not None
+            self._contents[place] = content_digest(cell.surrogate.used(cell.attack_params))
+        return self._contents[place]
+
     def _attacked(self, unit: Unit, images, labels, on_gradient) -> np.ndarray:
         assert unit.attacked is not None
         if unit.attacked.exists():
@@ -284,7 +295,7 @@ class Work:
         assert isinstance(cell.attack, Attack)
         full = padded(rows, self._size(cell))
         batch, label = jnp.asarray(images[full - rows[0]]), jnp.asarray(labels[full - rows[0]])
-        params, mesh = cell.subject.params, self._mesh_for(cell)
+        params, mesh = cell.attack_params, self._mesh_for(cell)
         attacked, watch = driver.watched_attack(
             cell.surrogate,
             cell.attack,
@@ -320,7 +331,7 @@ class Work:
         result = run_ensemble(
             cell.surrogate,
             self.members(cell) or (),
-            cell.subject.params,
+            cell.attack_params,
             self.study.seed,
             unit.rows,
             images,

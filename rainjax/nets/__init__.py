@@ -1,7 +1,8 @@
-"""Networks: super-resolution and classification, the only home of Flax."""
+"""Networks: super-resolution, blind spots and classification, the only home of Flax."""
 
 from rainjax.nets._layers import num_params
 from rainjax.nets._network import FlaxNetwork, Network
+from rainjax.nets.blind_spot import BLIND_SPOT, BLIND_SPOT_SMALL, FBI_MASKS, BlindSpot, Mask
 from rainjax.nets.carn_m import CARNM
 from rainjax.nets.convert import from_torch, to_torch
 from rainjax.nets.edsr import EDSR, EDSR_BASELINE, EDSR_SMALL
@@ -15,14 +16,19 @@ from rainjax.nets.squeezenet import SqueezeNet
 from rainjax.nets.tiny_darknet import TinyDarknet
 
 __all__ = [
+    "BLIND_SPOT",
+    "BLIND_SPOT_SMALL",
     "CARNM",
     "EDSR",
     "EDSR_BASELINE",
     "EDSR_SMALL",
+    "FBI_MASKS",
     "IMAGENETTE_CLASSES",
     "IMDN",
+    "BlindSpot",
     "FlaxNetwork",
     "ImageNetResNet",
+    "Mask",
     "MobileNetV2",
     "Model",
     "Network",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rainjax.nets._network import Network
+from rainjax.nets.blind_spot import BlindSpot
 from rainjax.nets.carn_m import CARNM
 from rainjax.nets.edsr import EDSR
 from rainjax.nets.imagenet_resnet import ImageNetResNet
@@ -90,6 +91,25 @@ def _imdn_name(network: IMDN, part: str, *rest: str) -> str:
     return f"{outer[part]}.{leaf}"
 
 
+def _blind_spot_name(network: BlindSpot, part: str, *rest: str) -> str:
+    leaf, residual = _LEAVES[rest[-1]], "residual_module"
+    if part in ("residuals", "mean_residual"):
+        inner = {"conv1": "conv1_1by1", "conv2": "conv2_1by1"}.get(rest[-2], rest[-2])
+        residual += f".{inner}.{leaf}"
+    if part in ("mean_residual", "mean_activation", "tail"):
+        outer = {"mean_activation": f"activation.{leaf}", "tail": f"output_layer.{leaf}"}
+        return outer.get(part, residual)
+    number = int(rest[0]) + (part == "merges")  # the first layer merges nothing
+    layer = ("new1", "new2")[number] if number < 2 else f"new_{number - 2}"
+    inner = {
+        "convs": f"new{min(number, 2) + 1}.conv1.{leaf}",
+        "activations": f"activation_new1.{leaf}",
+        "merges": f"activation_new2.{leaf}",
+        "residuals": residual,
+    }
+    return f"{layer}.{inner[part]}"
+
+
 def _resnet_name(network: ResNet, part: str, *rest: str) -> str:
     leaf = _LEAVES[rest[-1]]
     norm = {"batch": "bn", "group": "gn"}[network.norm]
@@ -168,6 +188,7 @@ def _mean_shift(mean: np.ndarray, layer: str) -> dict[str, np.ndarray]:
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
+    "slope": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
@@ -183,6 +204,7 @@ _FORMS: dict[type[Network], Form] = {
         lambda n: rf"upsample\.up(?!{n.scale}\.).*",
     ),
     IMDN: Form(_imdn_name),
+    BlindSpot: Form(_blind_spot_name),
     ResNet: Form(_resnet_name),
     ResNet4b: Form(_resnet4b_name),
     MobileNetV2: Form(_mobilenet_name, axes=_same_axes),

@@ -28,6 +28,8 @@ def from_torch(network: Network, arrays: Mapping[str, Any]) -> Params:
     whose fixed `sub_mean` and `add_mean` may be there and are then compared with `network.mean`.
     CARNM: likewise (`entry.weight`, `b1.c2.body.0.bias`, ...); the upsampling of other scales,
     which the published file holds too, is ignored. IMDN: `fea_conv.weight`, `IMDB1.c1.bias`, ....
+    BlindSpot: FBI-Net's (`new1.new1.conv1.weight`, `new_0.activation_new2.weight`, ...), whose
+    `new1.activation_new1.weight` is as long here as there are features.
     ResNet: `conv1.weight`, `layer1.0.bn1.running_mean`, ..., `linear.weight`;
     `num_batches_tracked` is ignored. ResNet4b: `conv1.weight`, `layer1.0.shortcut.0.bias`, ...,
     `linear2.weight`. ImageNetResNet: torchvision's and timm's names (`layer1.0.conv1.weight`,

@@ -8,6 +8,7 @@ from rainjax.report._display import Display, Drawing
 from rainjax.report.contrast import BlindAgainstAdaptive
 from rainjax.report.curves import Curve
 from rainjax.report.displays import default_displays
+from rainjax.report.iterates import Iterates
 from rainjax.report.ladders import LadderCurve
 from rainjax.report.page import Report, report, summary, write_report
 from rainjax.report.pictures import Gallery, Panels, Spectrum, Surfaces
@@ -27,6 +28,7 @@ __all__ = [
     "DrawsTable",
     "Finding",
     "Gallery",
+    "Iterates",
     "LadderCurve",
     "Leaderboard",
     "Panels",

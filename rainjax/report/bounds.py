@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
+from rainjax.report.brackets import is_exact
 from rainjax.report.results import Ball, Results, lowest, on_common_images
 from rainjax.report.tables import ABSENT, Cell
 from rainjax.report.text import unique
@@ -15,9 +16,9 @@ def bounded(results: Results, cell: Cell, record: Record | None, *, ball: Ball) 
     """Returns the cell of the strongest attack within a ball, with "≤" where that is a bound.
 
     It is one where the attack is a ladder that was still falling, or `wanting` says what is
-    wanting.
+    wanting; and none where as much is proved.
     """
-    if record is None or cell == ABSENT:
+    if record is None or cell == ABSENT or is_exact(results, record, ball):
         return cell
     if record.still_falling:
         return falling(cell, record)
@@ -33,6 +34,8 @@ def falling(cell: Cell, record: Record) -> Cell:
 
 def at_most(results: Results, record: Record, ball: Ball) -> str:
     """Returns "≤ " before the number of the strongest attack within a ball that is a bound."""
+    if is_exact(results, record, ball):
+        return ""
     return "≤ " if record.still_falling or wanting(results, record, ball) else ""
 
 
@@ -41,7 +44,8 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
 
     It does where the record, the strongest attack within the ball, leaves more than attacks leave
     of the undefended classifier there. Whatever the study tried on the subject is asked, by what
-    is differentiated and whether it is: no list says which surrogates there are.
+    is differentiated and whether it is: no list says which surrogates there are. A ladder that had
+    no gradient to follow for some images is flat for another reason, and counts for nothing.
     """
     if not record.scored or not record.defended or ball[1] == math.inf:
         return []
@@ -56,9 +60,10 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
         for other in results.scored(None)
         if other.subject == record.subject
         and other.ball == ball
-        and other.knowledge is not Knowledge.KEYS
+        # What was found on another classifier gets no stronger by fooling that one better.
+        and other.knowledge not in (Knowledge.KEYS, Knowledge.TRANSFER)
     ]
-    flat = {_surrogate(other) for other in tried if other.ladder and other.ladder["flat"]}
+    flat = {_surrogate(other) for other in tried if _settled(other)}
     return unique(other.threat for other in tried if _surrogate(other) not in flat)
 
 
@@ -69,7 +74,7 @@ def bound_notes(
 
     `claims` are the records that speak for a subject within a ball; it shows others `also`.
     """
-    claims = list(claims)
+    claims = [(r, ball) for r, ball in claims if not is_exact(results, r, ball)]
     found = {(r.subject, ball): wanting(results, r, ball) for r, ball in claims}
     notes = []
     if any(found.values()):
@@ -98,7 +103,8 @@ def _missing(results: Results, found: dict[tuple[str, Ball], list[str]]) -> str:
         if names and subject in climbed
     ]
     told += [f"{', '.join(unique(none))} at all"] if none else []
-    return f"no flat strength ladder was climbed for {'; '.join(unique(told))}"
+    ladder = "no flat strength ladder with a gradient for every image"
+    return f"{ladder} was climbed for {'; '.join(unique(told))}"
 
 
 def _undefended(results: Results, record: Record, ball: Ball) -> Record | None:
@@ -122,6 +128,11 @@ def _undefended(results: Results, record: Record, ball: Ball) -> Record | None:
 def _parts(record: Record) -> set[str]:
     """Returns the digests of a subject's parameters."""
     return {part["sha256"] for part in record.content["subject"]["params"].values() if part}
+
+
+def _settled(record: Record) -> bool:
+    """Whether a record is of a flat ladder whose attack had a gradient for every image."""
+    return bool(record.ladder and record.ladder["flat"] and not record.num_zero_gradient)
 
 
 def _surrogate(record: Record) -> tuple[bool, str]:

@@ -45,6 +45,14 @@ def bracket(results: Results, record: Record | None, ball: Ball) -> Bracket | No
     return Bracket(score, None if len(common) == record.num_examples else len(common))
 
 
+def is_exact(results: Results, record: Record, ball: Ball) -> bool:
+    """Returns whether as much is proved within a ball as an attack leaves, of the same images."""
+    found = bracket(results, record, ball)
+    if found is None or found.num or contradicted(results, record):
+        return False
+    return record.score().accuracy == found.proved.accuracy
+
+
 def bracketed(results: Results, cell: Cell, record: Record | None, *, ball: Ball) -> Cell:
     """Returns the cell of the strongest attack within a ball, with what is proved before it.
 
@@ -58,6 +66,9 @@ def bracketed(results: Results, cell: Cell, record: Record | None, *, ball: Ball
     lower, upper = f"{percent(found.proved.accuracy)} (proved{num})", f"{cell.value} (attacked)"
     if contradicted(results, record):
         return Cell(f"{lower} contradicts {upper}", detail)
+    if is_exact(results, record, ball):  # no bound, but the number itself
+        accuracy = record.score().accuracy
+        return Cell(percent(accuracy) + " (proved)" * (accuracy > 0), cell.detail)
     return Cell(f"between {lower} and {upper}", detail)
 
 

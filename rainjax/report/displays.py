@@ -10,6 +10,7 @@ from rainjax.evaluation.records import load_study_file
 from rainjax.report._display import Display
 from rainjax.report.contrast import BlindAgainstAdaptive
 from rainjax.report.curves import Curve
+from rainjax.report.iterates import Iterates
 from rainjax.report.ladders import LadderCurve
 from rainjax.report.pictures import Gallery, Panels, Spectrum, Surfaces
 from rainjax.report.results import Results, balls, common_origin
@@ -77,6 +78,8 @@ def default_displays(results: Results) -> list[Display]:
     folder = results.folder
     if folder is not None and any((folder / "panels").glob("*.npz")):
         found.append(Panels(table))
+    if folder is not None and any((folder / "iterates").glob("*.npz")):
+        found.append(Iterates(table))
     if folder is not None and (folder / "spectrum.json").exists():
         found.append(Spectrum())
     if folder is not None and (folder / "gallery.npz").exists():

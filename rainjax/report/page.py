@@ -35,6 +35,7 @@ from rainjax.report.verdict import verdict
 _STYLES = {"plain": as_plain, "markdown": as_markdown}
 _KNOWS = {
     Knowledge.NONE: "Nobody attacks: the images as they are.",
+    Knowledge.TRANSFER: "The attacker asks nothing: he fools a classifier of his own, and hopes.",
     Knowledge.LABELS: "The attacker sees nothing but the labels that the pipeline answers with.",
     Knowledge.SCORES: "The attacker sees the scores that the pipeline answers with, and no "
     "gradient.",

@@ -52,27 +52,14 @@ class Panels(Display):
     def drawings(self, results: Results) -> list[Drawing]:
         if results.folder is None:
             return []
-        paths = [(r, results.folder / "panels" / f"{r.id}.npz") for r in self._shown(results)]
+        paths = [
+            (r, results.folder / "panels" / f"{r.id}.npz") for r in to_be_seen(results, self.tag)
+        ]
         return [
             panel(path, f"{record.subject} against {record.threat}, {attack_text(record)}")
             for record, path in paths
             if path.exists()
         ]
-
-    def _shown(self, results: Results) -> list[Record]:
-        shown = results.scored(self.tag)
-        subjects = subjects_of(results, shown)
-        found: list[Record] = []
-        for subject in [s for s in subjects if not results.is_bare(s)] or subjects:
-            for ball in balls(shown):
-                own = [r for r in shown if r.subject == subject and r.ball == ball]
-                for record in (
-                    lowest(filter(is_blind, own)),
-                    strongest(own, subject, ball),
-                ):
-                    if record is not None and record not in found:
-                        found.append(record)
-        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +119,20 @@ class Surfaces(Display):
         return [surfaces(row["subject"], row["surfaces"]) for row in rows if row["surfaces"]]
 
 
+def to_be_seen(results: Results, tag: str | None) -> list[Record]:
+    """Returns, of each subject with a defense, the strongest blind attack and the strongest."""
+    shown = results.scored(tag)
+    subjects = subjects_of(results, shown)
+    found: list[Record] = []
+    for subject in [s for s in subjects if not results.is_bare(s)] or subjects:
+        for ball in balls(shown):
+            own = [r for r in shown if r.subject == subject and r.ball == ball]
+            for record in (lowest(filter(is_blind, own)), strongest(own, subject, ball)):
+                if record is not None and record not in found:
+                    found.append(record)
+    return found
+
+
 def panel(path: pathlib.Path, title: str) -> Drawing:
     """Returns originals, perturbations, attacked and purified images of one record side by side.
 
@@ -163,15 +164,15 @@ def panel(path: pathlib.Path, title: str) -> Drawing:
         for r, (name, images) in enumerate(rows.items()):
             for c in range(num):
                 axes = grid[r, c]
-                axes.imshow(_as_shown(np.clip(images[c], 0, 1)), cmap="gray", vmin=0, vmax=1)
+                axes.imshow(as_shown(np.clip(images[c], 0, 1)), cmap="gray", vmin=0, vmax=1)
                 axes.set_xticks([])
                 axes.set_yticks([])
                 axes.spines[:].set_visible(False)
             grid[r, 0].set_ylabel(name, fontsize=10.5)
         for c in range(num):
-            grid[0, c].set_title(_wrap(labels[c]), loc="center", fontsize=10)
-            _say(grid[0, c], before[c], before[c] == labels[c])
-            _say(grid[3, c], after[c], after[c] == labels[c])
+            grid[0, c].set_title(wrap(labels[c]), loc="center", fontsize=10)
+            say(grid[0, c], before[c], before[c] == labels[c])
+            say(grid[3, c], after[c], after[c] == labels[c])
         png = png_bytes(figure)
     stories = [
         f"{a}, seen as {b} before and as {c} after the attack"
@@ -198,7 +199,7 @@ def gallery(path: pathlib.Path) -> Drawing:
         figure = new_figure(1.9 * across, 2.2 * down)
         grid = figure.subplots(down, across, squeeze=False).ravel()
         for axes, image, title in zip(grid, images, titles, strict=False):
-            axes.imshow(_as_shown(image), cmap="gray", vmin=0, vmax=255)
+            axes.imshow(as_shown(image), cmap="gray", vmin=0, vmax=255)
             axes.set_title(textwrap.fill(title, 20), loc="center", fontsize=9, color=INK)
         for axes in grid:
             axes.set_axis_off()
@@ -329,19 +330,21 @@ def _curve_colours(results: Results, names: list[str]) -> Iterator[str]:
             yield INK if name == "original" else spare[others.index(name) % len(spare)]
 
 
-def _as_shown(image: np.ndarray) -> np.ndarray:
+def as_shown(image: np.ndarray) -> np.ndarray:
     """Returns an image in colour if it has three channels, else its channels side by side."""
     if image.shape[-1] == 3:
         return image
     return np.concatenate([image[..., channel] for channel in range(image.shape[-1])], axis=1)
 
 
-def _say(axes: Any, name: str, right: bool) -> None:
+def say(axes: Any, name: str, right: bool) -> None:
+    """Writes below an image which class was seen in it, and whether that is right."""
     mark = "✓" if right else "✗"
-    axes.set_xlabel(_wrap(f"{mark} {name}"), color=GREEN if right else RUST)
+    axes.set_xlabel(wrap(f"{mark} {name}"), color=GREEN if right else RUST)
 
 
-def _wrap(name: str) -> str:
+def wrap(name: str) -> str:
+    """Returns a name in two short lines at most."""
     return textwrap.fill(name, 16, max_lines=2)
 
 

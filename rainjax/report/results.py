@@ -136,8 +136,11 @@ def knows_less(weaker: Record, stronger: Record) -> bool:
     """Whether whatever one attacker has the other has as well, and more.
 
     A black box sees what the defended pipeline answers, which who is blind to the defense does
-    not: neither of the two has all that the other has.
+    not: neither of the two has all that the other has. Nor is a classifier of one's own among
+    what a black box has; whoever has the whole pipeline could have one.
     """
+    if weaker.knowledge is Knowledge.TRANSFER:
+        return stronger.knowledge >= Knowledge.DEFENSE
     black_box = Knowledge.NONE < weaker.knowledge < Knowledge.CLASSIFIER
     if black_box and stronger.knowledge is Knowledge.CLASSIFIER:
         return False

@@ -143,7 +143,7 @@ def _range_finding(
     ]
     return Finding(
         f"Of {counted(len(best), 'subjects')}, the strongest attacks {words} leave "
-        f"{'at least ' * (len(ends) > 1)}{' and at most '.join(ends)}."
+        f"{'between ' * (len(ends) > 1)}{' and '.join(ends)}."
     )
 
 
@@ -270,22 +270,25 @@ def _curve_flags(results: Results, curve: Curve) -> _Compared:
 
 
 def _ball_flags(scored: Sequence[Record]) -> _Compared:
-    flags, number = [], 0
+    flags, norms = [], set()
     for record in scored:
-        reach, radius = record.result["linf_max"], record.radius
-        if record.norm != "linf" or radius is None or radius == math.inf:
+        norm, radius = record.norm, record.radius
+        reach = record.result.get(f"{norm}_max")  # older records know that of L-inf alone
+        if reach is None or radius is None or radius == math.inf:
             continue
-        number += 1
-        # An attacked image is stored in float32; half an ulp at 1 is 6e-8.
-        if reach > radius + 1e-6:
+        norms.add(norm_text(norm or ""))
+        # An attacked image is stored in float32: half an ulp at 1 is 6e-8, of each of its values.
+        slack = 1e-6 if norm == "linf" else 1e-6 + 1e-4 * radius
+        if reach > radius + slack:
+            what = "a pixel" if norm == "linf" else f"an image in {norm_text(norm or '')}"
             flags.append(
                 Finding(
-                    f"{record.subject}: {record.threat} moved a pixel by {reach:.6f}, further "
+                    f"{record.subject}: {record.threat} moved {what} by {reach:.6f}, further "
                     f"than its radius of {radius:.6f}; its number measures another attack.",
                     flag=True,
                 )
             )
-    return _Compared(flags, f"no attack left its {norm_text('linf')} ball" if number else "")
+    return _Compared(flags, f"no attack left its {' or '.join(sorted(norms))} ball" * bool(norms))
 
 
 def _gradient_flags(records: Sequence[Record]) -> _Compared:

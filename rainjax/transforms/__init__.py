@@ -31,6 +31,7 @@ from rainjax.transforms.resampling import (
     random_pixel_downsample,
     resize_bicubic,
 )
+from rainjax.transforms.smoothing import Border, gaussian_kernel, gaussian_smooth
 from rainjax.transforms.wavelets import (
     SigmaScale,
     Wavelet,
@@ -42,6 +43,7 @@ from rainjax.transforms.wavelets import (
 )
 
 __all__ = [
+    "Border",
     "Rounding",
     "SigmaScale",
     "Subsampling",
@@ -51,6 +53,8 @@ __all__ = [
     "block_dct",
     "circular_shift",
     "clip_rounding",
+    "gaussian_kernel",
+    "gaussian_smooth",
     "halve_bicubic",
     "inverse_block_dct",
     "inverse_wavelet_transform",

@@ -5,9 +5,11 @@ import dataclasses
 import difflib
 import json
 import pathlib
+import typing
 
 from rainjax.nets import (
     EDSR,
+    BlindSpot,
     ImageNetResNet,
     MobileNetV2,
     Network,
@@ -22,7 +24,16 @@ from rainjax.zoo._arrays import OTHERS
 # a file says never decides which code is imported.
 NETWORKS: dict[str, type[Network]] = {
     cls.__name__: cls
-    for cls in (EDSR, ImageNetResNet, MobileNetV2, ResNet, ResNet4b, SqueezeNet, TinyDarknet)
+    for cls in (
+        BlindSpot,
+        EDSR,
+        ImageNetResNet,
+        MobileNetV2,
+        ResNet,
+        ResNet4b,
+        SqueezeNet,
+        TinyDarknet,
+    )
 }
 
 # Written by `save` itself, and given by whoever trained the parameters.
@@ -125,12 +136,12 @@ def build(card: dict, *, where: str) -> Network:
             f"{where} names the network class {cls!r}; known are {_list(NETWORKS)}, and any other "
             f"is given as a value: zoo.load(path, network={mine}(...))."
         )
-    known = [field.name for field in dataclasses.fields(NETWORKS[cls])]
+    known = {field.name: field.type for field in dataclasses.fields(NETWORKS[cls])}
     for field in fields:
         if field not in known:
             raise ValueError(f"{where} gives {cls} the field {field!r}; it has {_list(known)}.")
-    values = {key: _tuples(value) for key, value in fields.items()}
     try:
+        values = {key: _made(value, known[key]) for key, value in fields.items()}
         network = NETWORKS[cls](**values)
         network.shapes()  # fields of another type show when the network is built
         return network
@@ -160,7 +171,19 @@ def _check(card: dict, needed: dict[str, type], *, where: str) -> None:
 
 def _tuples(value):
     """Returns `value` with JSON's lists as the tuples that frozen dataclasses hold."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _made(value, kind):
+    """Returns `value` as a field of this type holds it: JSON's objects are dataclasses there."""
+    if isinstance(value, list):
+        part = next(iter(typing.get_args(kind)), None)
+        return tuple(_made(one, part) for one in value)
+    if isinstance(value, dict) and isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return kind(**_tuples(value))
+    return value
 
 
 def _list(names) -> str:

@@ -122,6 +122,17 @@ def test_flat_ladders_under_every_surrogate_that_was_tried_lift_the_bound():
     assert asked(own, transfer, key) == []
 
 
+def test_a_ladder_without_a_gradient_lifts_no_bound():
+    own = ladder("rain_finetuned", "white_box", [5] * 5 + [0] * 5, flat=True, surrogate="itself")
+    transfer = ladder(
+        "rain_finetuned", "eot", [5] * 6 + [0] * 4, flat=True, surrogate="classifier"
+    )
+    own["num_zero_gradient"] = 1
+    shown, notes = last_cells(study(own, transfer))
+    assert shown[RAIN].startswith("≤ 50.0 %")
+    assert f"with a gradient for every image was climbed for {RAIN} under white-box PGD" in notes
+
+
 def test_a_ladder_that_was_still_falling_says_so():
     own = ladder("rain_finetuned", "white_box", [5] * 4 + [0] * 6, flat=False, surrogate="itself")
     results = study(own)

@@ -95,6 +95,14 @@ def test_verdict_flags_an_attack_that_left_its_ball():
     assert flags([record]) == []
     record["result"]["linf_max"] = 0.04
     assert "moved a pixel by 0.040000, further than its radius of 0.031373" in flags([record])[0]
+    for norm in ("l2", "l1"):
+        record = make_record("rain_finetuned", "eot", share(20), norm=norm, radius=2.0)
+        record["result"][f"{norm}_max"] = 2.00001
+        assert flags([record]) == []
+        assert f"no attack left its {norm.upper()} ball" in findings([record])[-1]
+        record["result"][f"{norm}_max"] = 2.01
+        words = f"moved an image in {norm.upper()} by 2.010000, further than its radius of 2.0"
+        assert words in flags([record])[0]
 
 
 def test_verdict_of_other_rows_and_balls_is_not_mixed():
@@ -150,9 +158,9 @@ def test_a_verdict_is_never_nothing_but_chance():
     result, chance = report.verdict(results_of(records))
     assert not result.flag
     assert result.text.startswith(
-        "Of 9 subjects, the strongest attacks within L∞ radius 8/255 leave at least 10.0 % ["
+        "Of 9 subjects, the strongest attacks within L∞ radius 8/255 leave between 10.0 % ["
     )
-    assert "of row 2 (white-box PGD) and at most 29.0 % [" in result.text
+    assert "of row 2 (white-box PGD) and 29.0 % [" in result.text
     assert chance.chance
     assert chance.text.startswith("In 9 pairs of attacks the one with less to work with did")
     # Few beside other findings are told one by one, many would hide what chance does not explain.
