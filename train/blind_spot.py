@@ -9,7 +9,6 @@ import dataclasses
 import functools
 from typing import Annotated, Literal
 
-import jax
 import jax.numpy as jnp
 import tyro
 
@@ -91,7 +90,8 @@ class BlindSpotTraining:
         channels = self.network.in_channels, self.network.out_channels
         if channels[0] != channels[1]:
             raise ValueError(
-                f"The network makes {channels[1]} channels of {channels[0]}: a purifier keeps them."
+                f"The network makes {channels[1]} channels of {channels[0]}: a purifier keeps their "
+                "number."
             )
         transforms.gaussian_kernel(self.smoothing.sigma, self.smoothing.kernel_size)  # or says why
 
