@@ -162,6 +162,9 @@ def test_it_computes_in_bfloat16():
         (lambda: BlindSpot(in_channels=0), "in_channels=0 must be at least 1"),
         (lambda: BlindSpot(num_layers=2), "num_layers=2 and 3 masks"),
         (lambda: BlindSpot(masks=()), "and 0 masks"),
+        (lambda: BlindSpot(num_layers=10**9), "num_layers=1000000000 and 3 masks"),
+        (lambda: BlindSpot(num_layers=200), "num_layers=200 reach 597 pixels"),
+        (lambda: BlindSpot(masks=(Mask(((1, 0, 1),), 10**9),)), "reach 17000000000 pixels"),
         (lambda: BlindSpot(masks=(Mask(((1, 1, 1),)),)), "from layer 1 on"),
         # A ring that is walked there and back; and FBI-Net's own with its taps two pixels apart.
         (lambda: BlindSpot(masks=FBI_MASKS[:1]), "from layer 2 on"),

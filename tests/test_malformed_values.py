@@ -140,7 +140,11 @@ DEFENSES = [
     (lambda: defenses.NonLocalMeans(sigma=NAN), "sigma=nan"),
     (lambda: defenses.GaussianNoise(-1.0), "sigma=-1.0"),
     (lambda: defenses.GaussianNoise(NAN), "sigma=nan"),
+    (lambda: defenses.GaussianSmoothing(sigma=NAN), "sigma=nan"),
+    (lambda: defenses.GaussianSmoothing(kernel_size=2), "kernel_size=2"),
     (lambda: defenses.LowPass(0), "cutoff=0"),
+    (lambda: defenses.NCIS(num_iterations=0), "num_iterations=0"),
+    (lambda: defenses.NCIS(border="wrap"), "border='wrap'"),
     (lambda: defenses.PixelDeflection(num_deflections=0), "num_deflections=0"),
     (lambda: defenses.RandomCrop(0.0), "share=0.0"),
     (lambda: defenses.RandomResizePad(2.0), "smallest=2.0"),
@@ -214,7 +218,13 @@ VALUES = [
     if isinstance(value, type)
     and issubclass(value, Value | report.Display)
     and not inspect.isabstract(value)
-] + [evaluation.CertifyOptions, evaluation.SanityOptions, evaluation.TopK, extras.Panels]
+] + [
+    evaluation.CertifyOptions,
+    evaluation.SanityOptions,
+    evaluation.TopK,
+    extras.Panels,
+    extras.Iterates,
+]
 JUNK = st.sampled_from(
     [None, True, "", "3", b"3", -1, 0, 2, 10**9, 0.5, -0.5, NAN, math.inf, 1j, (), (1, "a"), [1],
      {}, {"a": 1}, np.float32(0.5), np.zeros(2), object(), int, print]

@@ -66,9 +66,10 @@ class GaussianSmoothing(Deterministic, Iterative):
         """Returns the image and every iterate, `num_iterations + 1` of them in order."""
         del params
         check_image(image, type(self).__name__)
-        smooth = lambda x, _: (self._smooth(x),) * 2
-        _, smoothed = jax.lax.scan(smooth, image, length=self.num_iterations)
-        return jnp.concatenate([image[None], jax.vmap(transforms.clip_rounding)(smoothed)])
+        found = [image]
+        for _ in range(self.num_iterations):
+            found.append(self._smooth(found[-1]))
+        return jnp.stack([image, *map(transforms.clip_rounding, found[1:])])
 
     def _smooth(self, image: Image) -> Image:
         return transforms.gaussian_smooth(image, self.sigma, self.kernel_size, self.border)

@@ -73,12 +73,14 @@ class NCIS(Iterative):
         """Returns the last iterate, in [0, 1]."""
         del key
         check_image(image, type(self).__name__)
-        return self._iterate(params, image, keep=False)[0]
+        before = self._all_but_last(params, image)[0]
+        return self.step(params, before)
 
     def iterates(self, params: Params, image: Image) -> Float[Array, "t h w c"]:
         """Returns the image and every iterate, `num_iterations + 1` of them in order."""
         check_image(image, type(self).__name__)
-        return jnp.concatenate([image[None], self._iterate(params, image, keep=True)[1]])
+        before, kept = self._all_but_last(params, image)
+        return jnp.concatenate([image[None], kept, self.step(params, before)[None]])
 
     def step(self, params: Params, image: Image) -> Image:
         """Returns the next iterate."""
@@ -94,22 +96,19 @@ class NCIS(Iterative):
             )
         return jnp.clip(predicted, 0.0, 1.0)
 
-    def _iterate(self, params: Params, image: Image, *, keep: bool):
+    def _all_but_last(self, params: Params, image: Image) -> tuple[Image, Float[Array, "t h w c"]]:
+        """Returns the last iterate but one, and all up to it, computed again for a gradient.
+
+        Not so the last one, whose gradient is the first to be computed.
+        """
         on_cpu = jax.default_backend() == "cpu"  # convolutions crawl inside its loops
         again = (
             functools.partial(_recomputed, self)
             if on_cpu
             else jax.checkpoint(self.step, prevent_cse=False)
         )
-
-        def advance(image, _):
-            image = again(params, image)
-            return image, image if keep else None
-
-        length = self.num_iterations - 1
-        image, kept = jax.lax.scan(advance, image, length=length, unroll=on_cpu)
-        last = self.step(params, image)  # whose gradient comes first, and needs it at once
-        return last, jnp.concatenate([kept, last[None]]) if keep else None
+        advance = lambda image, _: (again(params, image),) * 2
+        return jax.lax.scan(advance, image, length=self.num_iterations - 1, unroll=on_cpu)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

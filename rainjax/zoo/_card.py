@@ -182,7 +182,7 @@ def _made(value, kind):
         part = next(iter(typing.get_args(kind)), None)
         return tuple(_made(one, part) for one in value)
     if isinstance(value, dict) and isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return kind(**_tuples(value))
+        return kind(**{str(key): _tuples(part) for key, part in value.items()})
     return value
 
 
