@@ -184,6 +184,15 @@ def test_a_proof_is_never_wrong_and_not_always_missing(norm):
     assert proofs
 
 
+def test_what_is_kept_in_half_precision_stays_in_the_ball():
+    image, kernel, label, _, _, _ = exhaustive("linf", 0)
+    radius = float(np.float16(RADIUS)) - 1.5e-6  # which float16 rounds up
+    assert float(np.float16(radius)) > radius + 1e-6
+    found = attacked(image, kernel, label, radius, "linf", max_megabytes=0.1)
+    assert (levels_of(found) != levels_of(image)).any()
+    assert np.abs(np.float64(found) - image).max() <= radius + 1e-7
+
+
 def test_where_nothing_can_change_nothing_is_found():
     image = near_boundaries(0, ())
     kernel = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
