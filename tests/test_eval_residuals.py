@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from tests.tiny import RESNET_TINY, resnet_params
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+ROOT = pathlib.Path(__file__).parents[1]
 NUM, RADIUS = 60, 0.1
 NAMES = [
     "FGSM", "PGD", "APGD", "PGD L2", "Carlini-Wagner L2", "DeepFool L2", "Square",
@@ -160,7 +162,7 @@ def test_tables_and_figure_say_what_the_record_says(path, record, tmp_path, caps
     assert len(tables) == 3
     for table, population in zip(tables, _residual_statistics.POPULATIONS, strict=True):
         lines = [line.split("|") for line in table.splitlines() if line.startswith("| ")]
-        for line, entry in zip(lines[1:], record["entries"], strict=True):
+        for line, entry in zip(lines[2:], record["entries"], strict=True):
             assert line[1].strip() == entry["name"]
             found = entry["populations"][population]
             if found is None:
@@ -179,6 +181,12 @@ def test_tables_and_figure_say_what_the_record_says(path, record, tmp_path, caps
     program._report(program.Report(path, readme=readme))
     assert f"-->\n{text}\n<!--" in readme.read_text()
     assert "Adversarial residuals" in capsys.readouterr().out
+
+
+def test_the_committed_record_follows_from_its_images():
+    record = residuals.RECORD.load(ROOT / "eval" / "records" / "residuals.json")
+    assert [entry["name"] for entry in record["entries"]] == NAMES
+    assert record["options"]["data"] == "cifar10"
 
 
 def test_few_images_are_not_judged():
@@ -207,7 +215,7 @@ def test_histograms_are_numpys_and_mirror_each_other():
     assert one["unit"] == "grey levels"
     np.testing.assert_allclose(one["shares"], other["shares"][::-1])
     assert one["beyond"] == other["beyond"][::-1]
-    assert 0 < sum(one["beyond"]) <= 0.005
+    assert 0 < sum(one["beyond"]) <= 0.01
     assert sum(one["shares"]) + sum(one["beyond"]) == pytest.approx(1)
 
 

@@ -32,11 +32,14 @@ def figure(record: dict[str, Any]) -> Drawing:
         for left, right in panels[len(entries) :]:
             left.set_axis_off()
             right.set_axis_off()
-        handles = [
-            *panels[0][0].get_legend_handles_labels()[0],
-            *panels[0][1].get_legend_handles_labels()[0],
-        ]
-        drawn.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False)
+        shown = {
+            label: handle
+            for axes in panels.ravel()
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        drawn.legend(
+            shown.values(), shown.keys(), loc="outside upper left", ncols=4, frameon=False
+        )
         drawn.get_layout_engine().set(w_pad=0.08, h_pad=0.1)
         png = png_bytes(drawn)
     return Drawing(
@@ -51,7 +54,10 @@ def figure(record: dict[str, Any]) -> Drawing:
 
 
 def _histogram(axes: Any, entry: dict[str, Any]) -> None:
+    axes.set_title(f"{entry['name']}, {entry['num_images']} images")
     histogram = entry["histogram"]
+    if histogram is None:
+        return
     edges = np.asarray(histogram["edges"])
     shares = np.maximum(histogram["shares"], _FAINTEST / 10)
     axes.stairs(shares, edges, baseline=_FAINTEST / 10, fill=True, color=BLUE, alpha=0.45,
@@ -66,7 +72,6 @@ def _histogram(axes: Any, entry: dict[str, Any]) -> None:
         unit = f"radii of {radius_text('linf', entry['linf_radius'])}"
     axes.set_xlabel(f"change, in {unit}")
     axes.set_ylabel("share of values")
-    axes.set_title(f"{entry['name']}, {entry['num_images']} images")
 
 
 def _spectrum(axes: Any, entry: dict[str, Any], images: dict[str, Any]) -> None:
@@ -75,10 +80,9 @@ def _spectrum(axes: Any, entry: dict[str, Any], images: dict[str, Any]) -> None:
         (images["spectrum"], GREY, "original images"),
         (entry["spectrum"], BLUE, "residual"),
     ):
-        power = np.asarray(spectrum)
-        mean = power.mean()
-        if mean > 0:
-            axes.plot(frequency[1:], power[1:] / mean, color=colour, label=label)
+        power = np.asarray(spectrum or [0.0])
+        if power.any():
+            axes.plot(frequency[1:], power[1:] / power.mean(), color=colour, label=label)
     axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
     axes.set_yscale("log")
     axes.set_xlim(0, 0.5)

@@ -1,6 +1,7 @@
 """What a record of `python -m eval residuals` says of one attack: plain JSON from its images."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -31,18 +32,19 @@ def statistics(
     `radius` is the attack's in L-inf; None for others, for which the largest change of each image
     stands in as the distance from the borders that counts as far.
     """
+    if not len(originals):  # nobody was fooled
+        nothing = dict.fromkeys(("histogram", "spectrum", "low_frequencies"))
+        return {"num_images": 0, "populations": dict.fromkeys(POPULATIONS), **nothing}
     found = residuals.residuals(originals, attacked)
     margin = np.abs(found).max((1, 2, 3)) if radius is None else radius
     inside = residuals.far_from_borders(originals, margin)
     levels = (np.round(255.0 * attacked) / 255.0).astype(np.float32)
     rounded = residuals.residuals(originals, levels)
-    populations = {ALL: (found, None), INNER: (found, inside), EIGHT_BIT: (rounded, None)}
+    of = functools.partial(_population, key, num_flips=num_flips)
     shares = residuals.low_frequency_share(found)
     return {
         "num_images": len(found),
-        "populations": {
-            name: _population(key, *given, num_flips) for name, given in populations.items()
-        },
+        "populations": {ALL: of(found), INNER: of(found, inside), EIGHT_BIT: of(rounded)},
         "histogram": histogram(found, radius),
         "spectrum": residuals.mean_spectrum(found).tolist(),
         "low_frequencies": float(np.nanmean(shares)) if np.isfinite(shares).any() else None,
@@ -73,7 +75,7 @@ def histogram(found: Batch, radius: float | None) -> dict[str, Any]:
 
 
 def _population(
-    key: PRNGKey, found: Batch, inside: np.ndarray | None, num_flips: int
+    key: PRNGKey, found: Batch, inside: np.ndarray | None = None, *, num_flips: int
 ) -> dict[str, Any] | None:
     """Returns moments and tests, or None for too few images."""
     share = 1.0

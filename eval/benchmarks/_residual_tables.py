@@ -18,7 +18,7 @@ def tables(record: dict[str, Any]) -> tuple[Table, ...]:
             f"Adversarial residuals: {title}",
             (*map(Cell, _HEADER), *([Cell("low frequencies")] if name == ALL else [])),
             tuple(_row(entry, name) for entry in record["entries"]),
-            _notes(record) if name == ALL else _inner_notes(record) if name == INNER else (),
+            (*_notes(record, name), *_in_words(record, name)),
         )
         for name, title in POPULATIONS.items()
     )
@@ -46,9 +46,9 @@ def _row(entry: dict[str, Any], name: str) -> tuple[Cell, ...]:
         title,
         Cell(str(found["num_images"]), share),
         Cell(f"{deviation:.2f}", f"kurtosis {tail:+.1f}"),
-        _mean(mean, 255, 3, spread=True),
+        _mean(mean, 255, spread=True),
         ABSENT if mean is None else Cell(f"p = {p_text(mean['t_p'])}", _how_far(mean)),
-        _mean(skewness, 1, 3),
+        _mean(skewness, 1),
         Cell(f"{symmetry['distance']:.4f}", f"chance {chance:.4f}, single {single:.3f}"),
         Cell(
             f"p = {p_text(symmetry['p'])}",
@@ -58,12 +58,14 @@ def _row(entry: dict[str, Any], name: str) -> tuple[Cell, ...]:
     )
 
 
-def _mean(told: dict[str, Any] | None, scale: float, digits: int, *, spread: bool = False) -> Cell:
+def _mean(told: dict[str, Any] | None, scale: float, *, spread: bool = False) -> Cell:
     """Returns a mean over images with its interval and, with `spread`, how far images differ."""
     if told is None:
         return ABSENT
+    apart = scale * told["standard_deviation"]
+    digits = 3 if apart >= 0.1 else 4
     mean, low, high = (f"{scale * told[end]:+.{digits}f}" for end in ("mean", "low", "high"))
-    more = f" ± {scale * told['standard_deviation']:.{digits}f}" if spread else ""
+    more = f" ± {apart:.{digits}f}" if spread else ""
     return Cell(mean, f"[{low}, {high}]{more}")
 
 
@@ -72,11 +74,18 @@ def _how_far(told: dict[str, Any]) -> str:
     return f"t {told['t']:+.2f}, d {told['effect_size']:+.2f}; ranks p = {ranks}"
 
 
-def _notes(record: dict[str, Any]) -> tuple[str, ...]:
+def _notes(record: dict[str, Any], name: str) -> tuple[str, ...]:
+    if name == INNER:
+        return (
+            "Where nothing was clipped: the original lies further from 0 and 1 than the L∞ radius "
+            "or, for attacks without one, than the largest change of its image. Images with less "
+            "than a tenth of such values are left out.",
+        )
+    if name != ALL:
+        return ()
     options, images = record["options"], record["images"]
     other = options["transfer"]
     found_on = f"; transferred: found on {other}" if other else ""
-    num = len(record["entries"]) - 1  # the last one is no attack
     return (
         f"Adversarial minus original, of the {images['num_right']} that {options['classifier']} "
         f"gets right among the first {options['num_examples']} images of {options['data']} "
@@ -98,16 +107,33 @@ def _notes(record: dict[str, Any]) -> tuple[str, ...]:
         "**low frequencies**: the share of a residual's variance at up to an eighth of a cycle a "
         "pixel, most of which a smoothing filter leaves; of white noise 5 %, of the original "
         f"images {100 * images['low_frequencies']:.0f} %.",
-        f"Each p is of one test; with {num} attacks, Bonferroni's rule asks for {0.05 / num:.4f}.",
     )
 
 
-def _inner_notes(record: dict[str, Any]) -> tuple[str, ...]:
-    del record
+def _in_words(record: dict[str, Any], name: str) -> tuple[str, ...]:
+    """Returns what "almost zero" and "symmetric" come to: the attacks that are furthest off."""
+    attacks = {
+        entry["name"]: entry["populations"][name]
+        for entry in record["entries"]
+        if entry["attack"] is not None and entry["populations"][name] is not None
+    }
+    means = {key: found for key, found in attacks.items() if found["mean"] is not None}
+    if not means:
+        return ()
+    limit = 0.05 / len(attacks)
+    end = lambda key: max(abs(means[key]["mean"][side]) for side in ("low", "high"))
+    far = max(means, key=end)
+    share = end(far) / means[far]["pooled"]["standard_deviation"]
+    apart = {key: found["symmetry"]["distance"] for key, found in attacks.items()}
+    most = max(apart, key=apart.__getitem__)
+    beyond = [key for key, found in means.items() if found["mean"]["t_p"] < limit]
+    lean = [key for key, found in attacks.items() if found["symmetry"]["p"] < limit]
     return (
-        "Where nothing was clipped: the original lies further from 0 and 1 than the L∞ radius or, "
-        "for attacks without one, than the largest change of its image. Images with less than a "
-        "tenth of such values are left out.",
+        "**In words**: as far as the intervals go, no attack's mean is further from zero than "
+        f"{255 * end(far):.2f} grey levels ({far}; {100 * share:.1f} % of its deviation), and no "
+        f"distance is above {apart[most]:.4f} ({most}). Bonferroni's rule asks for a p below "
+        f"{limit:.4f} with {len(attacks)} attacks: zero mean is rejected of "
+        f"{', '.join(beyond) or 'none'}, symmetry of {', '.join(lean) or 'none'}.",
     )
 
 
