@@ -7,6 +7,7 @@ abstract gives neither numbers nor attacks: which are taken here is our reading.
 
 import dataclasses
 import pathlib
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -165,7 +166,7 @@ def run(options: Residuals) -> pathlib.Path:
             "low_frequencies": float(np.nanmean(low)),
         },
         "entries": entries,
-        "run": {"code": code_digest(), **provenance()},
+        "run": {"judge": f"scipy {version('scipy')}", "code": code_digest(), **provenance()},
     }
     print(f"\n{RECORD.text(record)}\n")
     path = options.out / "residuals.json"
