@@ -63,7 +63,7 @@ def _mean(told: dict[str, Any] | None, scale: float, *, spread: bool = False) ->
     if told is None:
         return ABSENT
     apart = scale * told["standard_deviation"]
-    digits = 3 if apart >= 0.1 else 4
+    digits = 4 if spread and apart < 0.1 else 3
     mean, low, high = (f"{scale * told[end]:+.{digits}f}" for end in ("mean", "low", "high"))
     more = f" ± {apart:.{digits}f}" if spread else ""
     return Cell(mean, f"[{low}, {high}]{more}")
