@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from eval import design, report, sanity, smoothing
-from eval.benchmarks import attacks, gains, peers, speed, super_resolution
+from eval.benchmarks import attacks, gains, peers, residuals, speed, super_resolution
 from eval.pages import studies
 from eval.studies.common import StudyOptions
 from rainjax._files import check_holder, check_writable
@@ -33,8 +33,8 @@ class Report:
     """Writes the report of a folder of records again, and the tables of a README."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The study's folder: the one that holds records/. Or peers.json, smoothing.json, speed.json
-    or super_resolution.json."""
+    """The study's folder: the one that holds records/. Or gains.json, peers.json, residuals.json,
+    smoothing.json, speed.json or super_resolution.json."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
@@ -50,6 +50,7 @@ _WORDS = {
     "peers": peers.Peers,
     "speed": speed.Speed,
     "gains": gains.Gains,
+    "residuals": residuals.Residuals,
     "super_resolution": super_resolution.SuperResolution,
 }
 # Of these, what the word itself does not know is an option of the study it is given.
@@ -59,10 +60,13 @@ _BENCHMARKS = {
     peers.Peers: peers.run,
     speed.Speed: speed.run,
     gains.Gains: gains.run,
+    residuals.Residuals: residuals.run,
     super_resolution.SuperResolution: super_resolution.run,
     smoothing.Smoothing: smoothing.run,
     design.Design: design.design,
 }
+# Killed, they go on where they were.
+_RESUMES = StudyOptions | smoothing.Smoothing | residuals.Residuals
 # They compile anew: what they measure must not depend on what ran before.
 _MEASURES_TIME = attacks.Benchmark | peers.Peers | speed.Speed
 
@@ -81,7 +85,7 @@ def main() -> None:
     except (ValueError, OSError, MemoryError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        resumed = isinstance(command, StudyOptions | smoothing.Smoothing)
+        resumed = isinstance(command, _RESUMES)
         sys.exit(f"Stopped. The same command {'goes on from here' if resumed else 'begins anew'}.")
 
 

@@ -14,6 +14,7 @@ A table of contents; the modules hold more.
     contracts    check_defense, ...      for tests of your own defenses and attacks
     adapters     PyTorch, TensorFlow, Foolbox and ART, in both directions
     keys         example_keys, Purpose   every random draw has a path from its seed
+    residuals    image_moments, ...      what attacks change: mean, symmetry, spectrum
     transforms, nets, data, zoo, metrics
 """
 

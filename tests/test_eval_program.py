@@ -86,6 +86,7 @@ def test_help_lists_the_studies():
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 60
     words = ["report", "benchmark", "sanity", "smoothing", "speed", "peers", "super_resolution"]
+    words += ["gains", "residuals"]
     for word in [*studies(), *words]:
         assert word in done.stdout
 

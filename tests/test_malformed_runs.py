@@ -239,6 +239,7 @@ PROGRAMS = [
     (lambda at: run_eval("quick", "--classifier", "resnet99", "--out", at), "resnet99"),
     (lambda at: run_eval("speed", "--data", "cifar99", "--out", at), "cifar99"),
     (lambda at: run_eval("super_resolution", "--data", "a/b", "--out", at), "'a'"),
+    (lambda at: run_eval("residuals", "--data", "cifar99", "--out", at), "cifar99"),
 ]
 
 

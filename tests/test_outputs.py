@@ -87,6 +87,7 @@ def test_rainjax_draws_no_sheet_into_it(out):
         ["speed"],
         ["peers"],
         ["super_resolution", "--networks", "absent"],
+        ["residuals", "--classifier", "absent"],
         ["design", "smoke"],
     ],
 )

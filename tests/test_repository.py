@@ -38,6 +38,7 @@ ORDER = [
     "transforms",
     "distillation",
     "metrics",
+    "residuals",
     "nets",
     "defenses",
     "gradients",
