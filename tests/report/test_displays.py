@@ -17,6 +17,7 @@ from rainjax.report import (
     Display,
     DrawsTable,
     Gallery,
+    Iterates,
     LadderCurve,
     Leaderboard,
     Panels,
@@ -41,7 +42,8 @@ from tests.tiny import unchecked
 
 EVERY = [
     ResultsTable("a"), DrawsTable(None), Leaderboard(), BlindAgainstAdaptive((0.5,), "b", "l2"),
-    Curve("num_steps", None), LadderCurve("d"), Panels("c"), Gallery(), Spectrum(), Surfaces(),
+    Curve("num_steps", None), LadderCurve("d"), Panels("c"), Gallery(), Iterates(), Spectrum(),
+    Surfaces(),
 ]  # fmt: skip
 
 
