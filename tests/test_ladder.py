@@ -245,6 +245,18 @@ def test_a_ladder_is_judged_by_the_pipeline_that_is_scored(tmp_path):
     assert record.ladder["rungs"][-1]["num_attacked"] >= 12 * record.score().accuracy > 0
 
 
+def test_a_record_says_what_a_ladder_was_told_not_to_double(tmp_path):
+    narrow = Ladder(NOISY, max_gradients=1000, kinds=("restarts",))
+    threats = [
+        ThreatModel("narrow", narrow),
+        ThreatModel("whole", dataclasses.replace(narrow, kinds=None)),
+    ]
+    made = evaluate(study_of(linear(BitDepth(2)), threats=threats), tmp_path, progress=False)
+    said = {record.threat: record.content["threat"].get("left_out") for record in made}
+    # Nothing is random, so draws would make no difference.
+    assert said == {"narrow": ["steps"], "whole": None}
+
+
 def test_the_battery_has_a_ladder_for_every_surrogate_that_applies():
     rounded = Chain((BitDepth(3), GaussianNoise(0.1)))
     params = {"defense": ((), ()), "classifier": {"kernel": KERNEL}}

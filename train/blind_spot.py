@@ -90,8 +90,8 @@ class BlindSpotTraining:
         channels = self.network.in_channels, self.network.out_channels
         if channels[0] != channels[1]:
             raise ValueError(
-                f"The network makes {channels[1]} channels of {channels[0]}: a purifier keeps their "
-                "number."
+                f"The network makes {channels[1]} channels of {channels[0]}: a purifier keeps "
+                "their number."
             )
         transforms.gaussian_kernel(self.smoothing.sigma, self.smoothing.kernel_size)  # or says why
 

@@ -50,7 +50,8 @@ class Ladder(metaclass=Named):
     not fit the budget. None takes the attack's draws.
 
     `kinds` are what is doubled, in this order: of "steps", "queries", "draws" and "restarts" all
-    that the attack has, by default, and draws where its surrogate is random.
+    that the attack has, by default, and draws where its surrogate is random. Where some are left
+    out the record says so, and a ladder that is flat in the others lifts no bound.
 
     >>> from rainjax import PGD
     >>> ladder = Ladder(PGD(num_steps=10), max_gradients=160, kinds=("steps", "restarts"))

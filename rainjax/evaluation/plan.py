@@ -18,6 +18,8 @@ from jaxtyping import Int
 from rainjax._files import check_writable, read_arrays, read_json, write_json
 from rainjax.evaluation.climbing import ladder_record
 from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
+from rainjax.evaluation.effort import growing
+from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, outcome_of
 from rainjax.evaluation.packing import pack_indices, unpack_indices
 from rainjax.evaluation.provenance import code_digest
@@ -299,6 +301,7 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
             "differentiates": describe(cell.surrogate),
             "attack": describe_attack(cell.proof or cell.attack),
             **_protocol(work, cell),
+            **_left_out(cell),
         },
         "axes": {
             "norm": cell.norm,
@@ -332,6 +335,15 @@ def _protocol(work: Work, cell: Cell) -> dict[str, Any]:
             "deviations": list(deviations),
         }
     }
+
+
+def _left_out(cell: Cell) -> dict[str, Any]:
+    """Returns what a ladder was told not to double, though it would make its attack stronger."""
+    if not isinstance(cell.attack, Ladder) or cell.surrogate is None:
+        return {}
+    there = growing(cell.attack.attack, cell.surrogate.is_random)
+    left_out = [kind for kind in there if kind not in (cell.attack.kinds or there)]
+    return {"left_out": left_out} if left_out else {}
 
 
 def _member_names(work: Work, cell: Cell) -> list[str] | None:

@@ -45,7 +45,8 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
     It does where the record, the strongest attack within the ball, leaves more than attacks leave
     of the undefended classifier there. Whatever the study tried on the subject is asked, by what
     is differentiated and whether it is: no list says which surrogates there are. A ladder that had
-    no gradient to follow for some images is flat for another reason, and counts for nothing.
+    no gradient to follow for some images, or was told what not to double, is flat for another
+    reason, and counts for nothing.
     """
     if not record.scored or not record.defended or ball[1] == math.inf:
         return []
@@ -103,7 +104,7 @@ def _missing(results: Results, found: dict[tuple[str, Ball], list[str]]) -> str:
         if names and subject in climbed
     ]
     told += [f"{', '.join(unique(none))} at all"] if none else []
-    ladder = "no flat strength ladder with a gradient for every image"
+    ladder = "no flat strength ladder, all doubled and with a gradient for every image,"
     return f"{ladder} was climbed for {'; '.join(unique(told))}"
 
 
@@ -131,8 +132,10 @@ def _parts(record: Record) -> set[str]:
 
 
 def _settled(record: Record) -> bool:
-    """Whether a record is of a flat ladder whose attack had a gradient for every image."""
-    return bool(record.ladder and record.ladder["flat"] and not record.num_zero_gradient)
+    """Whether a ladder was flat, with all doubled that counts and a gradient for every image."""
+    if not record.ladder or not record.ladder["flat"]:
+        return False
+    return not record.num_zero_gradient and not record.content["threat"].get("left_out")
 
 
 def _surrogate(record: Record) -> tuple[bool, str]:

@@ -122,15 +122,19 @@ def test_flat_ladders_under_every_surrogate_that_was_tried_lift_the_bound():
     assert asked(own, transfer, key) == []
 
 
-def test_a_ladder_without_a_gradient_lifts_no_bound():
+@pytest.mark.parametrize("flaw", ["no gradient", "steps left out"])
+def test_a_ladder_that_is_flat_for_another_reason_lifts_no_bound(flaw):
     own = ladder("rain_finetuned", "white_box", [5] * 5 + [0] * 5, flat=True, surrogate="itself")
     transfer = ladder(
         "rain_finetuned", "eot", [5] * 6 + [0] * 4, flat=True, surrogate="classifier"
     )
-    own["num_zero_gradient"] = 1
+    if flaw == "no gradient":
+        own["num_zero_gradient"] = 1
+    else:
+        own["threat"]["left_out"] = ["steps"]
     shown, notes = last_cells(study(own, transfer))
     assert shown[RAIN].startswith("≤ 50.0 %")
-    assert f"with a gradient for every image was climbed for {RAIN} under white-box PGD" in notes
+    assert f"gradient for every image, was climbed for {RAIN} under white-box PGD" in notes
 
 
 def test_a_ladder_that_was_still_falling_says_so():
