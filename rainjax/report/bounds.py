@@ -43,7 +43,7 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
     """Returns the threat models within a ball whose surrogates had no flat ladder, if it matters.
 
     It does where the record, the strongest attack within the ball, leaves more than attacks leave
-    of the undefended classifier there. Whatever the study tried on the subject is asked, by what
+    of the undefended classifier there, or than nothing where nobody attacked that. Whatever the study tried on the subject is asked, by what
     is differentiated and whether it is: no list says which surrogates there are. A ladder that had
     no gradient to follow for some images, or was told what not to double, is flat for another
     reason, and counts for nothing.
@@ -51,10 +51,11 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
     if not record.scored or not record.defended or ball[1] == math.inf:
         return []
     bare = _undefended(results, record, ball)
-    if bare is None:
-        return []
-    own, others, _ = on_common_images(record, bare)
-    if own.accuracy <= others.accuracy:
+    if bare is not None:
+        own, others, _ = on_common_images(record, bare)
+        if own.accuracy <= others.accuracy:
+            return []
+    if record.score().accuracy == 0:
         return []
     tried = [
         other
@@ -80,8 +81,8 @@ def bound_notes(
     notes = []
     if any(found.values()):
         notes.append(
-            "**≤**: an upper bound. The number stands above what attacks leave of the undefended "
-            f"classifier within the same radius, and {_missing(results, found)}."
+            f"**≤**: an upper bound. The number {_compared(results, claims)}, and "
+            f"{_missing(results, found)}."
         )
     if any(record.still_falling for record in (*(record for record, _ in claims), *also)):
         notes.append(
@@ -89,6 +90,15 @@ def bound_notes(
             "draws and restarts changed nothing any more."
         )
     return tuple(notes)
+
+
+def _compared(results: Results, claims: list[tuple[Record, Ball]]) -> str:
+    """Says what bounds are compared with, if anything."""
+    if any(_undefended(results, r, ball) for r, ball in claims if r.defended):
+        return (
+            "stands above what attacks leave of the undefended classifier within the same radius"
+        )
+    return "is not held against the classifier without a defense, which nobody attacked"
 
 
 def _missing(results: Results, found: dict[tuple[str, Ball], list[str]]) -> str:

@@ -67,8 +67,7 @@ def bracketed(results: Results, cell: Cell, record: Record | None, *, ball: Ball
     if contradicted(results, record):
         return Cell(f"{lower} contradicts {upper}", detail)
     if is_exact(results, record, ball):  # no bound, but the number itself
-        accuracy = record.score().accuracy
-        return Cell(percent(accuracy) + " (proved)" * (accuracy > 0), cell.detail)
+        return Cell(cell.value + " (proved)" * (record.score().accuracy > 0), cell.detail)
     return Cell(f"between {lower} and {upper}", detail)
 
 
