@@ -95,6 +95,14 @@ def test_a_number_above_the_undefended_classifiers_is_a_bound():
     assert "≤" not in notes
 
 
+def test_without_an_attack_on_the_undefended_classifier_a_number_is_a_bound_unless_it_is_nothing():
+    for right, begins in (([5] * 5 + [0] * 5, "≤ 50.0 %"), ([0] * 10, "0.0 %")):
+        alone = results_of([told(make_record("rain_finetuned", "white_box", right), "itself")])
+        shown, notes = last_cells(alone)
+        assert shown[RAIN].startswith(begins)
+        assert ("which nobody attacked" in notes) == begins.startswith("≤")
+
+
 def test_flat_ladders_under_every_surrogate_that_was_tried_lift_the_bound():
     own = ladder("rain_finetuned", "white_box", [5] * 5 + [0] * 5, flat=True, surrogate="itself")
     transfer = ladder(

@@ -78,7 +78,7 @@ def test_strongest_attack_is_chosen_on_the_images_that_all_of_them_attacked():
     header, _, row = cells(results_table([few, many], style="markdown"))
     assert header[-1] == "strongest attack"
     assert (
-        row[-1] == f"{expected_cell(1, 5)} EOT-PGD"
+        row[-1] == f"≤ {expected_cell(1, 5)} EOT-PGD"
     )  # white box: 10 % of 20, but 40 % of these 5
     notes = " ".join(results_table([few, many]).split())
     assert "columns; those with another n are compared on the images they share." in notes
@@ -90,7 +90,7 @@ def test_one_attack_on_few_images_does_not_decide_between_those_on_many():
     blind = make_record("rain_finetuned", "blind", [0] * 10 + [1] * 90)
     white = make_record("rain_finetuned", "white_box", [0] * 9 + [1] * 91)
     (_, _, row) = cells(results_table([few, blind, white], style="markdown"))
-    assert row[-1] == f"{expected_cell(18, 100)} purifier-blind PGD"
+    assert row[-1] == f"≤ {expected_cell(18, 100)} purifier-blind PGD"
     (text,) = findings([few, blind, white])
     assert "points below" not in text
 
@@ -195,8 +195,8 @@ def test_a_ranking_is_by_the_strongest_attack():
     ]
     (table,) = Leaderboard().tables(results_of(records))
     assert [[str(cell) for cell in row] for row in table.rows] == [
-        ["strong", expected_cell(8, 10), "EOT-PGD", "10", expected_cell(4, 10)],
-        ["weak", expected_cell(10, 10), "EOT-PGD", "10", expected_cell(1, 10)],
+        ["strong", expected_cell(8, 10), "EOT-PGD", "10", f"≤ {expected_cell(4, 10)}"],
+        ["weak", expected_cell(10, 10), "EOT-PGD", "10", f"≤ {expected_cell(1, 10)}"],
     ]
 
 

@@ -158,9 +158,9 @@ def test_a_verdict_is_never_nothing_but_chance():
     result, chance = report.verdict(results_of(records))
     assert not result.flag
     assert result.text.startswith(
-        "Of 9 subjects, the strongest attacks within L∞ radius 8/255 leave between 10.0 % ["
+        "Of 9 subjects, the strongest attacks within L∞ radius 8/255 leave between ≤ 10.0 % ["
     )
-    assert "of row 2 (white-box PGD) and 29.0 % [" in result.text
+    assert "of row 2 (white-box PGD) and ≤ 29.0 % [" in result.text
     assert chance.chance
     assert chance.text.startswith("In 9 pairs of attacks the one with less to work with did")
     # Few beside other findings are told one by one, many would hide what chance does not explain.
