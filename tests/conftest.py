@@ -1,7 +1,6 @@
 """Strict settings for every test, and the data that some of them measure on."""
 
 import collections
-import gc
 import os
 import pathlib
 import time
@@ -55,12 +54,6 @@ if _CACHE is not None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-
-# What is imported stays, and tracing makes millions of objects: to look through them all as often
-# as Python does by default is a tenth of a test's time.
-gc.collect()
-gc.freeze()
-gc.set_threshold(100_000, 50, 100)
 
 # The same examples in every run, and none is too slow: its first one compiles.
 hypothesis.settings.register_profile(

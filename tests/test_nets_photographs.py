@@ -42,10 +42,10 @@ def test_published_squeezenet_and_tiny_darknet_classify_photographs(
     # Pictures of the network's size, which it leaves as they are.
     images, labels = _photographs(shared_data / "nips2017_224.npz", 196, 1, size)
     assert (_logits(entry, images).argmax(1) == labels).sum() == pytest.approx(nips, abs=1)
-    images, labels = _photographs(shared_data / "imagenet_sample.npz", 154, 5, size)
+    images, labels = _photographs(shared_data / "imagenet_sample.npz", 70, 11, size)
     _check_share(_logits(entry, images), labels, sample)
     # Pictures of 224, which SqueezeNet enlarges itself.
-    images, labels = _photographs(shared_data / "imagenette224_val.npz", 210, 5)
+    images, labels = _photographs(shared_data / "imagenette224_val.npz", 70, 17)
     logits = _logits(entry, images)
     _check_share(logits, labels, imagenette)
     # Among the ten classes, 94 % was measured for Tiny Darknet on 1,200 pictures.

@@ -153,7 +153,7 @@ def test_options_of_a_study_are_refused(options, sentence):
         ({"tags": "table"}, "tags='table' must be a tuple, and each part"),
         ({"tags": ["table"]}, r"tags=\['table'\] must be a tuple"),
         ({"num_examples": 4.5}, "num_examples=4.5 must be a whole number or None"),
-        ({"knowledge": 4}, "knowledge=4 must be one of Knowledge.NONE, Knowledge.LABELS"),
+        ({"knowledge": 4}, "knowledge=4 must be one of Knowledge.NONE, Knowledge.TRANSFER"),
         ({"knowledge": "defense"}, "knowledge='defense' must be one of Knowledge.NONE"),
         ({"surrogate": ClassifierAlone}, "not the class ClassifierAlone: make a value of it"),
         ({"surrogate": "zoo"}, "takes a Surrogate, not 'zoo': give a value such as Itself"),

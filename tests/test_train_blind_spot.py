@@ -78,7 +78,7 @@ def test_neither_label_nor_attack_decides_anything(tmp_path):
 def test_a_run_improves_on_smoothing_and_leaves_an_entry_and_a_picture(tmp_path, capsys):
     options = dataclasses.replace(
         SMOKE, run=Output("tiny", tmp_path), network=BlindSpot(num_layers=3, num_features=8),
-        num_epochs=2, steps_per_epoch=60,
+        num_epochs=2, steps_per_epoch=20,
     )  # fmt: skip
     blind_spot.train(options)
     entry = zoo.load(tmp_path / "tiny")

@@ -99,7 +99,7 @@ def test_a_file_never_decides_what_code_is_imported(path, tmp_path):
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{zoo.__path__[0]}/../.."},
     )  # fmt: skip
     said, modules = done.stdout.strip().splitlines()
-    assert "names the network class 'innocent.Network'; known are EDSR" in said
+    assert "names the network class 'innocent.Network'; known are BlindSpot, EDSR" in said
     assert said.endswith("is given as a value: zoo.load(path, network=Network(...)).")
     assert modules == "[]"
 
@@ -111,7 +111,9 @@ def test_a_class_that_is_called_like_a_known_one_is_not_taken_for_it(tmp_path):
 
     network = EDSR(num_blocks=1, num_features=4)
     path = zoo.save(tmp_path, "net", network, edsr_params(), CARD)
-    with pytest.raises(ValueError, match=r"known are EDSR.*and any other is given as a value"):
+    with pytest.raises(
+        ValueError, match=r"known are BlindSpot, EDSR.*and any other is given as a value"
+    ):
         zoo.load(path)
     assert type(zoo.load(path, network=network).network) is EDSR
 

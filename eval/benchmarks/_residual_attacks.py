@@ -1,61 +1,12 @@
 """The attacks whose residuals are analysed: on a classifier, and carried over from another one."""
 
 import dataclasses
-from typing import Literal
 
 from rainjax.attacks import APGD, PGD, Attack, CarliniWagner, DeepFool, Square, fgsm
 from rainjax.defenses import Identity
-from rainjax.evaluation import CLEAN, Knowledge, Subject, Surrogate, ThreatModel
-from rainjax.pipeline import Defended, Pipeline
-from rainjax.typing import Logits, Params, PRNGKey
+from rainjax.evaluation import CLEAN, Knowledge, Subject, ThreatModel, Transfer
+from rainjax.pipeline import Defended
 from rainjax.zoo import Entry
-
-
-@dataclasses.dataclass(frozen=True)
-class EitherClassifier(Pipeline):
-    """Two classifiers of the same images, without a defense; `which` of them answers.
-
-    Its parameters are `{"target": ..., "other": ...}`, so that an attack found on one of them is
-    scored on the other.
-    """
-
-    target: Defended
-    other: Defended
-    which: Literal["target", "other"] = "target"
-
-    def init(self, key: PRNGKey) -> Params:
-        return {"target": self.target.init(key), "other": self.other.init(key)}
-
-    def logits(self, params: Params, key: PRNGKey, image) -> Logits:
-        return self._answers.logits(params[self.which], key, image)
-
-    def checked_logits(self, params: Params, draw, image) -> Logits:
-        return self._answers.checked_logits(params[self.which], draw, image)
-
-    def used(self, params: Params) -> Params:
-        return {self.which: params[self.which]}
-
-    @property
-    def is_random(self) -> bool:
-        return False
-
-    @property
-    def defended(self) -> bool:
-        return False
-
-    @property
-    def _answers(self) -> Defended:
-        return getattr(self, self.which)
-
-
-@dataclasses.dataclass(frozen=True)
-class OtherClassifier(Surrogate):
-    """The other of two classifiers: an attack on it has to transfer."""
-
-    def of(self, pipeline: Pipeline) -> Pipeline | None:
-        if not isinstance(pipeline, EitherClassifier):
-            return None
-        return dataclasses.replace(pipeline, which="other")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,21 +20,18 @@ class Strengths:
     num_queries: int
 
 
-def subject(target: Entry, other: Entry | None) -> Subject:
-    """Returns the classifier that is attacked, with another one beside it where there is one."""
-    sources = {"target": target.name}
-    alone, params = _alone(target)
-    if other is None:
-        return Subject("classifier", alone, params, {"classifier": target.name})
-    second, others = _alone(other)
-    both = {"target": params, "other": others}
+def subject(entry: Entry) -> Subject:
+    """Returns a classifier without a defense."""
     return Subject(
-        "classifier", EitherClassifier(alone, second), both, {**sources, "other": other.name}
+        entry.name,
+        Defended(Identity(), entry.network),
+        {"defense": (), "classifier": entry.params},
+        {"classifier": entry.name},
     )
 
 
-def threats(strengths: Strengths) -> list[ThreatModel]:
-    """Returns the attacks by name, no attack first; that which transfers may not apply."""
+def threats(strengths: Strengths, other: Entry | None) -> list[ThreatModel]:
+    """Returns the attacks by name, no attack first; one from `other`, where there is one."""
     radius, far, steps = strengths.linf_radius, strengths.l2_radius, strengths.num_steps
     linf = {"radius": radius, "step_size": radius / 4, "num_steps": steps}
     l2 = {"norm": "l2", "radius": far, "step_size": far / 5, "num_steps": steps}
@@ -102,17 +50,17 @@ def threats(strengths: Strengths) -> list[ThreatModel]:
     square = Square(
         radius=radius, num_queries=strengths.num_queries, paired=False, early_stop=True
     )
-    return [
+    found = [
         CLEAN,
         *(ThreatModel(name, attack) for name, attack in white.items()),
         ThreatModel("Square", square, knowledge=Knowledge.SCORES),
-        ThreatModel(
-            "PGD, transferred", PGD(**linf), OtherClassifier(), Knowledge.LABELS,
-            description="found on another classifier",
-        ),
-    ]  # fmt: skip
-
-
-def _alone(entry: Entry) -> tuple[Defended, Params]:
-    pipeline = Defended(Identity(), entry.network)
-    return pipeline, {"defense": (), "classifier": entry.params}
+    ]
+    if other is not None:
+        transfer = Transfer(subject(other))
+        found.append(
+            ThreatModel(
+                "PGD, transferred", PGD(**linf), transfer, Knowledge.TRANSFER,
+                description="found on another classifier",
+            )
+        )  # fmt: skip
+    return found

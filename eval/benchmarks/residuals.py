@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from eval.benchmarks._residual_attacks import OtherClassifier, Strengths, subject, threats
+from eval.benchmarks._residual_attacks import Strengths, subject, threats
 from eval.benchmarks._residual_figure import figure
 from eval.benchmarks._residual_statistics import statistics
 from eval.benchmarks._residual_tables import problem, tables
 from rainjax import data, residuals, zoo
 from rainjax._files import read_array, write_bytes, write_json
-from rainjax.evaluation import CLEAN, Study, evaluate
+from rainjax.evaluation import CLEAN, Knowledge, Study, evaluate
 from rainjax.evaluation.describe import describe, describe_attack
 from rainjax.evaluation.provenance import code_digest, provenance
 from rainjax.evaluation.study import Cell, cells
@@ -104,8 +104,8 @@ class Residuals:
         return Study(
             "attacks",
             data.load(self.data, self.split, data_dir=self.data_dir),
-            [subject(target, other)],
-            threats(Strengths(**{name: getattr(self, name) for name in strengths})),
+            [subject(target)],
+            threats(Strengths(**{name: getattr(self, name) for name in strengths}), other),
             num_examples=self.num_examples,
             num_score_draws=1,
             batch_size=self.batch_size,
@@ -203,8 +203,8 @@ def _linf_radius(cell: Cell) -> float | None:
 def _described(cell: Cell | None) -> dict[str, Any]:
     if cell is None:
         return {"name": CONTROL, "attack": None, "found_on": None}
-    other = isinstance(cell.threat.surrogate, OtherClassifier)
-    found_on = "transfer" if other else "classifier"
+    transferred = cell.threat.knowledge is Knowledge.TRANSFER
+    found_on = "transfer" if transferred else "classifier"
     return {
         "name": cell.threat.name,
         "attack": describe_attack(cell.attack),

@@ -43,10 +43,10 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
     """Returns the threat models within a ball whose surrogates had no flat ladder, if it matters.
 
     It does where the record, the strongest attack within the ball, leaves more than attacks leave
-    of the undefended classifier there, or than nothing where nobody attacked that. Whatever the study tried on the subject is asked, by what
-    is differentiated and whether it is: no list says which surrogates there are. A ladder that had
-    no gradient to follow for some images, or was told what not to double, is flat for another
-    reason, and counts for nothing.
+    of the undefended classifier there, or than nothing where nobody attacked that. Whatever the
+    study tried on the subject is asked, by what is differentiated and whether it is: no list says
+    which surrogates there are. A ladder that had no gradient to follow for some images, or was
+    told what not to double, is flat for another reason, and counts for nothing.
     """
     if not record.scored or not record.defended or ball[1] == math.inf:
         return []
