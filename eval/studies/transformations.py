@@ -74,9 +74,11 @@ class Transformations(StudyOptions):
     ladder_budget: int = 4000
     """The most gradients that one ladder takes per image."""
     num_examples: int = 200
-    """Images for clean accuracy and for the attacks that follow one draw."""
+    """Images for clean accuracy, for blind attacks and for those on what is not random."""
     num_eot_examples: int = 100
-    """Images for the attacks that average over draws; never more than `num_examples`."""
+    """Images for the other attacks on what is random; never more than `num_examples`."""
+    num_ladder_examples: int = 50
+    """Images for strength ladders; never more than `num_examples`."""
     cw_steps: int = 60
     """Steps of each of Carlini and Wagner's three searches."""
     two_pass: bool = False
@@ -109,7 +111,7 @@ class Transformations(StudyOptions):
         odd = [radius for radius in self.ladder_radii if radius not in self.radii]
         if odd:
             raise ValueError(f"ladder_radii={odd[0]} is none of radii={self.radii}.")
-        for name in ("cw_steps", "reach_steps", "bank_size"):
+        for name in ("cw_steps", "reach_steps", "bank_size", "num_ladder_examples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         unknown = [name for name in self.rows if name not in MAKERS]
@@ -178,7 +180,7 @@ class Transformations(StudyOptions):
                 num_steps=self.num_steps,
                 eot=self.eot(min(self.num_eot, 4)),
                 max_gradients=self.ladder_budget,
-                num_examples=self.num_eot_examples,
+                num_examples=self.num_ladder_examples,
                 tags=("comparison", "ladder"),
             )
 
@@ -215,6 +217,7 @@ class Transformations(StudyOptions):
                     name,
                     rule(radius=radius, num_steps=self.num_steps, loss="margin"),
                     When(surrogate, random=random),
+                    num_examples=self.num_eot_examples if random else None,
                     description=f"white box: the true transformation, {words}",
                     tags=tags,
                 )
