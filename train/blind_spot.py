@@ -17,20 +17,15 @@ from rainjax.data.splits import Data
 from rainjax.metrics import psnr
 from rainjax.nets import BLIND_SPOT, BLIND_SPOT_SMALL, BlindSpot
 from train.augment import random_symmetry
-from train.batches import Batches, Patch
 from train.compute import PLAIN, Compute
-from train.measure import mean_over
 from train.optimizers import Optimizer
 from train.options import (
     Output,
     check_counts,
     program,
-    start_of,
-    training_source,
-    validation_crops,
 )
 from train.panels import blind_spot_panel
-from train.skeleton import fit_and_save
+from train.skeleton import fit_patches
 
 Which = Literal["smoothed", "raw"]
 
@@ -193,32 +188,13 @@ def score(params, key, example, *, options: BlindSpotTraining):
 
 def train(options: BlindSpotTraining) -> None:
     """Runs the training that `options` describe, or goes on with it."""
-    split = options.data.load()
-    network = options.network
-    params, sha256 = start_of(options)
-    validation = validation_crops(split)
-    draw = functools.partial(
-        blind_spot_panel, network=network, images=validation["image"][:4],
-        views=functools.partial(views, options=options),
-    )  # fmt: skip
-    fit_and_save(
-        options, split, network, params,
+    fit_patches(
+        options,
         loss=functools.partial(loss, options=options, compute=options.compute),
-        batches=Batches(
-            training_source(split, one_size=False, min_size=options.patch),
-            options.seed, options.batch_size, Patch(options.patch, options.seed),
-            workers=options.compute.workers,
-        ),
-        evaluate=mean_over(
-            functools.partial(score, options=options), validation,
-            seed=options.seed, batch_size=100,
-        ),
-        select="psnr",
-        steps_per_epoch=options.steps_per_epoch,
-        facts={"init_sha256": sha256, "fingerprint": split.training.fingerprint},
-        panel=draw, panel_shows="what is given, what the network makes of it, what is wanted",
-        init_sha256=sha256,
-    )  # fmt: skip
+        score=functools.partial(score, options=options),
+        panel=functools.partial(blind_spot_panel, views=functools.partial(views, options=options)),
+        panel_shows="what is given, what the network makes of it, what is wanted",
+    )
 
 
 if __name__ == "__main__":

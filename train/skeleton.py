@@ -1,5 +1,6 @@
 """What every training program does once it knows what it teaches: fit, keep the best, draw it."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,11 +11,13 @@ import optax
 
 from rainjax.data.splits import Split
 from rainjax.nets import Network
-from rainjax.typing import Params
+from rainjax.typing import Params, PRNGKey
 from train import loop
-from train.options import save_entry
+from train.batches import Batches, Patch
+from train.measure import mean_over
+from train.options import save_entry, start_of, training_source, validation_crops
 from train.run import Run
-from train.step import LossFn, Metrics
+from train.step import Example, LossFn, Metrics
 
 Save = Callable[[Run, loop.Outcome], pathlib.Path]
 
@@ -89,3 +92,40 @@ def fit_and_save(
             if jax.process_index() == 0:
                 panel(outcome.params, picture)
             run.say(f"Wrote {picture}: {panel_shows}.")
+
+
+def fit_patches(
+    options: Any,
+    *,
+    loss: LossFn,
+    score: Callable[[Params, PRNGKey, Example], Metrics],
+    panel: Callable[..., None],
+    panel_shows: str,
+) -> None:
+    """Teaches `options.network` random patches of images without labels, as `fit_and_save`.
+
+    `options` have a `data`, a `network`, a `patch` and an `init` besides. `score` measures the
+    middle of a validation image, its "psnr" decides which epoch is kept, and `panel(params, path,
+    network=..., images=...)` draws four of them.
+    """
+    split = options.data.load()
+    params, sha256 = start_of(options)
+    validation = validation_crops(split)
+    fit_and_save(
+        options, split, options.network, params,
+        loss=loss,
+        batches=Batches(
+            training_source(split, one_size=False, min_size=options.patch),
+            options.seed, options.batch_size, Patch(options.patch, options.seed),
+            workers=options.compute.workers,
+        ),
+        evaluate=mean_over(score, validation, seed=options.seed, batch_size=100),
+        select="psnr",
+        steps_per_epoch=options.steps_per_epoch,
+        facts={"init_sha256": sha256, "fingerprint": split.training.fingerprint},
+        panel=functools.partial(
+            panel, network=options.network, images=validation["image"][:4]
+        ),
+        panel_shows=panel_shows,
+        init_sha256=sha256,
+    )  # fmt: skip

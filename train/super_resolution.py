@@ -13,20 +13,15 @@ from rainjax.data.splits import Data
 from rainjax.metrics import psnr
 from rainjax.nets import EDSR, EDSR_BASELINE, EDSR_SMALL
 from train.augment import random_symmetry
-from train.batches import Batches, Patch
 from train.compute import PLAIN, Compute
-from train.measure import mean_over
 from train.optimizers import Optimizer
 from train.options import (
     Output,
     check_counts,
     program,
-    start_of,
-    training_source,
-    validation_crops,
 )
 from train.panels import super_resolution_panel
-from train.skeleton import fit_and_save
+from train.skeleton import fit_patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,32 +166,18 @@ def score(params, key, example, *, network: EDSR, degradation: str):
 
 def train(options: SuperResolution) -> None:
     """Runs the training that `options` describe, or goes on with it."""
-    split = options.data.load()
-    network = options.network
-    params, sha256 = start_of(options)
-    validation = validation_crops(split)
-    choices = {"network": network, "degradation": options.degradation}
-    draw = functools.partial(
-        super_resolution_panel, network=network, images=validation["image"][:4],
-        degrade=functools.partial(degrade, degradation=options.degradation), seed=options.seed,
-    )  # fmt: skip
-    fit_and_save(
-        options, split, network, params,
+    choices = {"network": options.network, "degradation": options.degradation}
+    fit_patches(
+        options,
         loss=functools.partial(loss, compute=options.compute, **choices),
-        batches=Batches(
-            training_source(split, one_size=False, min_size=options.patch),
-            options.seed, options.batch_size, Patch(options.patch, options.seed),
-            workers=options.compute.workers,
+        score=functools.partial(score, **choices),
+        panel=functools.partial(
+            super_resolution_panel,
+            degrade=functools.partial(degrade, degradation=options.degradation),
+            seed=options.seed,
         ),
-        evaluate=mean_over(
-            functools.partial(score, **choices), validation, seed=options.seed, batch_size=100
-        ),
-        select="psnr",
-        steps_per_epoch=options.steps_per_epoch,
-        facts={"init_sha256": sha256, "fingerprint": split.training.fingerprint},
-        panel=draw, panel_shows="low resolution, bicubic, EDSR, original",
-        init_sha256=sha256,
-    )  # fmt: skip
+        panel_shows="low resolution, bicubic, EDSR, original",
+    )
 
 
 if __name__ == "__main__":
