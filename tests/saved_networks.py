@@ -5,7 +5,14 @@ import pathlib
 import numpy as np
 
 from rainjax import data, zoo
-from tests.tiny import EDSR_TINY, RESNET_TINY, edsr_params, resnet_params
+from tests.tiny import (
+    BLIND_SPOT_TINY,
+    EDSR_TINY,
+    RESNET_TINY,
+    blind_spot_params,
+    edsr_params,
+    resnet_params,
+)
 
 CARD = {"data": {"name": "builtin"}, "command": "none", "seed": 0, "metrics": {}}
 
@@ -19,6 +26,18 @@ def save(folder) -> dict[str, str]:
         "pretrained": str(zoo.save(folder, "before", EDSR_TINY, edsr_params(1), CARD)),
         "finetuned": str(zoo.save(folder, "after", EDSR_TINY, edsr_params(2), CARD)),
     }
+
+
+def save_blind_spot(folder, name: str = "blind_spot", **options) -> str:
+    """Returns the path of a blind-spot network; `options` are those its card says beside sigma."""
+    said = {
+        "given": "smoothed",
+        "smoothing.sigma": 1.0,
+        "smoothing.kernel_size": 3,
+        "smoothing.border": "reflect",
+    } | options
+    card = {**CARD, "options": said}
+    return str(zoo.save(folder, name, BLIND_SPOT_TINY, blind_spot_params(), card))
 
 
 def tiny_zoo(folder: pathlib.Path) -> pathlib.Path:

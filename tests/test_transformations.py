@@ -34,13 +34,15 @@ BLIND = ("fgsm", "bim", "pgd")
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    networks = saved_networks.save(tmp_path_factory.mktemp("networks"))
+    place = tmp_path_factory.mktemp("networks")
+    networks = saved_networks.save(place)
     return Transformations(
         name="tiny",
         rows=("fd", "noise", "fd"),  # twice is once
         classifier=networks["classifier"],
         enhancer=networks["pretrained"],
         rain=networks["finetuned"],
+        blind_spot=saved_networks.save_blind_spot(place),
         radii=(2 / 255,),
         num_examples=6,
         num_eot_examples=4,

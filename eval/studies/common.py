@@ -6,11 +6,13 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
+from eval.studies.later import Later
 from rainjax import data, zoo
 from rainjax.attacks import EOT
 from rainjax.data import ImageSet
+from rainjax.defenses import NCIS
 from rainjax.evaluation import Study, Subject, ThreatModel
-from rainjax.nets import EDSR
+from rainjax.nets import EDSR, BlindSpot
 from rainjax.typing import Params
 
 
@@ -37,6 +39,9 @@ class StudyOptions(abc.ABC):
     """`builtin`, or the name of a prepared TFDS data set (`rainjax data list`)."""
     split: str = "test"
     """The split that is reported; nothing may have been chosen on it."""
+    skip: int = 0
+    """Images at the start of the split that are left out. So that something can be chosen on a
+    part of a split, and measured on another."""
     data_dir: pathlib.Path | None = None
     """Where TFDS data sets are; by default TFDS_DATA_DIR or TFDS's own folder."""
     classifier: str = "builtin_resnet"
@@ -68,6 +73,8 @@ class StudyOptions(abc.ABC):
         for field in counts:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
+        if self.skip < 0:
+            raise ValueError(f"skip={self.skip} must be 0 or more images.")
         if self.eot_chunk is not None and self.eot_chunk < 1:
             raise ValueError(f"eot_chunk={self.eot_chunk} must be at least 1.")
 
@@ -93,8 +100,9 @@ class StudyOptions(abc.ABC):
         )
 
     def images(self) -> ImageSet:
-        """Returns the images; raises as `rainjax.data.load`."""
-        return data.load(self.data, self.split, data_dir=self.data_dir)
+        """Returns the images; raises as `rainjax.data.load`, and where `skip` leaves none."""
+        images = data.load(self.data, self.split, data_dir=self.data_dir)
+        return Later(images, self.skip) if self.skip else images
 
     def eot(self, num: int) -> EOT:
         """Returns the average over `num` draws, in chunks that divide them."""
@@ -113,3 +121,39 @@ def load_edsr(name: str) -> tuple[EDSR, Params, str]:
     if not isinstance(entry.network, EDSR):
         raise ValueError(f"{name!r} holds a {type(entry.network).__name__}, not an EDSR.")
     return entry.network, entry.params, entry.name
+
+
+def load_ncis(name: str, num_iterations: int) -> tuple[NCIS, Params, str]:
+    """Returns NCIS with a blind-spot network, its parameters and its name, by zoo name or path.
+
+    Images are smoothed as they were when the network was trained, which its card says. How often
+    network and smoothing take turns no training decides.
+
+    Raises:
+        ValueError: it is another network; its card does not say how `train.blind_spot` smoothed
+            images, or says what no Gaussian has; or there are no iterations.
+    """
+    entry = zoo.load_any(name)
+    if not isinstance(entry.network, BlindSpot):
+        raise ValueError(f"{name!r} holds a {type(entry.network).__name__}, not a BlindSpot.")
+    said = entry.card.get("options", {})
+    keys = {"given": str} | {
+        f"smoothing.{key}": kind
+        for key, kind in (("sigma", float | int), ("kernel_size", int), ("border", str))
+    }
+    for key, kind in keys.items():
+        if not isinstance(said.get(key), kind):
+            raise ValueError(
+                f"The card of {name!r} has {key}={said.get(key)!r} among its options, so how NCIS "
+                "has to smooth images for this network is not known: take one that "
+                "`python -m train.blind_spot` wrote."
+            )
+    defense = NCIS(
+        entry.network,
+        num_iterations,
+        sigma=float(said["smoothing.sigma"]),
+        kernel_size=said["smoothing.kernel_size"],
+        border=said["smoothing.border"],
+        smooth_input=said["given"] == "smoothed",
+    )
+    return defense, entry.params, entry.name

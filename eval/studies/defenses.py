@@ -9,9 +9,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from eval.studies.common import load_edsr
+from eval.studies.common import load_edsr, load_ncis
 from rainjax import data, defenses, zoo
-from rainjax.defenses import Defense, FeatureDistillation, Identity
+from rainjax.defenses import NCIS, Defense, FeatureDistillation, GaussianSmoothing, Identity
 from rainjax.evaluation.provenance import without_folder
 from rainjax.keys import Purpose, purpose_key
 from rainjax.typing import Params
@@ -29,6 +29,9 @@ class Shelf:
     enhancer: str = "builtin_edsr"
     rain: str = "builtin_edsr_rain"
     shift_fraction: float = 0.0625
+    smoothing: GaussianSmoothing = GaussianSmoothing()
+    blind_spot: str = "builtin_blind_spot"
+    ncis_iterations: int = NCIS.num_iterations
     table: str | None = None
     bank_data: str = "builtin"
     bank_split: str = "train"
@@ -94,6 +97,10 @@ def _rain(shelf: Shelf):
     return defenses.RAIN(network, shift_fraction=shelf.shift_fraction), params, name
 
 
+def _ncis(shelf: Shelf):
+    return load_ncis(shelf.blind_spot, shelf.ncis_iterations)
+
+
 def _subset(shelf: Shelf):
     """Six of the stages below, of which any one to four are applied."""
     stages = (
@@ -117,6 +124,7 @@ MAKERS = {
     "median": _plain("median filter, 2 × 2", lambda shelf: defenses.MedianFilter(2)),
     "bilateral": _plain("bilateral filter", lambda shelf: defenses.BilateralFilter()),
     "non_local_means": _plain("non-local means", lambda shelf: defenses.NonLocalMeans()),
+    "smoothing": _plain("Gaussian smoothing", lambda shelf: shelf.smoothing),
     "low_pass": _plain("DCT low-pass", lambda shelf: defenses.LowPass()),
     "total_variation": _plain("total variation", lambda shelf: defenses.TotalVariation(0.03)),
     "wavelet": _plain("wavelet shrinkage", lambda shelf: defenses.WaveletDenoising()),
@@ -133,4 +141,5 @@ MAKERS = {
     ),
     "subset": _plain("random subset", _subset),
     "rain": Maker("RAIN, fine-tuned", _rain),
+    "ncis": Maker("NCIS", _ncis),
 }

@@ -8,6 +8,7 @@ from rainjax.report._display import Display, Drawing
 from rainjax.report.contrast import BlindAgainstAdaptive
 from rainjax.report.curves import Curve
 from rainjax.report.displays import default_displays
+from rainjax.report.field_curve import FieldCurve
 from rainjax.report.iterates import Iterates
 from rainjax.report.ladders import LadderCurve
 from rainjax.report.page import Report, report, summary, write_report
@@ -26,6 +27,7 @@ __all__ = [
     "Display",
     "Drawing",
     "DrawsTable",
+    "FieldCurve",
     "Finding",
     "Gallery",
     "Iterates",

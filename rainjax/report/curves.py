@@ -140,7 +140,9 @@ class Curve(Display):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Line:
+class Line:
+    """A line of a figure, its points from left to right."""
+
     label: str
     colour: str
     dashes: Any
@@ -154,7 +156,7 @@ def _against_radius(curve: Curve, results: Results, norm: str) -> Drawing:
     runs = [run for run in curve.runs(results) if run[0].norm == norm]
     shown = [record for run in runs for record in run]
     scale = 255 if norm == "linf" else 1
-    lines: dict[str, list[_Line]] = {subject: [] for subject in subjects_of(results, shown)}
+    lines: dict[str, list[Line]] = {subject: [] for subject in subjects_of(results, shown)}
     for run in runs:
         lines[run[0].subject].append(_radius_line(results, run, scale))
     bare = {
@@ -177,7 +179,7 @@ def _against_radius(curve: Curve, results: Results, norm: str) -> Drawing:
         figure = new_figure(4.6 * across if across > 1 else 6.4, 3.9 * down)
         grid = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
         for axes, (subject, own) in zip(grid, panels.items(), strict=False):
-            _draw_lines(axes, reference + own)
+            draw_lines(axes, reference + own)
             axes.set_title(subject, color=subject_colour(results, subject))
             axes.set_xlabel(f"{norm_text(norm)} radius{', in 255ths' * (scale == 255)}")
             axes.set_xlim(0, max(x for line in every for x in line.x))
@@ -197,12 +199,12 @@ def _against_radius(curve: Curve, results: Results, norm: str) -> Drawing:
         caption=f"Mean over draws; bands are 95 % intervals for the choice of images "
         f"({num_text(shown)}). At radius 0, the same images unattacked.",
         alt="Line charts of accuracy against the attack's radius. "
-        + _story(panels | bare, lambda x: f"radius {x:g}{over}" if x else "radius 0"),
+        + story(panels | bare, lambda x: f"radius {x:g}{over}" if x else "radius 0"),
         png=png,
     )
 
 
-def _radius_line(results: Results, run: list[Record], scale: int) -> _Line:
+def _radius_line(results: Results, run: list[Record], scale: int) -> Line:
     """A line that starts at the clean accuracy; a lone radius is a dot."""
     x = [(record.radius or 0.0) * scale for record in run]
     scores = [record.score() for record in run]
@@ -211,7 +213,7 @@ def _radius_line(results: Results, run: list[Record], scale: int) -> _Line:
         x, scores = [0.0, *x], [clean, *scores]
     dashes, mark = threat_look(results, run[0].threat)
     colour = subject_colour(results, run[0].subject)
-    return _Line(run[0].threat, colour, dashes, mark, x, scores)
+    return Line(run[0].threat, colour, dashes, mark, x, scores)
 
 
 def _clean_score(results: Results, run: Record) -> Score | None:
@@ -242,14 +244,14 @@ def _against_number(
         figure = new_figure(8.4, 4.0)
         axes = figure.add_subplot()
         axes.set_xscale("log", base=2)
-        _draw_lines(axes, lines)
+        draw_lines(axes, lines)
         ends = list(lines)
         ticks = sorted({x for line in lines for x in line.x})
         for record in levels:
             colour = subject_colour(results, record.subject)
             axes.axhline(record.score().accuracy, color=colour, dashes=(5, 3), lw=1.3)
             label = f"{record.subject}, {record.threat}"
-            ends.append(_Line(label, colour, "dashed", "", [ticks[-1]], [record.score()]))
+            ends.append(Line(label, colour, "dashed", "", [ticks[-1]], [record.score()]))
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.minorticks_off()
         axes.set_xlabel(axis.label)
@@ -269,7 +271,7 @@ def _against_number(
         caption += f" Dashed: {threats}, which takes every draw there is and needs no samples."
     what = "gradient samples per step" if curve.x == "num_draws" else "steps"
     alt = f"Line chart of accuracy against the number of {what}. "
-    alt += _story({line.label: [line] for line in lines}, axis.short)
+    alt += story({line.label: [line] for line in lines}, axis.short)
     alt += "".join(
         f" {record.subject} under {record.threat}: {percent(record.score().accuracy)}."
         for record in levels
@@ -280,7 +282,7 @@ def _against_number(
 
 def _number_line(
     curve: Curve, results: Results, run: list[Record], runs: Sequence[list[Record]]
-) -> _Line:
+) -> Line:
     """A line in its subject's colour; with several threat models they differ in their dashes."""
     subject, threat = run[0].subject, run[0].threat
     names = {curve.named(other[0]) for other in runs}
@@ -288,7 +290,7 @@ def _number_line(
     label = f"{subject}, {curve.named(run[0])}" if several else subject
     dashes, mark = threat_look(results, threat) if several else ("solid", "o")
     x, scores = [curve._x(record) for record in run], [record.score() for record in run]
-    return _Line(label, subject_colour(results, subject), dashes, mark, x, scores)
+    return Line(label, subject_colour(results, subject), dashes, mark, x, scores)
 
 
 def _name(curve: Curve) -> str:
@@ -296,7 +298,8 @@ def _name(curve: Curve) -> str:
     return name if curve.tag in (None, name) else f"{name}-{curve.tag}"
 
 
-def _draw_lines(axes: Any, lines: list[_Line]) -> None:
+def draw_lines(axes: Any, lines: list[Line]) -> None:
+    """Draws lines with bands of 95 % intervals; a lone point has a bar."""
     for line in lines:
         style = {"color": line.colour, "marker": line.mark, "clip_on": False, "zorder": 3}
         axes.plot(line.x, [score.accuracy for score in line.scores], ls=line.dashes, **style)
@@ -307,7 +310,7 @@ def _draw_lines(axes: Any, lines: list[_Line]) -> None:
             axes.vlines(line.x, low, high, color=line.colour, lw=1.2)
 
 
-def _label_ends(figure: Any, axes: Any, lines: list[_Line]) -> None:
+def _label_ends(figure: Any, axes: Any, lines: list[Line]) -> None:
     """Writes each line's label at its right end, moved up or down until none overlap."""
     label_ends(
         figure,
@@ -337,7 +340,7 @@ def label_ends(figure: Any, axes: Any, ends: list[tuple[str, str, float, float]]
         )
 
 
-def _story(lines: dict[str, list[_Line]], place: Callable[[float], str]) -> str:
+def story(lines: dict[str, list[Line]], place: Callable[[float], str]) -> str:
     """Tells where each line begins and ends, for those who cannot see it."""
     sentences = []
     for title, own in lines.items():

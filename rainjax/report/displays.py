@@ -79,7 +79,7 @@ def default_displays(results: Results) -> list[Display]:
     if folder is not None and any((folder / "panels").glob("*.npz")):
         found.append(Panels(table))
     if folder is not None and any((folder / "iterates").glob("*.npz")):
-        found.append(Iterates(table))
+        found.append(Iterates("iterates" if "iterates" in tags else table))
     if folder is not None and (folder / "spectrum.json").exists():
         found.append(Spectrum())
     if folder is not None and (folder / "gallery.npz").exists():
