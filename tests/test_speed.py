@@ -3,15 +3,19 @@
 import json
 import statistics
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from eval import report
-from eval.benchmarks import speed
+from eval.benchmarks import _ncis_cost, speed
 from eval.benchmarks.speed import Speed
 from rainjax.defenses import FeatureDistillation
+from rainjax.nets import BlindSpot
 from rainjax.report import update_readme
+from tests.tiny import BLIND_SPOT_TINY
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -19,15 +23,19 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, quick_compilation):
     options = Speed(
-        size=40, batch_sizes=(1, 2), bank_size=60, num_slow=1, num_repeats=3, min_seconds=0.001,
-        out=tmp_path_factory.mktemp("speed"),
+        size=40, other_sizes=(16,), batch_sizes=(1, 2), bank_size=60, num_slow=1, num_repeats=3,
+        min_seconds=0.001, out=tmp_path_factory.mktemp("speed"),
     )  # fmt: skip
-    return speed.run(options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ncis_cost, "NETWORKS", {"tiny": BLIND_SPOT_TINY})
+        patch.setattr(_ncis_cost, "_SIDE", 64)
+        return speed.run(options)
 
 
 def test_both_sides_of_every_ratio_are_there(path):
     record = speed.RECORD.load(path)
-    times = {(e["name"], e["whose"], e["batch_size"]): e for e in record["entries"]}
+    entries = [e for e in record["entries"] if e["size"] == 40]
+    times = {(e["name"], e["whose"], e["batch_size"]): e for e in entries}
     for entry in times.values():
         assert len(entry["ms_per_image"]) == 3
         assert entry["median_ms"] == pytest.approx(statistics.median(entry["ms_per_image"]))
@@ -47,13 +55,77 @@ def test_both_sides_of_every_ratio_are_there(path):
 
 def test_non_local_means_are_timed_beside_scikit_images(path):
     record = speed.RECORD.load(path)
-    found = {(e["whose"], e["batch_size"]): e for e in record["entries"] if "non-l" in e["name"]}
+    entries = [e for e in record["entries"] if "non-l" in e["name"] and e["size"] == 40]
+    found = {(e["whose"], e["batch_size"]): e for e in entries}
     whose = {"rainjax", "scikit-image", "scikit-image, fast"}
     assert found.keys() == {(name, size) for name in whose for size in (1, 2)}
     settings = {entry["settings"] for (name, _), entry in found.items() if name != "rainjax"}
     assert all("patch_size=3, patch_distance=5, h=0.08, sigma=0.0" in s for s in settings)
-    (table,) = speed.RECORD.tables(record)
-    assert "non-local means and other people's" in " ".join(table.notes)
+    table, _ = speed.RECORD.tables(record)
+    assert "non-local means, NCIS and other people's" in " ".join(table.notes)
+
+
+def test_multiply_adds_are_those_of_the_convolutions():
+    network = BlindSpot(num_layers=4, num_features=6)
+    image = jax.ShapeDtypeStruct((12, 10, 3), jnp.float32)
+    program = jax.make_jaxpr(network.apply)(network.shapes(), image)
+    assert _ncis_cost.work_of(network, 12, 10).computed == _convolved(program.jaxpr)
+    # Of 9, 25 and twice 9 taps the masks keep 8, 9 and twice 5.
+    dropped = 1 * 3 * 6 + (16 + 4 + 4) * 6 * 6
+    work = _ncis_cost.work_of(network, 1, 1)
+    assert work.computed - work.kept == dropped
+
+
+def _convolved(jaxpr):
+    """The multiply-adds of the convolutions of a program, and of those that it calls."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            out_channels = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += equation.outvars[0].aval.size * kernel.size // out_channels
+        for inner in jaxprs_in_params(equation.params):
+            total += _convolved(inner)
+    return total
+
+
+def test_ncis_is_timed_at_every_size_and_held_against_the_limit(path):
+    record = speed.RECORD.load(path)
+    found = {(e["name"], e["size"], e["batch_size"]) for e in record["entries"]}
+    names = ("Gaussian smoothing", "NCIS, tiny", "total variation", "non-local means")
+    assert {(n, size, b) for n in names for size in (16, 40) for b in (1, 2)} <= found
+    (entry,) = (
+        e for e in record["entries"] if (e["name"], e["size"], e["batch_size"])
+        == ("NCIS, tiny", 40, 2)
+    )  # fmt: skip
+    assert entry["num_timed"] == 1
+    assert entry["multiply_adds"] == 3 * _ncis_cost.work_of(BLIND_SPOT_TINY, 40, 40).computed
+    limit = record["arithmetic"]["multiply_adds_per_second"]
+    share = entry["multiply_adds"] / entry["median_ms"] * 1000 / limit
+    table, others = speed.RECORD.tables(record)
+    (note,) = (n for n in table.notes if n.startswith("The arithmetic limit"))
+    assert f"NCIS, tiny at 40, batch 2: {entry['multiply_adds'] / 1e9:,.3g} billion" in note
+    assert f"{share:.0%} of the limit" in note
+    assert [str(cell) for cell in others.rows[0][:2]] == ["Gaussian smoothing", "16 × 16"]
+    times = {e["name"]: e["median_ms"] for e in record["entries"]
+             if (e["whose"], e["size"], e["batch_size"]) == ("rainjax", 40, 2)}  # fmt: skip
+    ratio = times["NCIS, tiny"] / times["total variation"]
+    assert f"({ratio:.3g} × total variation, " in _ncis_cost.ncis_texts(record)["NCIS, tiny"]
+
+
+def test_records_from_before_ncis_are_read(path, tmp_path):
+    record = json.loads(path.read_text())
+    record["entries"] = [
+        {k: v for k, v in e.items() if k not in ("size", "multiply_adds", "kept_multiply_adds")}
+        for e in record["entries"]
+        if e["size"] == 40 and e["name"] not in ("NCIS, tiny", "Gaussian smoothing")
+    ]
+    del record["arithmetic"], record["options"]["other_sizes"]
+    old = tmp_path / "speed.json"
+    old.write_text(json.dumps(record))
+    (table,) = speed.RECORD.tables(speed.RECORD.load(old))
+    assert not any("limit" in note for note in table.notes)
+    assert _ncis_cost.ncis_texts(record) == {}
 
 
 def test_a_turn_is_the_mean_over_its_calls_without_the_first(monkeypatch):
@@ -113,6 +185,8 @@ def test_damaged_records_are_named(path, tmp_path):
     [
         ({"batch_sizes": ()}, r"batch_sizes=\(\) must be whole numbers"),
         ({"batch_sizes": (2, 2)}, r"batch_sizes=\(2, 2\) holds one twice"),
+        ({"other_sizes": (224,)}, r"other_sizes=\(224,\) must be from 1 on, and smaller than"),
+        ({"other_sizes": (8, 8)}, r"other_sizes=\(8, 8\) holds one twice"),
         ({"size": 30}, "size=30 must be a multiple of 8"),
         ({"num_repeats": 0}, "num_repeats=0 must be at least 1"),
         ({"min_seconds": -1.0}, "min_seconds=-1.0 must be finite and not negative"),

@@ -22,10 +22,20 @@ import PIL.Image
 import scipy.fft
 from tqdm import tqdm
 
+from eval.benchmarks._ncis_cost import (
+    matrix_product,
+    ncis_rows,
+    other_sizes_table,
+    rate,
+    rivals,
+    share_notes,
+    work_of,
+)
 from rainjax import data, defenses, transforms
 from rainjax._files import write_json
 from rainjax.defenses import (
     JPEG,
+    NCIS,
     Defense,
     FeatureDistillation,
     NonLocalMeans,
@@ -41,9 +51,11 @@ from rainjax.report.tables import ABSENT, Cell, Table
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Measures Feature Distillation, JPEG, total variation, non-local means and quilting.
+    """Measures Feature Distillation, JPEG, total variation, non-local means, quilting and NCIS.
 
-    All of them at one size of image.
+    All of them at one size of image; NCIS, small and full, smoothing alone, total variation and
+    non-local means at others too. Of NCIS the record also says how near it is to what this machine
+    can multiply and add.
     """
 
     data: str = "builtin"
@@ -55,6 +67,8 @@ class Speed:
     """Where TFDS data sets are; by default TFDS_DATA_DIR or TFDS's own folder."""
     size: int = 224
     """Height and width."""
+    other_sizes: tuple[int, ...] = (32,)
+    """Smaller heights and widths, for NCIS and what it is held against; empty for none."""
     batch_sizes: tuple[int, ...] = (1, 64)
     """Images at a time."""
     bank_size: int = 100_000
@@ -82,6 +96,13 @@ class Speed:
                 f"size={self.size}, bank_size={self.bank_size}, num_slow={self.num_slow} and "
                 f"num_repeats={self.num_repeats} must be at least 1."
             )
+        if not all(1 <= size < self.size for size in self.other_sizes):
+            raise ValueError(
+                f"other_sizes={self.other_sizes} must be from 1 on, and smaller than "
+                f"size={self.size}: they are cut out of those images."
+            )
+        if len(set(self.other_sizes)) < len(self.other_sizes):
+            raise ValueError(f"other_sizes={self.other_sizes} holds one twice: leave it out.")
         if not 0 <= self.min_seconds < float("inf"):
             raise ValueError(f"min_seconds={self.min_seconds} must be finite and not negative.")
 
@@ -105,6 +126,9 @@ class _Entry:
     run: Callable[[], Any]
     mib_per_image: float | None = None
     settings: str = ""
+    size: int | None = None
+    multiply_adds: int | None = None
+    kept_multiply_adds: int | None = None
     seconds: list[float] = dataclasses.field(default_factory=list)
 
 
@@ -116,11 +140,13 @@ def run(options: Speed) -> pathlib.Path:
     """
     images = _images(options)
     entries = [e for size in options.batch_sizes for e in _entries(options, images, size)]
-    with tqdm(total=len(entries) * options.num_repeats, desc="speed", unit="run") as bar:
-        for entry in entries:
+    limit = _Entry("a matrix product", "rainjax", 1, 1, matrix_product())
+    every = [*entries, limit]
+    with tqdm(total=len(every) * options.num_repeats, desc="speed", unit="run") as bar:
+        for entry in every:
             entry.run()  # compiles, and fills what caches there are
         for _ in range(options.num_repeats):
-            for entry in entries:
+            for entry in every:
                 bar.set_postfix_str(f"{entry.name}, {entry.batch_size}")
                 entry.seconds.append(_turn(entry.run, options.min_seconds))
                 bar.update()
@@ -138,9 +164,13 @@ def run(options: Speed) -> pathlib.Path:
                 "ms_per_image": [1000 * s / entry.num_timed for s in entry.seconds],
                 "median_ms": 1000 * statistics.median(entry.seconds) / entry.num_timed,
                 "mib_per_image": entry.mib_per_image,
+                "size": entry.size or options.size,
+                "multiply_adds": entry.multiply_adds,
+                "kept_multiply_adds": entry.kept_multiply_adds,
             }
             for entry in entries
         ],
+        "arithmetic": rate(limit.seconds),
         "jpeg_error": _jpeg_error(options, images),
         "run": provenance(),
     }
@@ -208,9 +238,31 @@ def _entries(options: Speed, images: np.ndarray, batch_size: int) -> list[_Entry
         _ours("non-local means", NonLocalMeans(), (), few, batch_size),
         _ours("quilting", Quilting(), bank, few, batch_size),
     ]
+    entries += _ncis_entries(batch, few, batch_size)
+    for size in options.other_sizes:
+        start = (options.size - size) // 2
+        cut = slice(start, start + size)
+        smaller = batch[:, cut, cut]
+        entries += _ncis_entries(smaller, smaller[: len(few)], batch_size)
+        for name, defense in rivals():
+            entries.append(_ours(name, defense, (), smaller[: len(few)], batch_size))
     for (name, whose), (fn, settings) in _others().items():
         entries.append(_loop(name, whose, fn, few, batch_size, settings))
     return entries
+
+
+def _ncis_entries(batch: np.ndarray, few: np.ndarray, batch_size: int) -> list[_Entry]:
+    """Returns Gaussian smoothing on a batch, and NCIS on a few of it."""
+    found = []
+    for name, defense, params, settings, network in ncis_rows():
+        entry = _ours(name, defense, params, batch if network is None else few, batch_size)
+        entry.settings = settings
+        if network is not None and isinstance(defense, NCIS):
+            work = work_of(network, *batch.shape[1:3])
+            entry.multiply_adds = defense.num_iterations * work.computed
+            entry.kept_multiply_adds = defense.num_iterations * work.kept
+        found.append(entry)
+    return found
 
 
 def _ours(
@@ -237,7 +289,8 @@ def _ours(
     mib = None if held is None else held / share / 2**20
     chosen = isinstance(defense, TotalVariation | NonLocalMeans | Quilting)
     settings = repr(defense) if chosen else ""
-    return _Entry(name, "rainjax", batch_size, len(images), run, mib, settings)
+    size = images.shape[1]
+    return _Entry(name, "rainjax", batch_size, len(images), run, mib, settings, size)
 
 
 def _loop(
@@ -338,7 +391,7 @@ _SLOW = ("total variation", "quilting")
 
 def ratios(record: dict[str, Any]) -> dict[str, float]:
     """Returns how many times Feature Distillation is faster, by what than and at which batch."""
-    times = {(e["name"], e["whose"], e["batch_size"]): e["median_ms"] for e in record["entries"]}
+    times = {(e["name"], e["whose"], e["batch_size"]): e["median_ms"] for e in _at_size(record)}
     found = {}
     for (name, whose, size), median in times.items():
         if name in _SLOW:
@@ -357,11 +410,22 @@ def ratio_texts(record: dict[str, Any]) -> dict[str, str]:
     return {than: ", ".join(quoted) for than, quoted in found.items()}
 
 
+def _at_size(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the entries of the size that all were timed at; older records have no other."""
+    size = record["options"]["size"]
+    return [entry for entry in record["entries"] if entry.get("size", size) == size]
+
+
+def _tables(record: dict[str, Any]) -> tuple[Table, ...]:
+    others = other_sizes_table(record, _ms)
+    return (_table(record), *([] if others is None else [others]))
+
+
 def _table(record: dict[str, Any]) -> Table:
     options = record["options"]
     sizes = options["batch_sizes"]
     lines = {}
-    for entry in record["entries"]:
+    for entry in _at_size(record):
         lines.setdefault((entry["name"], entry["whose"]), {})[entry["batch_size"]] = entry
     rows = []
     for (name, whose), line in lines.items():
@@ -373,6 +437,7 @@ def _table(record: dict[str, Any]) -> Table:
     slow = options["num_slow"]
     # Records from before it joined have none.
     more = ", non-local means" if ("non-local means", "rainjax") in lines else ""
+    more += ", NCIS" if any(name.startswith("NCIS") for name, _ in lines) else ""
     run = record["run"]
     errors = ", ".join(
         f"{error['mean']:.2f} ({error['max']:.0f} at most) with {words}"
@@ -381,7 +446,7 @@ def _table(record: dict[str, Any]) -> Table:
     faster = "; ".join(f"{than}: {quoted}" for than, quoted in ratio_texts(record).items())
     settings = {
         f"{e['name']} ({e['whose']}): {e['settings']}"
-        for e in record["entries"]
+        for e in _at_size(record)
         if e.get("settings")
     }
     source = "built-in pictures, tiled" if options["data"] == "builtin" else options["data"]
@@ -402,6 +467,7 @@ def _table(record: dict[str, Any]) -> Table:
             f"largest batch. Quilting ({options['bank_size']:,} patches){more} and other people's "
             f"total variation are timed on {slow} images of a batch at most.",
             f"Feature Distillation (rainjax) is faster than {faster}.",
+            *share_notes(record),
             *([f"Settings: {'; '.join(sorted(settings))}."] if settings else []),
             f"Our JPEG and Pillow's, quality {options['quality']}, differ by so many grey levels "
             f"in the mean: {errors}.",
@@ -416,6 +482,6 @@ def _ms(value: float) -> str:
 RECORD = SingleFileRecord(
     "speed",
     "python -m eval speed",
-    lambda record: (_table(record),),
+    _tables,
     lambda record: "" if record["entries"] else "it has no entries",
 )
