@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 from eval.benchmarks import speed as benchmark
-from eval.claims import claims_table
+from eval.claims import claims_tables
 from eval.pages import modules
 from rainjax import report
 from rainjax._files import read_json
@@ -16,7 +16,7 @@ _SPEED = ("speed.json", "speed/speed.json")
 
 
 def extra_tables(folder: pathlib.Path | str) -> list[Table]:
-    """Returns the table of Feature Distillation's claims, for a study that measured it.
+    """Returns the tables of claims, of those papers whose defense a study measured.
 
     Claims of time are held against the record of `python -m eval speed` that lies beside the
     folder, if one does: `speed.json`, or `speed/speed.json`.
@@ -24,8 +24,7 @@ def extra_tables(folder: pathlib.Path | str) -> list[Table]:
     folder = pathlib.Path(folder)
     speed = [path for name in _SPEED if (path := folder.parent / name).exists()]
     records = [record for record in load_records(folder) if record.scored]
-    table = claims_table(records, benchmark.RECORD.load(speed[0]) if speed else None)
-    return [] if table is None else [table]
+    return claims_tables(records, benchmark.RECORD.load(speed[0]) if speed else None)
 
 
 def write_report(folder: pathlib.Path | str) -> list[pathlib.Path]:

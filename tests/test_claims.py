@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from eval import report
-from eval.claims import claims_table
+from eval.claims import claims_tables
 from rainjax.evaluation import Record
 from rainjax.report import check_readme, update_readme
 from tests.report.made_records import cells, expected_cell, make_record, write_study
@@ -33,7 +33,8 @@ def study():
 
 
 def table(contents, speed=None):
-    return claims_table([Record(content) for content in contents], speed)
+    tables = claims_tables([Record(content) for content in contents], speed)
+    return tables[0] if tables else None
 
 
 def test_claims_stand_beside_what_was_measured():
@@ -127,3 +128,72 @@ def test_report_and_readme_show_them(tmp_path):
     names = [row[0] for row in cells(readme.read_text())]
     assert FD in names
     assert "accuracy on benign images" in names
+
+
+def ncis_study():
+    found = [
+        made("no defense", "clean", [5] * 6),
+        # At 1/255 blind attacks leave too much for the claim to be of it.
+        made("no defense", "blind", [5, 5, 5, 5, 0, 0], radius=1 / 255),
+        made("no defense", "blind", [5, 0, 0, 0, 0, 0], radius=4 / 255),
+        made("no defense", "black_box", [5, 5, 0, 0, 0, 0], radius=4 / 255),
+        made("no defense", "white_box", [0] * 6, radius=4 / 255),
+    ]
+    for name, right, left in (("Gaussian smoothing", 3, 2), ("NCIS", 5, 4)):
+        found += [
+            made(name, "clean", [5] * right + [0] * (6 - right)),
+            made(name, "blind", [5] * left + [0] * (6 - left), radius=4 / 255),
+            made(name, "black_box", [5] * 5 + [0], radius=4 / 255),
+            made(name, "white_box", [5] * (left - 2) + [0] * (8 - left), radius=4 / 255),
+        ]
+    return found
+
+
+def test_claims_of_ncis_stand_beside_blind_and_adaptive_attacks():
+    contents = ncis_study()
+    found = table(contents)
+    assert found is not None
+    assert found.title.startswith("NCIS: ")
+    rows = [[str(cell) for cell in row] for row in found.rows]
+    cell = lambda right, name: f"{expected_cell(right, 6)} ({name}, n = 6)"
+    blind, adaptive, square = "purifier-blind PGD", "white-box PGD", "Square"
+    assert rows[0][2:] == [
+        f"from {cell(1, blind)} to {cell(2, blind)}: the strongest blind attacks at 4/255",
+        f"{cell(0, adaptive)} at 4/255",
+    ]
+    assert rows[1][2].startswith("with it instead of smoothing alone clean accuracy rises by 33.3")
+    assert rows[2][2].startswith(f"from {cell(1, blind)} to {cell(4, blind)}")
+    assert rows[2][3] == f"{cell(2, adaptive)} at 4/255"
+    told = {row[0]: row[2] for row in rows[3:]}
+    assert told[f"the same, {blind} alone"] == f"{cell(1, blind)} to {cell(4, blind)}"
+    assert told[f"the same, {square} alone"] == f"{cell(2, square)} to {cell(5, square)}"
+    assert told["accuracy on benign images"].startswith("falls by 16.7")
+    alone = table([c for c in contents if c["subject"]["name"] != "Gaussian smoothing"])
+    assert alone is not None
+    assert len(alone.rows) == len(found.rows) - 2
+
+
+def test_claims_of_ncis_need_a_classifier_that_attacks_break():
+    contents = ncis_study()
+    small = [c for c in contents if c["axes"]["radius"] != 4 / 255]
+    assert table(small) is None
+    assert table([c for c in contents if c["subject"]["name"] != "NCIS"]) is None
+
+
+def test_claims_of_ncis_hold_its_time_against_others():
+    times = {"Gaussian smoothing": 1.0, "NCIS, small": 30.0, "total variation": 10.0}
+    speed = {
+        "options": {"size": 224, "batch_sizes": [1, 8]},
+        "entries": [
+            {"name": name, "whose": "rainjax", "batch_size": batch, "size": size,
+             "median_ms": ms * batch}
+            for name, ms in times.items() for batch in (1, 8) for size in (32, 224)
+        ],
+    }  # fmt: skip
+    found = table(ncis_study(), speed)
+    assert found is not None
+    assert [str(cell) for cell in found.rows[-1]] == [
+        "time", "computationally efficient",
+        "Gaussian smoothing: 8 ms an image at 224 (0.1 × total variation); "
+        "NCIS, small: 240 ms an image at 224 (3 × total variation)", "—",
+    ]  # fmt: skip

@@ -171,18 +171,18 @@ class FieldCurve(Display):
                 frameon=False,
             )
             png = png_bytes(figure)
+        told = [
+            dataclasses.replace(line, label=f"{title}: {line.label}")
+            for title, own in drawn.items()
+            for line in own
+            if line.x
+        ]
         return Drawing(
             self._file(ball, several),
             self.heading + (f", {where}" if where else ""),
             self._caption(used, bare),
             f"Line charts of accuracy against the {self._words}. "
-            + " ".join(
-                story(
-                    {f"{title}: {line.label}": [line] for line in own if line.x},
-                    lambda x: f"{x:g}",
-                )
-                for title, own in drawn.items()
-            ),
+            + story({line.label: [line] for line in told}, lambda x: f"{x:g}"),
             png,
         )
 

@@ -16,6 +16,7 @@ from rainjax.report import (
     Curve,
     Display,
     DrawsTable,
+    FieldCurve,
     Gallery,
     Iterates,
     LadderCurve,
@@ -42,8 +43,8 @@ from tests.tiny import unchecked
 
 EVERY = [
     ResultsTable("a"), DrawsTable(None), Leaderboard(), BlindAgainstAdaptive((0.5,), "b", "l2"),
-    Curve("num_steps", None), LadderCurve("d"), Panels("c"), Gallery(), Iterates(), Spectrum(),
-    Surfaces(),
+    Curve("num_steps", None), FieldCurve("sigma", "f", 0.5), LadderCurve("d"),
+    Panels("c"), Gallery(), Iterates(), Spectrum(), Surfaces(),
 ]  # fmt: skip
 
 
