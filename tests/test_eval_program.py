@@ -109,7 +109,7 @@ def test_an_expected_error_is_one_sentence(monkeypatch, tmp_path):
 
 
 def test_sanity_names_what_does_not_fit():
-    with pytest.raises(ValueError, match="No study is called 'slow'; there are .*quick, cifar10"):
+    with pytest.raises(ValueError, match=r"No study is called 'slow'; there are .*quick, cifar10"):
         sanity.run(Sanity(study="slow"))
     with pytest.raises(ValueError, match=r"rows=\(\) must name one"):
         Sanity(rows=())

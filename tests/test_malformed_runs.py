@@ -210,6 +210,8 @@ EVALUATION = [
     (lambda at: report.write_report(at / "absent"), "absent"),
     (lambda at: report.ResultsTable(tag=3), "tag=3"),
     (lambda at: report.Curve("sigma", None), "'sigma'"),
+    (lambda at: report.FieldCurve("", None), "field=''"),
+    (lambda at: report.FieldCurve("sigma", None, float("inf")), "none_at=inf"),
     (lambda at: report.update_readme(at / "absent.md", {}), "absent.md"),
     (lambda at: report.update_readme(at / "text.npz", {"a": ""}), "results:a"),
 ]

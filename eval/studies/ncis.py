@@ -285,10 +285,10 @@ STUDIES = {
             num_steps=10,
             num_queries=200,
             num_eot=4,
-            num_examples=32,
-            num_eot_examples=16,
+            num_examples=24,
+            num_eot_examples=12,
             cw_steps=30,
-            batch_size=16,
+            batch_size=8,
         ),
         "NCIS on photographs at 224 pixels: import the pictures of the NIPS 2017 competition (or "
         "give --data and --split of Imagenette or ImageNet at this size), give --classifier "

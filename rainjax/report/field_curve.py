@@ -34,6 +34,9 @@ class FieldCurve(Display):
     blind to the defense, and one for the strongest of all, as `BlindAgainstAdaptive` has them.
     The classifier without a defense is the point `none_at` of every line, such as 0 for a number
     of iterations, or for None a level.
+
+    Raises:
+        ValueError: `field` is no name, or `none_at` not finite.
     """
 
     files: ClassVar[tuple[str, ...]] = ("field-*.png",)
@@ -41,6 +44,16 @@ class FieldCurve(Display):
     field: str
     tag: str | None
     none_at: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.field.isidentifier():
+            raise ValueError(
+                f"field={self.field!r} must be the name of a defense's field, such as "
+                "'num_iterations'."
+            )
+        if self.none_at is not None and not math.isfinite(self.none_at):
+            raise ValueError(f"none_at={self.none_at} must be finite, or None for a level.")
 
     @property
     def heading(self) -> str:

@@ -1,10 +1,7 @@
 """Lines join subjects whose defenses differ in one field alone."""
 
-import pytest
-
 from rainjax.report import FieldCurve
 from tests.report.made_records import make_record, results_of
-from tests.tiny import unchecked
 
 CURVE = FieldCurve("num_iterations", "table", none_at=0.0)
 
@@ -95,8 +92,3 @@ def test_nothing_is_drawn_where_nothing_differs():
     assert CURVE.drawings(results_of(same)) == []
     assert FieldCurve("sigma", None).drawings(results_of(study())) == []
     assert "number of iterations alone" in CURVE.absent
-
-
-def test_a_field_is_a_name():
-    with unchecked(), pytest.raises(ValueError, match="field"):
-        FieldCurve(3, None)
