@@ -218,7 +218,27 @@ class _PReLU(nnx.Module):
         self.slope = nnx.Param(jnp.zeros(features))
 
     def __call__(self, x):
-        return jnp.where(x <= 0, self.slope[None, None, None] * x, x)  # NaN stays NaN
+        return _prelu(x, self.slope[...])
+
+
+@jax.custom_jvp
+def _prelu(x, slope):
+    return jnp.where(x <= 0, slope[None, None, None] * x, x)  # NaN stays NaN
+
+
+@_prelu.defjvp
+def _prelu_jvp(primals, tangents):
+    """The plain derivative; the slope's part is a contraction, and so is its transpose.
+
+    XLA on CPU sums a plain product over all pixels so slowly that a training step of the small
+    network took 1.6 times as long.
+    """
+    (x, slope), (x_dot, slope_dot) = primals, tangents
+    low = x <= 0
+    of_slope = jnp.einsum(
+        "nhwc,c->nhwc", jnp.where(low, x, 0), slope_dot, precision="highest"
+    )  # fmt: skip
+    return _prelu(x, slope), jnp.where(low, slope[None, None, None] * x_dot, x_dot) + of_slope
 
 
 class _Residual(nnx.Module):
