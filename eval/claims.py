@@ -11,10 +11,12 @@ from eval.benchmarks import speed as benchmark
 from eval.benchmarks._ncis_cost import ncis_texts
 from eval.studies.defenses import MAKERS
 from eval.studies.two_pass import is_compressed
-from rainjax.evaluation import Knowledge, Record
-from rainjax.report import BlindAgainstAdaptive, Cell, Table
+from rainjax.evaluation import Record
+from rainjax.report import BlindAgainstAdaptive, Cell, Results, Table
+from rainjax.report.bounds import at_most, bound_notes
 from rainjax.report.contrast import score_text
-from rainjax.report.results import clean, lowest, radii
+from rainjax.report.marks import doubt_note, had_zero_gradient, marked, zero_gradient_notes
+from rainjax.report.results import clean, is_blind, lowest, radii
 from rainjax.report.tables import ABSENT
 from rainjax.report.text import radius_text
 
@@ -26,18 +28,18 @@ _MEASURED = (
 )
 
 
-def claims_tables(records: Sequence[Record], speed: dict[str, Any] | None = None) -> list[Table]:
-    """Returns the claims of every paper whose defense the records are of.
+def claims_tables(results: Results, speed: dict[str, Any] | None = None) -> list[Table]:
+    """Returns the claims of every paper whose defense the results are of.
 
-    Beside each stands what came out in its setting, and under an attacker who knows more. `speed`
-    is what `python -m eval speed` wrote.
+    Beside each stands what came out in its setting, and under an attacker who knows more, with the
+    "≤" that a bound has in every other table. `speed` is what `python -m eval speed` wrote.
     """
-    tables = feature_distillation(records, speed), ncis(records, speed)
+    tables = feature_distillation(results, speed), ncis(results, speed)
     return [table for table in tables if table is not None]
 
 
 def feature_distillation(
-    records: Sequence[Record], speed: dict[str, Any] | None = None
+    results: Results, speed: dict[str, Any] | None = None
 ) -> Table | None:
     """Returns the claims of Feature Distillation.
 
@@ -45,11 +47,12 @@ def feature_distillation(
     code, 2/255, or a smaller one, or where blind attacks leave the undefended classifier more than
     half of what it gets right.
     """
+    records = results.scored(None)
     small = [radius for radius in radii(records, "linf") if radius < 2.5 / 255]
     found = _Measured.at(records, _PUBLISHED, max(small)) if small else None
     if found is None or found.withstands:
         return None
-    best = score_text(found.adaptive, at=True)
+    best = found.best(results)
     bpda = lowest(
         record
         for record in records
@@ -96,21 +99,25 @@ def feature_distillation(
         "networks and images; the claims name no radius, and the authors' code attacks at "
         "2/255. Measured here is the table 25/30 of that code, in "
         f"{'two passes' if twice else 'one pass'}; {_MEASURED}",
+        *_mark_notes(results, found),
     )
 
 
-def ncis(records: Sequence[Record], speed: dict[str, Any] | None = None) -> Table | None:
+def ncis(results: Results, speed: dict[str, Any] | None = None) -> Table | None:
     """Returns the claims of NCIS, which are of attackers who do not know of it.
 
     The radius is the smallest within which blind attacks leave the undefended classifier at most
-    half of what it gets right. None where the records have no such one, or no NCIS there.
+    half of what it gets right. None where blind attacks on both, the classifier and NCIS, were
+    recorded within no such one.
     """
+    records = results.scored(None)
     every = (_Measured.at(records, _NCIS, radius) for radius in radii(records, "linf"))
-    found = next((m for m in every if m is not None and not m.withstands), None)
-    if found is None or found.blind is None:
+    pairs = (m for m in every if m is not None and m.fooled is not None and m.blind is not None)
+    found = next((m for m in pairs if not m.withstands), None)
+    if found is None:
         return None
     alone = _Measured.at(records, _SMOOTHING, found.radius)
-    best = score_text(found.adaptive, at=True)
+    best = found.best(results)
     rows = []
     if alone is not None:
         rows += [
@@ -118,7 +125,7 @@ def ncis(records: Sequence[Record], speed: dict[str, Any] | None = None) -> Tabl
                 "Gaussian smoothing alone, iterated",
                 "washes the perturbation out, and makes accuracy high",
                 f"{alone.from_to}: the strongest blind attacks at {found.size}",
-                score_text(alone.adaptive, at=True),
+                alone.best(results),
             ),
             (
                 "the network",
@@ -166,6 +173,7 @@ def ncis(records: Sequence[Record], speed: dict[str, Any] | None = None) -> Tabl
         "study, within the smallest radius at which blind attacks leave the classifier without "
         f"it at most half; {_MEASURED} That this comes near networks which were trained against "
         "attacks, as the first version says, takes a study of such a network.",
+        *_mark_notes(results, *([] if alone is None else [alone]), found),
     )
 
 
@@ -207,6 +215,15 @@ class _Measured:
             return False
         return self.fooled.score().accuracy > self.bare.score().accuracy / 2
 
+    def best(self, results: Results) -> str:
+        """Returns what the strongest attack leaves, with the marks that other tables give it."""
+        if self.adaptive is None:
+            return str(ABSENT)
+        bound = at_most(results, self.adaptive, ("linf", self.radius))
+        cell = Cell(bound + score_text(self.adaptive, at=True))
+        doubted = (self.name, self.adaptive.threat) in results.doubts
+        return str(marked(cell, doubted=doubted, zero_gradient=had_zero_gradient(self.adaptive)))
+
     @property
     def from_to(self) -> str:
         """What blind attacks leave without the defense, and with it."""
@@ -214,25 +231,37 @@ class _Measured:
 
     def by_attack(self, records: Sequence[Record]) -> dict[str, str]:
         """Returns the same of each blind attack within the radius."""
-        found: dict[str, dict[str, Record]] = {}
-        for record in records:
-            own = record.ball == ("linf", self.radius) and record.subject in (_BARE, self.name)
-            if own and Knowledge.NONE < record.knowledge <= Knowledge.CLASSIFIER:
-                found.setdefault(record.threat, {})[record.subject] = record
+        found: dict[str, dict[str, list[Record]]] = {}
+        for record in filter(is_blind, records):
+            if record.ball == ("linf", self.radius) and record.subject in (_BARE, self.name):
+                own = found.setdefault(record.threat, {})
+                own.setdefault(record.subject, []).append(record)
         return {
-            threat: " to ".join(score_text(pair[row]) for row in (_BARE, self.name))
+            threat: " to ".join(score_text(lowest(pair[row])) for row in (_BARE, self.name))
             for threat, pair in found.items()
             if len(pair) == 2
         }
 
 
-def _table(name: str, rows: Sequence[Sequence[str]], note: str) -> Table:
+def _table(name: str, rows: Sequence[Sequence[str]], *notes: str) -> Table:
     return Table(
         f"{name}: what the abstracts claim, and what was measured here",
         tuple(map(Cell, ("", "claim", "in the claim's setting", "under an adaptive attacker"))),
         tuple(tuple(map(Cell, row)) for row in rows),
-        (note,),
+        notes,
     )
+
+
+def _mark_notes(results: Results, *shown: _Measured) -> list[str]:
+    """Returns what the marks mean that `best` gave."""
+    used = [(m.adaptive, ("linf", m.radius)) for m in shown if m.adaptive is not None]
+    records = [record for record, _ in used]
+    failed = [name for r in records for name in results.doubts.get((r.subject, r.threat), [])]
+    return [
+        *bound_notes(results, used),
+        *doubt_note(failed),
+        *zero_gradient_notes(records),
+    ]
 
 
 def _change(before: Record, after: Record) -> str:

@@ -8,7 +8,6 @@ from eval.claims import claims_tables
 from eval.pages import modules
 from rainjax import report
 from rainjax._files import read_json
-from rainjax.evaluation import load_records
 from rainjax.report import Table
 from rainjax.report.single_file import SingleFileRecord
 
@@ -23,8 +22,8 @@ def extra_tables(folder: pathlib.Path | str) -> list[Table]:
     """
     folder = pathlib.Path(folder)
     speed = [path for name in _SPEED if (path := folder.parent / name).exists()]
-    records = [record for record in load_records(folder) if record.scored]
-    return claims_tables(records, benchmark.RECORD.load(speed[0]) if speed else None)
+    results = report.Results.read(folder)
+    return claims_tables(results, benchmark.RECORD.load(speed[0]) if speed else None)
 
 
 def write_report(folder: pathlib.Path | str) -> list[pathlib.Path]:
