@@ -32,8 +32,8 @@ class FieldCurve(Display):
     A line joins the subjects whose defenses differ in that field alone, and whose parameters are
     the same. There is a panel for clean images, one for the strongest attack by somebody who is
     blind to the defense, and one for the strongest of all, as `BlindAgainstAdaptive` has them.
-    The classifier without a defense is the point `none_at` of every line, such as 0 for a number
-    of iterations, or for None a level.
+    The classifier without a defense is the point `none_at` of the lines that share its parameters,
+    such as 0 for a number of iterations, or for None a level.
 
     Raises:
         ValueError: `field` is no name, or `none_at` not finite.
@@ -79,6 +79,7 @@ class FieldCurve(Display):
         return [
             self._drawing(lines, shown, ball, texts.get(ball, "") if ball else "", several)
             for ball in within or [None]
+            if self._panels(lines, shown, ball)
         ]
 
     def lines(self, results: Results) -> dict[str, list[Record]]:
@@ -134,25 +135,28 @@ class FieldCurve(Display):
         where: str,
         several: bool,
     ) -> Drawing:
-        panels = self._panels(shown, ball)
-        bare = [record.subject for record in shown if not record.defended][:1]
+        panels = self._panels(lines, shown, ball)
+        bare = {name: _bare(shown, line[0]) for name, line in lines.items()}
+        bare_names = unique(subject for subject in bare.values() if subject is not None)
         drawn: dict[str, list[Line]] = {}
         used: list[Record] = []
         for title, choose in panels.items():
-            undefended = [record for name in bare if (record := choose(name)) is not None]
+            undefended = {name: choose(name) for name in bare_names}
             drawn[title] = []
             for place, (name, subjects) in enumerate(lines.items()):
                 points = [(self._value(r), choose(r.subject)) for r in subjects]
                 if self.none_at is not None:
-                    points = [(self.none_at, record) for record in undefended] + points
+                    points.append((self.none_at, undefended.get(bare[name])))
                 points = [(x, record) for x, record in points if record is not None]
+                points.sort(key=lambda point: point[0])
                 if points:
                     used += [record for _, record in points]
                     drawn[title].append(_line(name, place, points))
             if self.none_at is None:
-                used += undefended
+                levels = {name: r for name, r in undefended.items() if r is not None}
+                used += levels.values()
                 drawn[title] += [
-                    Line(bare[0], GREY, "dashed", "", [], [r.score()]) for r in undefended
+                    Line(name, GREY, "dashed", "", [], [r.score()]) for name, r in levels.items()
                 ]
         xs = sorted({x for own in drawn.values() for line in own for x in line.x})
         highest = max(s.high for own in drawn.values() for line in own for s in line.scores)
@@ -193,14 +197,16 @@ class FieldCurve(Display):
         return Drawing(
             self._file(ball, several),
             self.heading + (f", {where}" if where else ""),
-            self._caption(used, bare),
+            self._caption(used, bare_names),
             f"Line charts of accuracy against the {self._words}. "
             + story({line.label: [line] for line in told}, lambda x: f"{x:g}"),
             png,
         )
 
-    def _panels(self, shown: list[Record], ball: Ball | None) -> dict[str, Any]:
-        """Returns the panels' titles, and what each takes of a subject."""
+    def _panels(
+        self, lines: dict[str, list[Record]], shown: list[Record], ball: Ball | None
+    ) -> dict[str, Any]:
+        """Returns the panels' titles, and what each takes of a subject, where lines have some."""
         panels: dict[str, Any] = {"clean": lambda name: clean(shown, name)}
         if ball is not None:
             contrast = BlindAgainstAdaptive(tag=self.tag, norm=ball[0])
@@ -209,7 +215,7 @@ class FieldCurve(Display):
         return {
             title: choose
             for title, choose in panels.items()
-            if any(choose(name) is not None for name in unique(r.subject for r in shown))
+            if any(choose(r.subject) is not None for line in lines.values() for r in line)
         }
 
     def _file(self, ball: Ball | None, several: bool) -> str:
@@ -223,12 +229,23 @@ class FieldCurve(Display):
         attacks = unique(record.threat for record in used if record.attack is not None)
         caption = f"Bands are 95 % intervals for the choice of images; {num_text(used)}."
         if attacks:
-            caption += f" Strongest, point by point, were {', '.join(attacks)}."
-        if bare and self.none_at is not None:
-            caption += f" At {self.none_at:g}: {bare[0]}."
-        elif bare:
-            caption += f" Dashed: {bare[0]}."
+            caption += f" Strongest, point by point, were {', '.join(attacks)}; an attack of more "
+            caption += "steps, draws or starts may leave less."
+        if bare:
+            where = "Dashed" if self.none_at is None else f"At {self.none_at:g}"
+            caption += f" {where}: {', '.join(bare)}."
         return caption
+
+
+def _bare(shown: list[Record], record: Record) -> str | None:
+    """Returns the subject without a defense whose parameters a record's subject has as well."""
+    own = _digests(record)
+    return next((r.subject for r in shown if not r.defended and _digests(r) <= own), None)
+
+
+def _digests(record: Record) -> set[tuple[str, str]]:
+    parts = record.content["subject"]["params"].items()
+    return {(name, part["sha256"]) for name, part in parts if part}
 
 
 def _line(name: str, place: int, points: list[tuple[float | None, Record]]) -> Line:

@@ -66,10 +66,38 @@ def test_every_panel_has_its_attacker_and_the_bare_classifier_its_place():
     assert f"strongest blind: {story}: 0.0 % at 0, 40.0 % at 4." in drawing.alt
     assert f"strongest adaptive: {story}: 0.0 % at 0, 0.0 % at 4." in drawing.alt
     assert "At 0: bare." in drawing.caption
-    assert "Strongest, point by point, were purifier-blind PGD, white-box PGD." in drawing.caption
+    assert "Strongest, point by point, were purifier-blind PGD, white-box PGD;" in drawing.caption
     (level,) = FieldCurve("num_iterations", None).drawings(results_of(study()))
     assert f"clean: {story}: 90.0 % at 1, 50.0 % at 4." in level.alt
     assert "Dashed: bare." in level.caption
+
+
+def behind_another(content):
+    content["subject"]["params"]["classifier"] = {"name": "other", "sha256": "cd"}
+    return content
+
+
+def test_a_line_begins_at_its_own_classifier_and_runs_from_left_to_right():
+    other = [made("bare too", "clean", 7)]
+    other += [made(f"other, T = {n}", "clean", 6 - n, defense=smoothing(n)) for n in (1, 2)]
+    contents = [*study(), *map(behind_another, other)]
+    (drawing,) = CURVE.drawings(results_of(contents))
+    assert "clean: smoothing, sigma 1: 100.0 % at 0, 50.0 % at 4." in drawing.alt
+    assert "clean: other: 70.0 % at 0, 40.0 % at 2." in drawing.alt
+    assert "At 0: bare, bare too." in drawing.caption
+    (last,) = FieldCurve("num_iterations", "table", none_at=9.0).drawings(results_of(study()))
+    assert "clean: smoothing, sigma 1: 90.0 % at 1, 100.0 % at 9." in last.alt
+
+
+def test_a_line_without_its_classifier_does_not_borrow_another():
+    alone = [made("bare", "clean", 10)]
+    alone += [
+        behind_another(made(f"other, T = {n}", "clean", 6 - n, defense=smoothing(n)))
+        for n in (1, 2)
+    ]
+    (drawing,) = CURVE.drawings(results_of(alone))
+    assert "clean: other: 50.0 % at 1, 40.0 % at 2." in drawing.alt
+    assert "bare" not in drawing.caption
 
 
 def test_there_is_one_figure_for_each_ball_and_one_where_nobody_attacks():
@@ -85,6 +113,16 @@ def test_there_is_one_figure_for_each_ball_and_one_where_nobody_attacks():
     clean = [content for content in study() if content["threat"]["attack"] is None]
     (alone,) = CURVE.drawings(results_of(clean))
     assert "blind" not in alone.alt
+
+
+def test_nothing_is_drawn_within_a_ball_in_which_only_the_bare_classifier_was_attacked():
+    attacks = [made("bare", "blind", 3, radius=2 / 255)]
+    attacks += [
+        made(f"smoothing, T = {n}", "blind", 6, defense=smoothing(n), radius=4 / 255)
+        for n in (1, 4)
+    ]
+    (drawing,) = CURVE.drawings(results_of(attacks))
+    assert drawing.title.endswith("4/255")
 
 
 def test_nothing_is_drawn_where_nothing_differs():
