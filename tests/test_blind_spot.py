@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rainjax.nets import BLIND_SPOT, FBI_MASKS, BlindSpot, Mask, from_torch, num_params, to_torch
+from rainjax.nets.blind_spot import _prelu
 from tests.golden import seeded
 from train.compute import Compute
 
@@ -52,6 +53,29 @@ def _sees(network):
     assert not slope[:, [0, -1]].any()
     assert ((slope > 0).all(-1) == (slope > 0).any(-1)).all()  # all channels alike
     return slope[1:-1, 1:-1, 0] > 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_slopes_derivative_is_that_of_the_plain_function(dtype):
+    plain = lambda x, slope: jnp.where(x <= 0, slope[None, None, None] * x, x)
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)
+    x, slope = draw(2, 3, 4, 5).at[0, 0, 0, :2].set(0), draw(5)
+    tangents = draw(*x.shape), draw(5)
+    cubed = lambda fn: lambda x, slope: (fn(x, slope).astype(jnp.float32) ** 3).sum()
+    along = lambda fn: jax.jvp(fn, (x, slope), tangents)
+    back = lambda fn: jax.grad(cubed(fn), (0, 1))(x, slope)
+    twice = lambda fn: jax.jvp(jax.grad(cubed(fn), (0, 1)), (x, slope), tangents)
+    each = lambda fn: jax.vmap(lambda x: jax.grad(cubed(fn), 1)(x[None], slope))(x)
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.05
+    for derivative in (along, back, twice, each):
+        found, wanted = (jax.tree.leaves(derivative(fn)) for fn in (_prelu, plain))
+        for one, other in zip(found, wanted, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_allclose(
+                one.astype(jnp.float32), other.astype(jnp.float32), tolerance, tolerance
+            )
+    assert jnp.isnan(_prelu(jnp.full_like(x, jnp.nan), slope)).all()
 
 
 @pytest.mark.parametrize(("num_layers", "num_seen"), [(8, 1736), (17, 8864)])

@@ -11,6 +11,7 @@ from eval.studies.common import load_ncis
 from eval.studies.later import Later
 from eval.studies.ncis import NCISIterations, NCISStudy
 from rainjax import data, zoo
+from rainjax.attacks import InputDiversity, TranslationInvariance
 from rainjax.defenses import NCIS, GaussianSmoothing
 from rainjax.evaluation import Knowledge, evaluate
 from rainjax.report import report
@@ -74,6 +75,13 @@ def test_who_is_blind_and_who_is_not(records):
             assert ("black box" in record.description) == (name in ("Square", "transfer"))
     assert found["transfer"]["NCIS"].description.endswith(" on own")
     assert found["CW L2"]["NCIS"].ball == ("l2", float("inf"))
+
+
+def test_the_gradient_that_is_blurred_is_the_one_at_the_image(config):
+    (threat,) = (threat for threat in config.threats() if threat.name == "transfer")
+    (first, second) = threat.surrogate.source.pipeline.defense.stages
+    assert (first, second) == (TranslationInvariance(3), InputDiversity())
+    assert threat.attack.momentum == 1.0
 
 
 def test_the_steps_of_two_attacks_are_kept_at_the_largest_radius(config):
@@ -202,6 +210,8 @@ def test_what_does_not_fit_is_refused(config, sweep, place, tmp_path):
     with pytest.raises(ValueError, match="holds a EDSR, not a BlindSpot"):
         dataclasses.replace(config, blind_spot=str(place / "before")).study()
     for said, sentence in (
+        ({"given": "smooth"}, r"given='smooth' among its options, so how NCIS"),
+        ({"smoothing.sigma": True}, r"smoothing\.sigma=True among its options"),
         ({"smoothing.sigma": None}, r"smoothing\.sigma=None among its options, so how NCIS"),
         ({"smoothing.kernel_size": "5"}, r"smoothing\.kernel_size='5' among its options"),
         ({"smoothing.kernel_size": 4}, "kernel_size=4"),

@@ -142,9 +142,11 @@ def load_ncis(name: str, num_iterations: int) -> tuple[NCIS, Params, str]:
         for key, kind in (("sigma", float | int), ("kernel_size", int), ("border", str))
     }
     for key, kind in keys.items():
-        if not isinstance(said.get(key), kind):
+        value = said.get(key)
+        odd = not isinstance(value, kind) or isinstance(value, bool)
+        if odd or (key == "given" and value not in ("smoothed", "raw")):
             raise ValueError(
-                f"The card of {name!r} has {key}={said.get(key)!r} among its options, so how NCIS "
+                f"The card of {name!r} has {key}={value!r} among its options, so how NCIS "
                 "has to smooth images for this network is not known: take one that "
                 "`python -m train.blind_spot` wrote."
             )

@@ -119,7 +119,8 @@ class NCISStudy(Comparison):
         # The blur is as wide as its paper's, by the width of the images.
         first = images.image(0)
         size = 2 * round(max(first.shape[:2]) / 40) + 1
-        pipeline = Defended(Chain((InputDiversity(), TranslationInvariance(size))), own.network)
+        # TI before DI, so that what is blurred is the gradient at the image, as in its paper.
+        pipeline = Defended(Chain((TranslationInvariance(size), InputDiversity())), own.network)
         params = {"defense": ((), ()), "classifier": own.params}
         num = pipeline.num_classes(params, first)
         if num != images.num_classes:
@@ -208,7 +209,7 @@ class NCISIterations(StudyOptions):
         return tuple(found.values())
 
     def threats(self) -> Iterator[ThreatModel]:
-        """Yields clean images, the strongest blind attackers, and those that know the defense."""
+        """Yields clean images, white boxes that are blind, and those that know the defense."""
         yield dataclasses.replace(CLEAN, tags=TAGS)
         radius, steps = self.radius, self.num_steps
         yield blind("PGD", PGD(radius=radius, step_size=radius / 4, num_steps=steps))
