@@ -18,7 +18,7 @@ from rainjax.report.contrast import score_text
 from rainjax.report.marks import doubt_note, had_zero_gradient, marked, zero_gradient_notes
 from rainjax.report.results import clean, is_blind, lowest, radii
 from rainjax.report.tables import ABSENT
-from rainjax.report.text import radius_text
+from rainjax.report.text import counted, radius_text
 
 _BARE, _PUBLISHED = MAKERS["undefended"].title, MAKERS["fd"].title
 _SMOOTHING, _NCIS = MAKERS["smoothing"].title, MAKERS["ncis"].title
@@ -117,20 +117,21 @@ def ncis(results: Results, speed: dict[str, Any] | None = None) -> Table | None:
     if found is None:
         return None
     alone = _Measured.at(records, _SMOOTHING, found.radius)
+    shown = [m for m in (alone, found) if m is not None]
     best = found.best(results)
     rows = []
     if alone is not None:
         rows += [
             (
-                "Gaussian smoothing alone, iterated",
-                "washes the perturbation out, and makes accuracy high",
+                "Gaussian smoothing alone",
+                "iterated, washes the perturbation out, and makes accuracy high",
                 f"{alone.from_to}: the strongest blind attacks at {found.size}",
                 alone.best(results),
             ),
             (
                 "the network",
                 "restores from the smoothed image what the original is recognised by",
-                "with it instead of smoothing alone clean accuracy "
+                "with it instead of smoothing alone, as the note says, clean accuracy "
                 + _change(alone.clean, found.clean),
                 "the same",
             ),
@@ -173,7 +174,8 @@ def ncis(results: Results, speed: dict[str, Any] | None = None) -> Table | None:
         "study, within the smallest radius at which blind attacks leave the classifier without "
         f"it at most half; {_MEASURED} That this comes near networks which were trained against "
         "attacks, as the first version says, takes a study of such a network.",
-        *_mark_notes(results, *([] if alone is None else [alone]), found),
+        *_smoothing_notes(*shown),
+        *_mark_notes(results, *shown),
     )
 
 
@@ -250,6 +252,19 @@ def _table(name: str, rows: Sequence[Sequence[str]], *notes: str) -> Table:
         tuple(tuple(map(Cell, row)) for row in rows),
         notes,
     )
+
+
+def _smoothing_notes(*shown: _Measured) -> list[str]:
+    """Returns how often and how widely each smooths, where its record says so."""
+    told = []
+    for measured in shown:
+        defense = measured.clean.content["subject"]["target"].get("defense")
+        own = defense if isinstance(defense, dict) else {}
+        if all(name in own for name in ("num_iterations", "sigma", "kernel_size")):
+            times = counted(own["num_iterations"], "iterations")
+            size = own["kernel_size"]
+            told.append(f"{measured.name}: {times}, sigma {own['sigma']:g}, {size} × {size}")
+    return [f"Smoothed with {'; '.join(told)}."] if told else []
 
 
 def _mark_notes(results: Results, *shown: _Measured) -> list[str]:

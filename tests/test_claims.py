@@ -166,7 +166,9 @@ def test_claims_of_ncis_stand_beside_blind_and_adaptive_attacks():
         f"from {cell(1, blind)} to {cell(2, blind)}: the strongest blind attacks at 4/255",
         f"{cell(0, adaptive)} at 4/255",
     ]
-    assert rows[1][2].startswith("with it instead of smoothing alone clean accuracy rises by 33.3")
+    assert rows[1][2].startswith(
+        "with it instead of smoothing alone, as the note says, clean accuracy rises by 33.3"
+    )
     assert rows[2][2].startswith(f"from {cell(1, blind)} to {cell(4, blind)}")
     # More than is left of the undefended classifier, and nobody climbed a ladder.
     assert rows[2][3] == f"≤ {cell(2, adaptive)} at 4/255"
@@ -196,6 +198,21 @@ def test_claims_are_of_a_radius_at_which_both_were_attacked_and_of_the_strongest
     assert found is not None
     assert plain is not None
     assert found.rows == plain.rows
+
+
+def test_how_each_smooths_is_said():
+    contents = ncis_study()
+    for content in contents:
+        target = content["subject"]["target"]
+        if content["subject"]["name"] != BARE:
+            num = 3 if content["subject"]["name"] == "NCIS" else 1
+            target["defense"] = {"num_iterations": num, "sigma": 1.5, "kernel_size": 7}
+    found = table(contents)
+    assert found is not None
+    assert (
+        "Smoothed with Gaussian smoothing: 1 iteration, sigma 1.5, 7 × 7; NCIS: 3 iterations, "
+        "sigma 1.5, 7 × 7."
+    ) in found.notes
 
 
 def test_numbers_that_are_in_doubt_are_marked():
