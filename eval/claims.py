@@ -11,12 +11,12 @@ from eval.benchmarks import speed as benchmark
 from eval.benchmarks._ncis_cost import ncis_texts
 from eval.studies.defenses import MAKERS
 from eval.studies.two_pass import is_compressed
-from rainjax.evaluation import Record
+from rainjax.evaluation import Knowledge, Record
 from rainjax.report import BlindAgainstAdaptive, Cell, Results, Table
 from rainjax.report.bounds import at_most, bound_notes
 from rainjax.report.contrast import score_text
 from rainjax.report.marks import doubt_note, had_zero_gradient, marked, zero_gradient_notes
-from rainjax.report.results import clean, is_blind, lowest, radii
+from rainjax.report.results import clean, lowest, radii
 from rainjax.report.tables import ABSENT
 from rainjax.report.text import counted, radius_text
 
@@ -38,9 +38,7 @@ def claims_tables(results: Results, speed: dict[str, Any] | None = None) -> list
     return [table for table in tables if table is not None]
 
 
-def feature_distillation(
-    results: Results, speed: dict[str, Any] | None = None
-) -> Table | None:
+def feature_distillation(results: Results, speed: dict[str, Any] | None = None) -> Table | None:
     """Returns the claims of Feature Distillation.
 
     None where the records hold no Feature Distillation attacked within the radius of its authors'
@@ -198,7 +196,8 @@ class _Measured:
         if bare is None or after is None:
             return None
         contrast = BlindAgainstAdaptive()
-        fooled, blind = (contrast.blind(records, row, radius) for row in (_BARE, name))
+        elsewhere = _made_elsewhere(records)
+        fooled, blind = (contrast.blind(elsewhere, row, radius) for row in (_BARE, name))
         adaptive = contrast.adaptive(records, name, radius)
         return _Measured(name, radius, bare, after, fooled, blind, adaptive)
 
@@ -234,7 +233,7 @@ class _Measured:
     def by_attack(self, records: Sequence[Record]) -> dict[str, str]:
         """Returns the same of each blind attack within the radius."""
         found: dict[str, dict[str, list[Record]]] = {}
-        for record in filter(is_blind, records):
+        for record in _made_elsewhere(records):
             if record.ball == ("linf", self.radius) and record.subject in (_BARE, self.name):
                 own = found.setdefault(record.threat, {})
                 own.setdefault(record.subject, []).append(record)
@@ -243,6 +242,15 @@ class _Measured:
             for threat, pair in found.items()
             if len(pair) == 2
         }
+
+
+def _made_elsewhere(records: Sequence[Record]) -> list[Record]:
+    """Returns the attacks that asked the defended pipeline nothing, as the claims are of.
+
+    A black box that asks it is blind as well, but learns from its answers.
+    """
+    knowledge = (Knowledge.TRANSFER, Knowledge.CLASSIFIER)
+    return [record for record in records if record.knowledge in knowledge]
 
 
 def _table(name: str, rows: Sequence[Sequence[str]], *notes: str) -> Table:

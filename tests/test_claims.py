@@ -135,20 +135,27 @@ def test_report_and_readme_show_them(tmp_path):
     assert "accuracy on benign images" in names
 
 
+def square(row, counts):
+    """A record of Square, which asked the classifier alone."""
+    content = made(row, "black_box", counts, radius=4 / 255)
+    content["threat"]["knowledge"] = "classifier"
+    return content
+
+
 def ncis_study():
     found = [
         made("no defense", "clean", [5] * 6),
         # At 1/255 blind attacks leave too much for the claim to be of it.
         made("no defense", "blind", [5, 5, 5, 5, 0, 0], radius=1 / 255),
         made("no defense", "blind", [5, 0, 0, 0, 0, 0], radius=4 / 255),
-        made("no defense", "black_box", [5, 5, 0, 0, 0, 0], radius=4 / 255),
+        square("no defense", [5, 5, 0, 0, 0, 0]),
         made("no defense", "white_box", [0] * 6, radius=4 / 255),
     ]
     for name, right, left in (("Gaussian smoothing", 3, 2), ("NCIS", 5, 4)):
         found += [
             made(name, "clean", [5] * right + [0] * (6 - right)),
             made(name, "blind", [5] * left + [0] * (6 - left), radius=4 / 255),
-            made(name, "black_box", [5] * 5 + [0], radius=4 / 255),
+            square(name, [5] * 5 + [0]),
             made(name, "white_box", [5] * (left - 2) + [0] * (8 - left), radius=4 / 255),
         ]
     return found
@@ -198,6 +205,19 @@ def test_claims_are_of_a_radius_at_which_both_were_attacked_and_of_the_strongest
     assert found is not None
     assert plain is not None
     assert found.rows == plain.rows
+
+
+def test_who_asks_the_defended_pipeline_is_not_in_the_claims_setting():
+    contents = ncis_study()
+    asks = [
+        made(row, "black_box", [0] * 6, radius=4 / 255, name="Square, ladder")
+        for row in (BARE, "NCIS")
+    ]
+    found, plain = table([*contents, *asks]), table(contents)
+    assert found is not None
+    assert plain is not None
+    assert [row[:3] for row in found.rows] == [row[:3] for row in plain.rows]
+    assert "Square, ladder" in str(found.rows[2][3])
 
 
 def test_how_each_smooths_is_said():

@@ -145,9 +145,8 @@ class FieldCurve(Display):
             drawn[title] = []
             for place, (name, subjects) in enumerate(lines.items()):
                 points = [(self._value(r), choose(r.subject)) for r in subjects]
-                if self.none_at is not None:
-                    points.append((self.none_at, undefended.get(bare[name])))
-                points = [(x, record) for x, record in points if record is not None]
+                points.append((self.none_at, undefended.get(bare[name] or "")))
+                points = [(x, r) for x, r in points if x is not None and r is not None]
                 points.sort(key=lambda point: point[0])
                 if points:
                     used += [record for _, record in points]
@@ -248,8 +247,8 @@ def _digests(record: Record) -> set[tuple[str, str]]:
     return {(name, part["sha256"]) for name, part in parts if part}
 
 
-def _line(name: str, place: int, points: list[tuple[float | None, Record]]) -> Line:
+def _line(name: str, place: int, points: list[tuple[float, Record]]) -> Line:
     colour = PALETTE[place % len(PALETTE)]
     dashes = _DASHES[place // len(PALETTE) % len(_DASHES)]
-    x, scores = [float(x or 0.0) for x, _ in points], [record.score() for _, record in points]
-    return Line(name, colour, dashes, "o", x, scores)
+    scores = [record.score() for _, record in points]
+    return Line(name, colour, dashes, "o", [x for x, _ in points], scores)
