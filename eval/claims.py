@@ -270,9 +270,11 @@ def _smoothing_notes(*shown: _Measured) -> list[str]:
         own = defense if isinstance(defense, dict) else {}
         if all(name in own for name in ("num_iterations", "sigma", "kernel_size")):
             times = counted(own["num_iterations"], "iterations")
-            size = own["kernel_size"]
-            told.append(f"{measured.name}: {times}, sigma {own['sigma']:g}, {size} × {size}")
-    return [f"Smoothed with {'; '.join(told)}."] if told else []
+            gaussian = f"sigma {own['sigma']:g}, {own['kernel_size']} × {own['kernel_size']}"
+            if not own.get("smooth_input", True):
+                gaussian = "without smoothing"
+            told.append(f"{measured.name}: {times}, {gaussian}")
+    return [f"How often and how widely is smoothed: {'; '.join(told)}."] if told else []
 
 
 def _mark_notes(results: Results, *shown: _Measured) -> list[str]:

@@ -230,9 +230,14 @@ def test_how_each_smooths_is_said():
     found = table(contents)
     assert found is not None
     assert (
-        "Smoothed with Gaussian smoothing: 1 iteration, sigma 1.5, 7 × 7; NCIS: 3 iterations, "
-        "sigma 1.5, 7 × 7."
+        "How often and how widely is smoothed: Gaussian smoothing: 1 iteration, sigma 1.5, 7 × 7; "
+        "NCIS: 3 iterations, sigma 1.5, 7 × 7."
     ) in found.notes
+    for content in contents:
+        content["subject"]["target"]["defense"]["smooth_input"] = False
+    found = table(contents)
+    assert found is not None
+    assert any("NCIS: 3 iterations, without smoothing." in note for note in found.notes)
 
 
 def test_numbers_that_are_in_doubt_are_marked():

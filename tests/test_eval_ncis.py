@@ -143,6 +143,14 @@ def test_a_sweep_has_every_network_and_every_gaussian_they_were_trained_with(swe
     assert knowledge["own gradient"] is Knowledge.DEFENSE
 
 
+def test_two_borders_are_two_lines_of_a_sweep(sweep, place):
+    other = saved_networks.save_blind_spot(place, "edge", **{"smoothing.border": "edge"})
+    both = dataclasses.replace(sweep, networks=(sweep.networks[0], other), num_iterations=(1,))
+    found = {subject.name: subject.pipeline.defense for subject in both.subjects()}
+    assert found["smoothing, sigma 1, 3 × 3, T = 1"] == GaussianSmoothing(1, 1.0, 3)
+    assert found["smoothing, sigma 1, 3 × 3, edge, T = 1"] == GaussianSmoothing(1, 1.0, 3, "edge")
+
+
 def test_a_sweep_draws_a_line_of_each(sweep):
     one = dataclasses.replace(sweep, networks=sweep.networks[:1])
     study = one.study()

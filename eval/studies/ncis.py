@@ -197,6 +197,7 @@ class NCISIterations(StudyOptions):
                 ncis, params, source = load_ncis(network, num)
                 alone = GaussianSmoothing(num, ncis.sigma, ncis.kernel_size, ncis.border)
                 kernel = f"{ncis.kernel_size} × {ncis.kernel_size}"
+                kernel += f", {ncis.border}" if ncis.border != "reflect" else ""
                 name = f"smoothing, sigma {ncis.sigma:g}, {kernel}, T = {num}"
                 found.setdefault(name, behind(name, alone))
                 name = f"NCIS, {source}, T = {num}"
