@@ -72,7 +72,8 @@ STUDIES = {
             blind_spot="cifar10_blind_spot",
         ),
         "Every transformation in front of a published ResNet-20: import the data first, give "
-        "--classifier FILE.npz. The README's options make it 45 minutes on two busy cores.",
+        "--classifier FILE.npz. The README's options make it 45 minutes on two busy cores, "
+        "without smoothing and NCIS, which have joined since.",
     ),
     "cifar10_robust_base": (
         Transformations(
@@ -112,6 +113,7 @@ STUDIES = {
         "Every transformation of photographs at 224 pixels, not stored as JPEG: import the "
         "pictures of the NIPS 2017 competition and Imagenette (for quilting's patches) first, "
         "give --classifier FILE.npz of MobileNetV2's. Its blind attacks take half an hour on two "
-        "cores, those that know the transformation longer.",
+        "cores, those that know the transformation longer, without smoothing and NCIS, which have "
+        "joined since.",
     ),
 }
