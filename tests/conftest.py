@@ -170,25 +170,6 @@ def quick_compilation(request):
         jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(autouse=True)
-def _optimized_compilation(request, quick_compilation):
-    """Has XLA optimize for a single test that carries the mark in a file that does not."""
-    if not request.node.get_closest_marker("optimized") or not _optimizes_little():
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
-        jax.config.update("jax_disable_most_optimizations", False)
-        jax.clear_caches()  # of what was compiled otherwise
-        yield
-        jax.clear_caches()
-        jax.config.update("jax_disable_most_optimizations", True)
-
-
-def _optimizes_little() -> bool:
-    return bool(jax.config.read("jax_disable_most_optimizations"))
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _free_compiled_programs():
     """Forgets compiled programs when there are many: each takes some of a process's memory maps.
