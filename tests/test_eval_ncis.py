@@ -200,7 +200,6 @@ def test_bad_options_are_refused(config, changes, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"networks": ()}, r"networks=\(\) must name one"),
         ({"num_iterations": (0, 1)}, r"num_iterations=\(0, 1\) must be whole numbers from 1 on"),
         ({"num_iterations": (2, 2)}, r"num_iterations=\(2, 2\) holds one twice"),
         ({"radius": 8.0}, r"radius=8.0 must lie in \(0, 1\]"),
@@ -215,6 +214,10 @@ def test_what_does_not_fit_is_refused(config, sweep, place, tmp_path):
     itself = dataclasses.replace(config, transfer=config.classifier)
     with pytest.raises(ValueError, match="is the classifier itself: name another, or none"):
         itself.study()
+    with pytest.raises(ValueError, match="row 'ncis' needs a blind-spot network: give --blind-"):
+        dataclasses.replace(config, blind_spot=None).study()
+    with pytest.raises(ValueError, match=r"networks=\(\) must name one at least: give --networks"):
+        dataclasses.replace(sweep, networks=()).subjects()
     with pytest.raises(ValueError, match="holds a EDSR, not a BlindSpot"):
         dataclasses.replace(config, blind_spot=str(place / "before")).study()
     for said, sentence in (

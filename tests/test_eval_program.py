@@ -134,7 +134,6 @@ def test_peak_memory_is_measured(networks, capsys):
     assert 0 <= float(capsys.readouterr().out.removeprefix("peak_mib=")) < 5_000
 
 
-@pytest.mark.optimized
 def test_the_memory_of_ncis_is_measured(monkeypatch):
     monkeypatch.setattr(benchmark, "_NCIS_NETWORKS", {"tiny": BlindSpot(3, 8)})
     (row,) = benchmark._iterations(Benchmark(ncis_size=24), tqdm(disable=True))

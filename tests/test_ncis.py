@@ -78,7 +78,6 @@ def test_gradient_of_nan_is_nan(image):
         assert np.isnan(vjp(jnp.zeros_like(image).at[place].set(jnp.nan))[0]).any()
 
 
-@pytest.mark.optimized
 @pytest.mark.parametrize("network", [BlindSpot(4, 16), BLIND_SPOT_SMALL])
 def test_eight_iterations_take_the_memory_of_one(network):
     def peak(num_iterations):

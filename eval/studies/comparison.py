@@ -46,8 +46,8 @@ class Comparison(StudyOptions):
     rows: tuple[str, ...] = ()
     """The transformations by name, empty for all: fd, fd_designed (with --table), jpeg, shield,
     bit_depth, median, bilateral, non_local_means, smoothing, low_pass, total_variation, wavelet,
-    super_resolution, quilting, noise, resize_pad, crop, pixel_deflection, subset, rain, ncis. The
-    bare classifier, undefended, is measured in any case."""
+    super_resolution, quilting, noise, resize_pad, crop, pixel_deflection, subset, rain, ncis (with
+    --blind-spot). The bare classifier, undefended, is measured in any case."""
     radii: tuple[float, ...] = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
     """Radii of the L-inf ball, in units of the [0, 1] range: 8/255 is 0.03137."""
     num_steps: int = 20
@@ -80,8 +80,9 @@ class Comparison(StudyOptions):
     """RAIN's largest circular shift as a share of the low-resolution height, rounded down."""
     smoothing: GaussianSmoothing = GaussianSmoothing()
     """Gaussian smoothing without a network."""
-    blind_spot: str = "builtin_blind_spot"
-    """NCIS's network: a zoo name or a path. Images are smoothed before it as its card says."""
+    blind_spot: str | None = None
+    """Also measure NCIS with this network: a zoo name or a path. Images are smoothed before it as
+    its card says."""
     ncis_iterations: int = NCIS.num_iterations
     """How often smoothing and network take turns."""
     bank_data: str | None = None
@@ -119,7 +120,8 @@ class Comparison(StudyOptions):
 
     def subjects(self) -> tuple[Subject, ...]:
         """Returns the rows, the bare classifier first."""
-        names = self.rows or tuple(n for n in MAKERS if n != "fd_designed" or self.table)
+        absent = {"fd_designed": not self.table, "ncis": not self.blind_spot}
+        names = self.rows or tuple(name for name in MAKERS if not absent.get(name))
         classifier = zoo.load_any(self.classifier, self.classifier_arch)
         shelf = Shelf(
             small=max(self.images().image(0).shape[:2]) < 96,

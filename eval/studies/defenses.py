@@ -30,7 +30,7 @@ class Shelf:
     rain: str = "builtin_edsr_rain"
     shift_fraction: float = 0.0625
     smoothing: GaussianSmoothing = GaussianSmoothing()
-    blind_spot: str = "builtin_blind_spot"
+    blind_spot: str | None = None
     ncis_iterations: int = NCIS.num_iterations
     table: str | None = None
     bank_data: str = "builtin"
@@ -98,6 +98,11 @@ def _rain(shelf: Shelf):
 
 
 def _ncis(shelf: Shelf):
+    if not shelf.blind_spot:
+        raise ValueError(
+            "The row 'ncis' needs a blind-spot network: give --blind-spot, what "
+            "`python -m train.blind_spot` wrote on images like these."
+        )
     return load_ncis(shelf.blind_spot, shelf.ncis_iterations)
 
 

@@ -141,7 +141,7 @@ class NCISIterations(StudyOptions):
     reports too much: so this is of images that the other studies do not report.
     """
 
-    networks: tuple[str, ...] = ("builtin_blind_spot",)
+    networks: tuple[str, ...] = ()
     """NCIS's networks, each a line: zoo names or paths. Images are smoothed before each as its
     card says, so networks may differ in sigma and kernel size."""
     num_iterations: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -155,8 +155,6 @@ class NCISIterations(StudyOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.networks:
-            raise ValueError("networks=() must name one at least.")
         if not 0 < self.radius <= 1:
             raise ValueError(f"radius={self.radius} must lie in (0, 1]; 8/255 is 0.03137.")
         if not self.num_iterations or min(self.num_iterations) < 1:
@@ -179,7 +177,17 @@ class NCISIterations(StudyOptions):
         return dataclasses.replace(super().study(), displays=displays)
 
     def subjects(self) -> tuple[Subject, ...]:
-        """Returns the classifier alone, and behind every defense with every number."""
+        """Returns the classifier alone, and behind every defense with every number.
+
+        Raises:
+            ValueError: there is no network, one is no blind-spot network of NCIS, or two have one
+                name.
+        """
+        if not self.networks:
+            raise ValueError(
+                "networks=() must name one at least: give --networks, what "
+                "`python -m train.blind_spot` wrote on images like these."
+            )
         classifier = zoo.load_any(self.classifier, self.classifier_arch)
         sources = {"classifier": classifier.name}
 
@@ -220,6 +228,7 @@ class NCISIterations(StudyOptions):
 
 _QUICK = NCISStudy(
     name="ncis",
+    blind_spot="builtin_blind_spot",
     radii=(2 / 255, 8 / 255),
     num_steps=10,
     num_queries=200,
@@ -237,7 +246,6 @@ _CIFAR10 = NCISStudy(
     transfer="cifar10_resnet56.npz",
     transfer_arch="resnet56",
     rain="cifar10_edsr_rain",
-    blind_spot="cifar10_blind_spot",
     radii=(2 / 255, 4 / 255, 8 / 255),
     batch_size=50,
 )
@@ -251,7 +259,8 @@ STUDIES = {
     "cifar10_ncis": (
         _CIFAR10,
         "NCIS in front of a published ResNet-20, and attacks that transfer from a ResNet-56: "
-        "import the data first, give --classifier FILE.npz and --transfer FILE.npz; the other "
+        "import the data and train a network first (`python -m train.blind_spot cifar10`), give "
+        "--classifier FILE.npz, --transfer FILE.npz and --blind-spot PATH; the other "
         "way round with --classifier-arch resnet56, --transfer-arch resnet20 and another --name. "
         "How long it takes is not measured yet.",
     ),
@@ -268,8 +277,8 @@ STUDIES = {
             cw_steps=30,
         ),
         "Does NCIS help or harm a network that was trained against attacks? In front of a "
-        "published one (alpha-beta-CROWN's cifar10_resnet, 2/255): import the data first, give "
-        "--classifier FILE.npz and --transfer FILE.npz of ResNet-20's. How long it takes is not "
+        "published one (alpha-beta-CROWN's cifar10_resnet, 2/255): as `cifar10_ncis`, with "
+        "--transfer FILE.npz of ResNet-20's. How long it takes is not "
         "measured yet.",
     ),
     "photographs_ncis": (
@@ -282,7 +291,6 @@ STUDIES = {
             transfer_arch="squeezenet",
             rain="imagenette96_edsr_rain",
             shift_fraction=0.05,
-            blind_spot="natural_blind_spot",
             radii=(2 / 255, 8 / 255),
             num_steps=10,
             num_queries=200,
@@ -294,7 +302,8 @@ STUDIES = {
         ),
         "NCIS on photographs at 224 pixels: import the pictures of the NIPS 2017 competition (or "
         "give --data and --split of Imagenette or ImageNet at this size), give --classifier "
-        "FILE.npz of MobileNetV2's and --transfer FILE.npz of SqueezeNet's, or others with "
+        "FILE.npz of MobileNetV2's, --transfer FILE.npz of SqueezeNet's and --blind-spot PATH of "
+        "what `python -m train.blind_spot natural` wrote, or others with "
         "--classifier-arch, --transfer-arch and another --name. How long it takes is not measured "
         "yet.",
     ),
@@ -302,6 +311,7 @@ STUDIES = {
         NCISIterations(
             name="ncis_iterations",
             split="validation",
+            networks=("builtin_blind_spot",),
         ),
         "Accuracy against NCIS's number of iterations, on the built-in set's validation split, so "
         "that the number can be fixed there. How long it takes is not measured yet.",
@@ -313,11 +323,10 @@ STUDIES = {
             skip=5000,
             classifier="cifar10_resnet20.npz",
             classifier_arch="resnet20",
-            networks=("cifar10_blind_spot",),
             batch_size=50,
         ),
         "The same of CIFAR-10, on test images from the 5,000th on, of which the other studies "
-        "report none: import the data first, give --classifier FILE.npz. How long it takes is not "
-        "measured yet.",
+        "report none: import the data and train a network first, give --classifier FILE.npz and "
+        "--networks PATH. How long it takes is not measured yet.",
     ),
 }

@@ -58,7 +58,7 @@ class Transformations(Comparison):
 
 STUDIES = {
     "transformations": (
-        Transformations(name="transformations"),
+        Transformations(name="transformations", blind_spot="builtin_blind_spot"),
         "Every transformation side by side, on the built-in set.",
     ),
     "cifar10_transformations": (
@@ -69,7 +69,6 @@ STUDIES = {
             classifier_arch="resnet20",
             enhancer="cifar10_edsr",
             rain="cifar10_edsr_rain",
-            blind_spot="cifar10_blind_spot",
         ),
         "Every transformation in front of a published ResNet-20: import the data first, give "
         "--classifier FILE.npz. The README's options make it 45 minutes on two busy cores, "
@@ -83,7 +82,6 @@ STUDIES = {
             classifier_arch="resnet4b",
             enhancer="cifar10_edsr",
             rain="cifar10_edsr_rain",
-            blind_spot="cifar10_blind_spot",
             rows=("fd", "noise", "rain"),
             radii=(2 / 255, 4 / 255, 8 / 255),
             batch_size=50,
@@ -100,7 +98,6 @@ STUDIES = {
             classifier_arch="mobilenetv2",
             enhancer="imagenette96_edsr",
             rain="imagenette96_edsr_rain",
-            blind_spot="natural_blind_spot",
             shift_fraction=0.05,
             bank_data="imagenette224",
             num_steps=10,
