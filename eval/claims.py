@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmarks import speed as benchmark
-from eval.benchmarks._ncis_cost import ncis_texts
+from eval.benchmarks._speed_tables import ncis_texts, ratio_texts
 from eval.studies.defenses import MAKERS
 from eval.studies.two_pass import is_compressed
 from rainjax.evaluation import Knowledge, Record
@@ -81,7 +80,7 @@ def feature_distillation(results: Results, speed: dict[str, Any] | None = None) 
         ),
     ]
     if speed is not None:
-        ratios = benchmark.ratio_texts(speed)
+        ratios = ratio_texts(speed)
         rows.append(
             (
                 "time",

@@ -214,7 +214,7 @@ def test_bad_options_are_refused(changes, sentence):
 
 
 def test_the_command_line_runs_it(monkeypatch, command, networks, tmp_path, capsys):
-    with pytest.raises(ValueError, match="No study is called 'slow'; there are .*quick, cifar10"):
+    with pytest.raises(ValueError, match=r"No study is called 'slow'; there are .*quick, cifar10"):
         smoothing.run(Smoothing(study="slow"))
     words = ["eval", "smoothing", f"--classifier={networks['classifier']}", f"--out={tmp_path}"]
     words += ["--rows", "undefended", "--sigmas", "0.05", "--num-examples=2", "--num-estimate=9"]

@@ -10,7 +10,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from eval import report
-from eval.benchmarks import _ncis_cost, speed
+from eval.benchmarks import _ncis_cost, _speed_entries, _speed_tables, speed
 from eval.benchmarks.speed import Speed
 from rainjax.defenses import FeatureDistillation
 from rainjax.nets import BlindSpot
@@ -45,7 +45,7 @@ def test_both_sides_of_every_ratio_are_there(path):
             times[name, "rainjax", size]["median_ms"]
             for name in ("Feature Distillation", "quilting")
         )
-        ratios = speed.ratios(record)
+        ratios = _speed_tables.ratios(record)
         assert ratios[f"quilting (rainjax), batch {size}"] == pytest.approx(slow / fd)
         whose = {w for name, w, _ in times if name == "total variation"}
         assert {f"total variation ({w}), batch {size}" for w in whose} <= ratios.keys()
@@ -110,7 +110,7 @@ def test_ncis_is_timed_at_every_size_and_held_against_the_limit(path):
     times = {e["name"]: e["median_ms"] for e in record["entries"]
              if (e["whose"], e["size"], e["batch_size"]) == ("rainjax", 40, 2)}  # fmt: skip
     ratio = times["NCIS, tiny"] / times["total variation"]
-    assert f"({ratio:.3g} × total variation, " in _ncis_cost.ncis_texts(record)["NCIS, tiny"]
+    assert f"({ratio:.3g} × total variation, " in _speed_tables.ncis_texts(record)["NCIS, tiny"]
 
 
 def test_records_from_before_ncis_are_read(path, tmp_path):
@@ -125,7 +125,7 @@ def test_records_from_before_ncis_are_read(path, tmp_path):
     old.write_text(json.dumps(record))
     (table,) = speed.RECORD.tables(speed.RECORD.load(old))
     assert not any("limit" in note for note in table.notes)
-    assert _ncis_cost.ncis_texts(record) == {}
+    assert _speed_tables.ncis_texts(record) == {}
 
 
 def test_a_turn_is_the_mean_over_its_calls_without_the_first(monkeypatch):
@@ -146,7 +146,7 @@ def test_scipys_is_the_same_transform():
     # No whole numbers: sums of those lie half-way between two steps at times.
     image = np.random.default_rng(0).uniform(0, 255, (16, 24, 3)).astype(np.float32)
     ours = FeatureDistillation().purify(jnp.asarray(image) / 255)
-    np.testing.assert_allclose(speed._fd_scipy(image), ours, atol=2e-6)
+    np.testing.assert_allclose(_speed_entries._fd_scipy(image), ours, atol=2e-6)
 
 
 def test_jpeg_is_near_pillows(path):

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from rainjax.defenses import NCIS, Defense, GaussianSmoothing, NonLocalMeans, TotalVariation
 from rainjax.devices import batch_sharding, data_mesh
 from rainjax.nets import BLIND_SPOT, BLIND_SPOT_SMALL, BlindSpot
-from rainjax.report.tables import Cell, Table
 from rainjax.typing import Params
 
 NETWORKS = {"small": BLIND_SPOT_SMALL, "full": BLIND_SPOT}
@@ -90,74 +89,3 @@ def rate(seconds: list[float]) -> dict[str, Any]:
     num = len(jax.local_devices())
     per_second = num * _SIDE**3 / statistics.median(seconds)
     return {"side": _SIDE, "seconds": seconds, "multiply_adds_per_second": per_second}
-
-
-def share_notes(record: dict[str, Any]) -> list[str]:
-    """Returns sentences on the share of the arithmetic limit; none for a record without NCIS."""
-    limit = record.get("arithmetic")
-    entries = [e for e in record["entries"] if e.get("multiply_adds")]
-    if not limit or not entries:
-        return []
-    per_second = limit["multiply_adds_per_second"]
-    told = []
-    for entry in entries:
-        share = entry["multiply_adds"] / (entry["median_ms"] / 1000) / per_second
-        kept = entry["kept_multiply_adds"] / entry["multiply_adds"]
-        told.append(
-            f"{entry['name']} at {entry['size']}, batch {entry['batch_size']}: "
-            f"{entry['multiply_adds'] / 1e9:,.3g} billion an image, of which masks keep "
-            f"{kept:.0%}, {share:.0%} of the limit"
-        )
-    return [
-        f"The arithmetic limit is what a product of matrices of {limit['side']} reaches on all "
-        f"devices together, in turns with the others: {per_second / 1e9:,.3g} billion "
-        f"multiply-adds a second. {'; '.join(told)}."
-    ]
-
-
-def ncis_texts(record: dict[str, Any]) -> dict[str, str]:
-    """Returns what NCIS takes, and how many times its rivals' times that is, as it is quoted.
-
-    At the size and the largest batch of the record; empty for a record without NCIS.
-    """
-    size, batch = record["options"]["size"], max(record["options"]["batch_sizes"])
-    times = {
-        e["name"]: e["median_ms"]
-        for e in record["entries"]
-        if e["whose"] == "rainjax" and e["batch_size"] == batch and e.get("size", size) == size
-    }
-    found = {}
-    for name, median in times.items():
-        if name.startswith("NCIS") or name == "Gaussian smoothing":
-            ratios = [
-                f"{median / times[rival]:.3g} × {rival}" for rival, _ in rivals() if rival in times
-            ]
-            found[name] = f"{median:,.3g} ms an image at {size} (" + ", ".join(ratios) + ")"
-    return found if any(name.startswith("NCIS") for name in found) else {}
-
-
-def other_sizes_table(record: dict[str, Any], text: Callable[[float], str]) -> Table | None:
-    """Returns what was timed at other sizes than the benchmark's; None for a record without."""
-    options = record["options"]
-    lines: dict[tuple[str, int], dict[int, float]] = {}
-    for entry in record["entries"]:
-        size = entry.get("size", options["size"])
-        if size != options["size"]:
-            place = entry["name"], size
-            lines.setdefault(place, {})[entry["batch_size"]] = entry["median_ms"]
-    if not lines:
-        return None
-    sizes = options["batch_sizes"]
-    return Table(
-        "What smoothing costs an image of another size",
-        tuple(map(Cell, ("", "size", *(f"batch {batch}" for batch in sizes)))),
-        tuple(
-            (
-                Cell(name),
-                Cell(f"{size} × {size}"),
-                *(Cell(text(line[batch])) for batch in sizes),
-            )
-            for (name, size), line in lines.items()
-        ),
-        ("rainjax's, in turns with those of the table above, on the middles of the same images.",),
-    )
