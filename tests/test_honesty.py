@@ -114,7 +114,7 @@ def test_autoattacks_apgd_on_a_random_defense_is_no_weaker_than_eot_pgd():
     classifier, edsr = zoo.load("builtin_resnet"), zoo.load("builtin_edsr_rain")
     target = Defended(RAIN(edsr.network, 0.0625), classifier.network)
     params = {"defense": edsr.params, "classifier": classifier.params}
-    rows = np.arange(16)
+    rows = np.arange(32)
     images, labels = data.load("builtin", "test").get(rows)
     images = images.astype(np.float32) / 255
     keys = example_keys(0, Purpose.ATTACK, rows)

@@ -110,8 +110,8 @@ PRESETS = {
         ),
     ),
     "small": (
-        "The small network on the built-in set: 27.5 dB where smoothing keeps 25.5, in 14 minutes "
-        "on two busy cores.",
+        "The small network on the built-in set: 27.5 dB where smoothing keeps 25.5, in half "
+        "an hour on two busy cores.",
         BlindSpotTraining(
             run=Output("builtin_blind_spot"),
             data=Data(num_validation=500),
