@@ -26,7 +26,9 @@ from rainjax.evaluation import (
     merge,
     score,
 )
+from rainjax.evaluation.batteries import climbable
 from rainjax.evaluation.climbing import climb
+from rainjax.evaluation.describe import digest
 from rainjax.evaluation.ensemble import attacked_by
 from rainjax.evaluation.ladder import is_flat, paired_change
 from rainjax.evaluation.study import cells
@@ -243,6 +245,11 @@ def test_a_ladder_is_judged_by_the_pipeline_that_is_scored(tmp_path):
     (record,) = evaluate(study_of(subject, threats=[threat]), tmp_path, progress=False)
     assert record.ladder["rungs"][-1]["accuracy"] == record.score().accuracy
     assert record.ladder["rungs"][-1]["num_attacked"] >= 12 * record.score().accuracy > 0
+    # What else should be climbed is said, by what it differentiates, though nobody tried it.
+    told = record.content["subject"]["surrogates"]
+    assert told.keys() == climbable(subject.pipeline).keys() > {"transfer", "own gradient"}
+    assert told["transfer"] == [True, digest(record.content["threat"]["differentiates"])]
+    assert told["Square"] == [False, digest(record.content["subject"]["target"])]
 
 
 def test_a_record_says_what_a_ladder_was_told_not_to_double(tmp_path):
@@ -277,6 +284,14 @@ def test_the_battery_has_a_ladder_for_every_surrogate_that_applies():
         "GaussianNoise": {"own gradient", "Square", *blind},
         "both": {"own gradient", "sharper rounding", "Square", *blind},
     }
+    # What a record says of its subject is what the battery then climbs.
+    for subject in subjects:
+        told = {
+            (name.removesuffix(", ladder"), knowledge > Knowledge.SCORES, cell.surrogate)
+            for cell in cells(study_of(subject, threats=battery))
+            for name, knowledge in [(cell.threat.name, cell.threat.knowledge)]
+        }
+        assert told == {(name, *of) for name, of in climbable(subject.pipeline).items()}
     # What `adaptive` tries has a ladder each: none is wanting in a study of both.
     seen = lambda threats: {
         (cell.subject.name, cell.threat.knowledge > Knowledge.SCORES, cell.surrogate)

@@ -16,10 +16,12 @@ from rainjax.evaluation.threats import (
     OwnGradient,
     RoundedOutputs,
     SoftRounding,
+    Surrogate,
     ThreatModel,
     When,
     proved,
 )
+from rainjax.pipeline import Pipeline
 
 
 def adaptive(
@@ -148,28 +150,12 @@ def ladders(
     )
     search = Square(radius=radius, num_queries=num_queries, paired=False, early_stop=True)
     paired = Square(radius=radius, num_queries=num_queries, paired=True)
-    gradients = Knowledge.DEFENSE
-    # What it is called, what is differentiated, what the attacker knows, and how he climbs a
-    # surrogate of a pipeline without randomness, and of one with it.
-    found = (
-        ("BPDA, identity", IdentityGradient(), gradients, first, noisy),
-        ("own gradient", OwnGradient(), gradients, first, noisy),
-        ("sharper rounding", SoftRounding("sine"), gradients, first, noisy),
-        ("BPDA, low-pass", GradientOf(LowPass()), gradients, first, noisy),
-        ("reachable outputs", RoundedOutputs(), gradients, reach, noisy_reach),
-        ("mean field", MeanField(), gradients, exact, exact),
-        ("transfer", When(ClassifierAlone(), defended=True), gradients, exact, exact),
-        ("Square", Itself(), Knowledge.SCORES, search, paired),
-    )
-    words = {
-        "BPDA, identity": "the identity's gradient for the defense's",
-        "own gradient": "the defense's own gradient, or its soft twin's",
-        "sharper rounding": "the gradient of rounding that is nearly as sharp as the true one",
-        "BPDA, low-pass": "a low-pass filter's gradient for the defense's",
-        "reachable outputs": "the best of the outputs that the rounding can be led to",
-        "mean field": "the defense's mean over its draws, every outcome counted",
-        "transfer": "gradients of the classifier alone, kept where they fool the whole pipeline",
-        "Square": "the logits of the whole pipeline, and no gradient",
+    # How an attacker climbs a surrogate of a pipeline without randomness, and of one with it.
+    attacks = {
+        "reachable outputs": (reach, noisy_reach),
+        "mean field": (exact, exact),
+        "transfer": (exact, exact),
+        "Square": (search, paired),
     }
     return tuple(
         ThreatModel(
@@ -178,9 +164,69 @@ def ladders(
             When(surrogate, random=random),
             knowledge,
             num_examples=num_examples,
-            description=f"{words[name]}; steps, draws and restarts doubled until nothing falls",
+            description=f"{words}; steps, draws and restarts doubled until nothing falls",
             tags=tags,
         )
-        for name, surrogate, knowledge, *attacks in found
-        for random, attack in zip((False, True), attacks, strict=True)
+        for name, surrogate, knowledge, words in CLIMBED
+        for random, attack in zip((False, True), attacks.get(name, (first, noisy)), strict=True)
     )
+
+
+# What `ladders` climbs: its name, what is differentiated, what the attacker knows, and in words.
+CLIMBED: tuple[tuple[str, Surrogate, Knowledge, str], ...] = (
+    (
+        "BPDA, identity",
+        IdentityGradient(),
+        Knowledge.DEFENSE,
+        "the identity's gradient for the defense's",
+    ),
+    (
+        "own gradient",
+        OwnGradient(),
+        Knowledge.DEFENSE,
+        "the defense's own gradient, or its soft twin's",
+    ),
+    (
+        "sharper rounding",
+        SoftRounding("sine"),
+        Knowledge.DEFENSE,
+        "the gradient of rounding that is nearly as sharp as the true one",
+    ),
+    (
+        "BPDA, low-pass",
+        GradientOf(LowPass()),
+        Knowledge.DEFENSE,
+        "a low-pass filter's gradient for the defense's",
+    ),
+    (
+        "reachable outputs",
+        RoundedOutputs(),
+        Knowledge.DEFENSE,
+        "the best of the outputs that the rounding can be led to",
+    ),
+    (
+        "mean field",
+        MeanField(),
+        Knowledge.DEFENSE,
+        "the defense's mean over its draws, every outcome counted",
+    ),
+    (
+        "transfer",
+        When(ClassifierAlone(), defended=True),
+        Knowledge.DEFENSE,
+        "gradients of the classifier alone, kept where they fool the whole pipeline",
+    ),
+    ("Square", Itself(), Knowledge.SCORES, "the logits of the whole pipeline, and no gradient"),
+)
+
+
+def climbable(pipeline: Pipeline) -> dict[str, tuple[bool, Pipeline]]:
+    """Returns every surrogate of `ladders` that applies to a pipeline, by its name.
+
+    Of each it says whether a gradient is taken, and of what.
+    """
+    found = {
+        name: (knowledge > Knowledge.SCORES, surrogate.of(pipeline))
+        for name, surrogate, knowledge, _ in CLIMBED
+    }
+    return {name: (asks, of) for name, (asks, of) in found.items() if of is not None}

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rainjax._files import check_writable, read_arrays, read_json, write_json
+from rainjax.evaluation.batteries import climbable
 from rainjax.evaluation.climbing import ladder_record
 from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
 from rainjax.evaluation.effort import growing
@@ -38,7 +39,10 @@ Entry = dict[str, Any]  # one cell of it
 def make_plan(work: Work, everything: Sequence[tuple[Cell, Sequence[Unit]]]) -> Plan:
     """Returns all that decides the records of a study, and the names of the units they rest on."""
     study = work.study
-    parts = {subject.name: describe_params(subject) for subject in study.subjects}
+    parts = {
+        subject.name: {"params": describe_params(subject), **_climbable(subject)}
+        for subject in study.subjects
+    }
     return {
         "schema": SCHEMA,
         "kind": "plan",
@@ -275,7 +279,7 @@ def labels(plan: Plan) -> Int[np.ndarray, "n"]:
     return np.array([int(label) for label in plan["labels"].split(",")])
 
 
-def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -> dict[str, Any]:
+def _header(work: Work, cell: Cell, units: list[Unit], parts: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of a cell's record, but for what only its measurement tells."""
     study, subject, threat = work.study, cell.subject, cell.threat
     changed = work.changed_members(cell)  # which tables then tell
@@ -290,7 +294,7 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
             "is_random": subject.pipeline.is_random,
             "defended": subject.pipeline.defended,
             "target": describe(subject.pipeline),
-            "params": params,
+            **parts,
         },
         "threat": {
             "name": threat.name,
@@ -319,6 +323,15 @@ def _header(work: Work, cell: Cell, units: list[Unit], params: dict[str, Any]) -
         "num_score_draws": work.num_draws(subject),
         "batch_size": study.batch_size,
     }
+
+
+def _climbable(subject: Subject) -> dict[str, Any]:
+    """Returns what a ladder should climb before an accuracy behind this defense is believed."""
+    if not subject.pipeline.defended:
+        return {}
+    found = climbable(subject.pipeline)
+    told = {name: [asks, digest(describe(of))] for name, (asks, of) in found.items()}
+    return {"surrogates": told}
 
 
 def _protocol(work: Work, cell: Cell) -> dict[str, Any]:

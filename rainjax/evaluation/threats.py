@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rainjax._arguments import Named
 from rainjax._checks import check_fields
@@ -19,6 +19,7 @@ from rainjax.evaluation.rounding_certificate import RoundingCertificate
 from rainjax.evaluation.subject import Subject
 from rainjax.gradients import BPDA
 from rainjax.pipeline import Pipeline
+from rainjax.transforms.blocks import Rounding
 from rainjax.typing import Params
 
 
@@ -314,7 +315,12 @@ def _with_rounding(value: Any, rounding: str) -> Any:
         return value
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     changed = {
-        name: rounding if name == "rounding" else _with_rounding(part, rounding)
+        name: rounding if _is_rounding(name, part) else _with_rounding(part, rounding)
         for name, part in fields.items()
     }
     return value if changed == fields else dataclasses.replace(value, **changed)
+
+
+def _is_rounding(name: str, given: Any) -> bool:
+    """Tells whether a field is one of this library's roundings, not just called like one."""
+    return name == "rounding" and given in get_args(Rounding)

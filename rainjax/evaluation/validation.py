@@ -92,12 +92,22 @@ def find_problem(record: dict[str, Any]) -> str | None:
         record["kind"], _shown_problem
     )
     return (
-        _threat_problem(record)
+        _surrogates_problem(record)
+        or _threat_problem(record)
         or _indices_problem(record)
         or _zero_gradient_problem(record)
         or _ladder_problem(record)
         or of_kind(record)
     )
+
+
+def _surrogates_problem(record: dict[str, Any]) -> str | None:
+    """Looks at what a ladder should climb, which records of older versions do not say."""
+    found = record["subject"].get("surrogates", {})
+    pair = lambda value: isinstance(value, list) and list(map(type, value)) == [bool, str]
+    if isinstance(found, dict) and all(map(pair, found.values())):
+        return None
+    return f"subject.surrogates is {found!r}: no names with [whether a gradient is taken, of what]"
 
 
 def _threat_problem(record: dict[str, Any]) -> str | None:

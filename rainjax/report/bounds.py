@@ -1,9 +1,9 @@
 """Which accuracies are shown as upper bounds: no number that flatters."""
 
-import json
 import math
 from collections.abc import Iterable
 
+from rainjax.evaluation.describe import digest
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report.brackets import is_exact
@@ -43,9 +43,10 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
     """Returns the threat models within a ball whose surrogates had no flat ladder, if it matters.
 
     It does where the record, the strongest attack within the ball, leaves more than attacks leave
-    of the undefended classifier there, or than nothing where nobody attacked that. Whatever the
-    study tried on the subject is asked, by what is differentiated and whether it is: no list says
-    which surrogates there are. A ladder that had no gradient to follow for some images, or was
+    of the undefended classifier there, or than nothing where nobody attacked that. Asked is
+    whatever the study tried on the subject, and all of `ladders` that applies to it, which the
+    record says unless it is of an older version; by what is differentiated and whether it is, and
+    not by what it is called. A ladder that had no gradient to follow for some images, or was
     told what not to double, is flat for another reason, and counts for nothing.
     """
     if not record.scored or not record.defended or ball[1] == math.inf:
@@ -66,7 +67,12 @@ def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
         and other.knowledge not in (Knowledge.KEYS, Knowledge.TRANSFER)
     ]
     flat = {_surrogate(other) for other in tried if _settled(other)}
-    return unique(other.threat for other in tried if _surrogate(other) not in flat)
+    asked = [(_surrogate(other), other.threat) for other in tried]
+    # Of what the study left out too: an attack that nobody made breaks nothing.
+    applying = record.content["subject"].get("surrogates", {})
+    left_out = [((asks, of), f"{name}, ladder") for name, (asks, of) in applying.items()]
+    asked += [(of, name) for of, name in left_out if of not in dict(asked)]
+    return unique(name for of, name in asked if of not in flat)
 
 
 def bound_notes(
@@ -84,12 +90,32 @@ def bound_notes(
             f"**≤**: an upper bound. The number {_compared(results, claims)}, and "
             f"{_missing(results, found)}."
         )
+    fewer = {
+        record.subject: _on_fewer(results, record, ball)
+        for record, ball in claims
+        if not found[record.subject, ball]
+    }
+    if any(fewer.values()):
+        told = ", ".join(f"{subject} on {words}" for subject, words in fewer.items() if words)
+        notes.append(f"Flat ladders, which leave a number without ≤, were climbed for {told}.")
     if any(record.still_falling for record in (*(record for record, _ in claims), *also)):
         notes.append(
             "**still falling**: its ladder ended by its budget, and not because doubling steps, "
             "draws and restarts changed nothing any more."
         )
     return tuple(notes)
+
+
+def _on_fewer(results: Results, record: Record, ball: Ball) -> str:
+    """Says on how many images ladders were climbed, where those are not all of a record's."""
+    nums = [
+        other.num_examples
+        for other in results.scored(None)
+        if other.subject == record.subject and other.ball == ball and _settled(other)
+    ]
+    if not nums or min(nums) >= record.num_examples:
+        return ""
+    return f"{min(nums)} of {record.num_examples} images"
 
 
 def _compared(results: Results, claims: list[tuple[Record, Ball]]) -> str:
@@ -149,6 +175,6 @@ def _settled(record: Record) -> bool:
 
 
 def _surrogate(record: Record) -> tuple[bool, str]:
-    """Returns whether a gradient is taken, and of what."""
+    """Returns whether a gradient is taken, and a digest of what it is taken of."""
     differentiated = record.content["threat"].get("differentiates")
-    return record.knowledge > Knowledge.SCORES, json.dumps(differentiated, sort_keys=True)
+    return record.knowledge > Knowledge.SCORES, digest(differentiated)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from rainjax.evaluation.describe import digest
 from rainjax.evaluation.packing import pack_counts
 from rainjax.evaluation.validation import find_problem
 from rainjax.metrics import wilson_interval
@@ -128,6 +129,33 @@ def test_flat_ladders_under_every_surrogate_that_was_tried_lift_the_bound():
     # The known key is a diagnosis, and its own ladder would prove nothing.
     key = told(make_record("rain_finetuned", "known_key", [5] * 4 + [0] * 6), "keys")
     assert asked(own, transfer, key) == []
+
+
+def test_a_surrogate_that_applies_and_that_nobody_tried_leaves_the_bound():
+    own = ladder("rain_finetuned", "white_box", [5] * 5 + [0] * 5, flat=True, surrogate="itself")
+    applies = {"own gradient": [True, digest("itself")], "mean field": [True, digest("mean")]}
+    own["subject"]["surrogates"] = applies
+    bare = make_record("undefended", "white_box", [5] + [0] * 9)
+    shown, notes = last_cells(results_of([bare, own]))
+    assert shown[RAIN].startswith("≤ 50.0 %")
+    assert f"climbed for {RAIN} under mean field, ladder" in notes
+    mean = ladder("rain_finetuned", "eot", [5] * 6 + [0] * 4, flat=True, surrogate="mean")
+    shown, notes = last_cells(results_of([bare, own, mean]))
+    assert shown[RAIN].startswith("50.0 %")
+    assert "≤" not in notes
+
+
+def test_a_table_says_on_how_many_images_ladders_were_climbed():
+    own = told(make_record("rain_finetuned", "white_box", [5] * 5 + [0] * 5), "itself")
+    bare = make_record("undefended", "white_box", [5] + [0] * 9)
+    few = ladder("rain_finetuned", "eot", [5] * 10, flat=True, surrogate="itself")
+    few["data"]["indices"] = "0-4"
+    few["result"] |= {"num_examples": 5, "correct_draws": pack_counts([5] * 5)}
+    shown, notes = last_cells(results_of([bare, own, few]))
+    assert shown[RAIN].startswith("50.0 %")
+    assert f"climbed for {RAIN} on 5 of 10 images" in notes
+    whole = ladder("rain_finetuned", "eot", [5] * 5 + [0] * 5, flat=True, surrogate="itself")
+    assert "were climbed for" not in last_cells(results_of([bare, own, whole]))[1]
 
 
 @pytest.mark.parametrize("flaw", ["no gradient", "steps left out"])
