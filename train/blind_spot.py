@@ -121,14 +121,15 @@ PRESETS = {
         ),
     ),
     "cifar10": (
-        "The small network on CIFAR-10.",
+        "The small network on CIFAR-10: 29.9 dB where smoothing keeps 25.5, in twenty minutes on "
+        "one busy core of two.",
         BlindSpotTraining(
             run=Output("cifar10_blind_spot"),
             data=Data("cifar10", num_validation=500),
             network=BLIND_SPOT_SMALL,
             optimizer=Optimizer(learning_rate=2e-3, clip_norm=1e4),
             compute=Compute(average=0.999),
-            num_epochs=12,
+            num_epochs=6,
         ),
     ),
     "natural": (
@@ -140,7 +141,7 @@ PRESETS = {
             optimizer=Optimizer(learning_rate=2e-3, clip_norm=1e4),
             compute=Compute(average=0.999),
             patch=64,
-            num_epochs=12,
+            num_epochs=5,
             batch_size=8,
         ),
     ),

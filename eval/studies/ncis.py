@@ -240,6 +240,7 @@ _QUICK = NCISStudy(
 
 _CIFAR10 = NCISStudy(
     name="cifar10_ncis",
+    blind_spot="cifar10_blind_spot",
     data="cifar10",
     classifier="cifar10_resnet20.npz",
     classifier_arch="resnet20",
@@ -259,8 +260,7 @@ STUDIES = {
     "cifar10_ncis": (
         _CIFAR10,
         "NCIS in front of a published ResNet-20, and attacks that transfer from a ResNet-56: "
-        "import the data and train a network first (`python -m train.blind_spot cifar10`), give "
-        "--classifier FILE.npz, --transfer FILE.npz and --blind-spot PATH; the other "
+        "import the data first, give --classifier FILE.npz and --transfer FILE.npz; the other "
         "way round with --classifier-arch resnet56, --transfer-arch resnet20 and another --name. "
         "How long it takes is not measured yet.",
     ),
@@ -321,12 +321,13 @@ STUDIES = {
             name="cifar10_ncis_iterations",
             data="cifar10",
             skip=5000,
+            networks=("cifar10_blind_spot",),
             classifier="cifar10_resnet20.npz",
             classifier_arch="resnet20",
             batch_size=50,
         ),
         "The same of CIFAR-10, on test images from the 5,000th on, of which the other studies "
-        "report none: import the data and train a network first, give --classifier FILE.npz and "
-        "--networks PATH. How long it takes is not measured yet.",
+        "report none: import the data first, give --classifier FILE.npz, and other --networks for "
+        "a line each. How long it takes is not measured yet.",
     ),
 }

@@ -69,6 +69,7 @@ STUDIES = {
             classifier_arch="resnet20",
             enhancer="cifar10_edsr",
             rain="cifar10_edsr_rain",
+            blind_spot="cifar10_blind_spot",
         ),
         "Every transformation in front of a published ResNet-20: import the data first, give "
         "--classifier FILE.npz. The README's options make it 45 minutes on two busy cores, "

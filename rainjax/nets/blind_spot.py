@@ -228,16 +228,15 @@ def _prelu(x, slope):
 
 @_prelu.defjvp
 def _prelu_jvp(primals, tangents):
-    """The plain derivative; the slope's part is a contraction, and so is its transpose.
+    """The plain derivative, with the slope's part as a product of its own.
 
-    XLA on CPU sums a plain product over all pixels so slowly that a training step of the small
-    network took 1.6 times as long.
+    Left to itself, JAX multiplies after it selects, and XLA on CPU sums that over all pixels so
+    slowly that a training step of the small network takes 2.5 times as long. As a contraction the
+    part is as fast on patches of 32 pixels, and eight times as slow from 48 on.
     """
     (x, slope), (x_dot, slope_dot) = primals, tangents
     low = x <= 0
-    of_slope = jnp.einsum(
-        "nhwc,c->nhwc", jnp.where(low, x, 0), slope_dot, precision="highest"
-    )  # fmt: skip
+    of_slope = jnp.where(low, x, 0) * slope_dot[None, None, None]
     return _prelu(x, slope), jnp.where(low, slope[None, None, None] * x_dot, x_dot) + of_slope
 
 
