@@ -141,6 +141,10 @@ def test_a_sweep_has_every_network_and_every_gaussian_they_were_trained_with(swe
     knowledge = {threat.name: threat.knowledge for threat in sweep.threats()}
     assert knowledge["APGD"] is Knowledge.CLASSIFIER
     assert knowledge["own gradient"] is Knowledge.DEFENSE
+    # Who is blind is cheap to measure, and on all images.
+    nums = {threat.knowledge: threat.num_examples for threat in sweep.threats()}
+    assert nums[Knowledge.CLASSIFIER] is None
+    assert nums[Knowledge.DEFENSE] == 50
 
 
 def test_two_borders_are_two_lines_of_a_sweep(sweep, place):
@@ -201,6 +205,7 @@ def test_bad_options_are_refused(config, changes, sentence):
     ("changes", "sentence"),
     [
         ({"num_iterations": (0, 1)}, r"num_iterations=\(0, 1\) must be whole numbers from 1 on"),
+        ({"num_adaptive_examples": 0}, "num_adaptive_examples=0 must be at least 1"),
         ({"num_iterations": (2, 2)}, r"num_iterations=\(2, 2\) holds one twice"),
         ({"radius": 8.0}, r"radius=8.0 must lie in \(0, 1\]"),
     ],

@@ -150,11 +150,17 @@ class NCISIterations(StudyOptions):
     """Radius of the L-inf ball."""
     num_steps: int = 10
     """Steps of every attack."""
-    num_examples: int = 100
-    """Images that are attacked."""
+    num_examples: int = 200
+    """Images for clean accuracy and for blind attacks."""
+    num_adaptive_examples: int = 50
+    """Images for the attackers who know of the defense; never more than `num_examples`."""
 
     def __post_init__(self):
         super().__post_init__()
+        if self.num_adaptive_examples < 1:
+            raise ValueError(
+                f"num_adaptive_examples={self.num_adaptive_examples} must be at least 1."
+            )
         if not 0 < self.radius <= 1:
             raise ValueError(f"radius={self.radius} must lie in (0, 1]; 8/255 is 0.03137.")
         if not self.num_iterations or min(self.num_iterations) < 1:
@@ -223,7 +229,8 @@ class NCISIterations(StudyOptions):
         radius, steps = self.radius, self.num_steps
         yield blind("PGD", PGD(radius=radius, step_size=radius / 4, num_steps=steps))
         yield blind("APGD", APGD(radius=radius, num_steps=steps, loss="margin"))
-        yield from by_gradients(radius, steps, num_random=None)
+        for threat in by_gradients(radius, steps, num_random=None):
+            yield dataclasses.replace(threat, num_examples=self.num_adaptive_examples)
 
 
 _QUICK = NCISStudy(
