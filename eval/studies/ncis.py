@@ -248,6 +248,7 @@ _QUICK = NCISStudy(
 _CIFAR10 = NCISStudy(
     name="cifar10_ncis",
     blind_spot="cifar10_blind_spot",
+    ncis_iterations=1,  # chosen with sigma and kernel by `cifar10_ncis_iterations`
     data="cifar10",
     classifier="cifar10_resnet20.npz",
     classifier_arch="resnet20",
@@ -291,6 +292,7 @@ STUDIES = {
     "photographs_ncis": (
         NCISStudy(
             name="photographs_ncis",
+            blind_spot="natural_blind_spot",
             data="nips2017",
             classifier="mobilenetv2.npz",
             classifier_arch="mobilenetv2",
@@ -309,8 +311,7 @@ STUDIES = {
         ),
         "NCIS on photographs at 224 pixels: import the pictures of the NIPS 2017 competition (or "
         "give --data and --split of Imagenette or ImageNet at this size), give --classifier "
-        "FILE.npz of MobileNetV2's, --transfer FILE.npz of SqueezeNet's and --blind-spot PATH of "
-        "what `python -m train.blind_spot natural` wrote, or others with "
+        "FILE.npz of MobileNetV2's and --transfer FILE.npz of SqueezeNet's, or others with "
         "--classifier-arch, --transfer-arch and another --name. How long it takes is not measured "
         "yet.",
     ),
@@ -329,12 +330,33 @@ STUDIES = {
             data="cifar10",
             skip=5000,
             networks=("cifar10_blind_spot",),
+            radius=4 / 255,
             classifier="cifar10_resnet20.npz",
             classifier_arch="resnet20",
+            num_iterations=(1, 2, 3, 5),
+            num_adaptive_examples=20,
             batch_size=50,
         ),
         "The same of CIFAR-10, on test images from the 5,000th on, of which the other studies "
         "report none: import the data first, give --classifier FILE.npz, and other --networks for "
         "a line each. How long it takes is not measured yet.",
+    ),
+    "photographs_ncis_iterations": (
+        NCISIterations(
+            name="photographs_ncis_iterations",
+            data="imagenette224",
+            split="train",
+            networks=("natural_blind_spot",),
+            classifier="mobilenetv2.npz",
+            classifier_arch="mobilenetv2",
+            num_iterations=(1, 2, 3),
+            radius=4 / 255,
+            num_examples=48,
+            num_adaptive_examples=4,
+            batch_size=8,
+        ),
+        "The same of photographs at 224 pixels, on Imagenette's training pictures, of which the "
+        "other studies report none: import the data first, give --classifier FILE.npz of "
+        "MobileNetV2's. How long it takes is not measured yet.",
     ),
 }

@@ -70,6 +70,7 @@ STUDIES = {
             enhancer="cifar10_edsr",
             rain="cifar10_edsr_rain",
             blind_spot="cifar10_blind_spot",
+            ncis_iterations=1,  # chosen by `cifar10_ncis_iterations`
         ),
         "Every transformation in front of a published ResNet-20: import the data first, give "
         "--classifier FILE.npz. The README's options make it 45 minutes on two busy cores, "
@@ -99,6 +100,7 @@ STUDIES = {
             classifier_arch="mobilenetv2",
             enhancer="imagenette96_edsr",
             rain="imagenette96_edsr_rain",
+            blind_spot="natural_blind_spot",
             shift_fraction=0.05,
             bank_data="imagenette224",
             num_steps=10,
