@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import itertools
 import pathlib
 import re
 import types
@@ -111,13 +112,19 @@ def test_readme_example_runs(capsys):
     assert 1e-3 < moved.max() <= 8 / 255 + 1e-6
 
 
-def test_readme_shows_what_the_records_say():
+def test_pages_show_what_the_records_say():
     records = ROOT / "eval" / "records"
     places = [path.parent for path in records.glob("*/records")]
     lone = ("peers", "smoothing", "speed", "super_resolution")
     places += [records / f"{name}.json" for name in lone]
     training = benchmark.RECORD.tell(records / "training.json", "markdown")
-    assert check_readme(ROOT / "README.md", {**blocks(places), "training": training}) == []
+    shown = {**blocks(places), "training": training}
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    names = {page: re.findall(r"<!-- results:(\S+) -->", page.read_text()) for page in pages}
+    # Every record has one page, and no page a table of another kind.
+    assert sorted(itertools.chain(*names.values())) == sorted(shown)
+    for page, own in names.items():
+        assert check_readme(page, {name: shown[name] for name in own}) == []
 
 
 def test_slow_tests_are_tests():
