@@ -339,7 +339,7 @@ STUDIES = {
         ),
         "The same of CIFAR-10, on test images from the 5,000th on, of which the other studies "
         "report none: import the data first, give --classifier FILE.npz, and other --networks for "
-        "a line each. How long it takes is not measured yet.",
+        "a line each. A quarter of an hour on one busy core of two for four networks.",
     ),
     "photographs_ncis_iterations": (
         NCISIterations(
@@ -357,6 +357,6 @@ STUDIES = {
         ),
         "The same of photographs at 224 pixels, on Imagenette's training pictures, of which the "
         "other studies report none: import the data first, give --classifier FILE.npz of "
-        "MobileNetV2's. How long it takes is not measured yet.",
+        "MobileNetV2's. A quarter of an hour on one busy core of two.",
     ),
 }
