@@ -24,6 +24,54 @@ from rainjax.evaluation.threats import (
 from rainjax.pipeline import Pipeline
 
 
+# What `ladders` climbs: its name, what is differentiated, what the attacker knows, and in words.
+CLIMBED: tuple[tuple[str, Surrogate, Knowledge, str], ...] = (
+    (
+        "BPDA, identity",
+        IdentityGradient(),
+        Knowledge.DEFENSE,
+        "the identity's gradient for the defense's",
+    ),
+    (
+        "own gradient",
+        OwnGradient(),
+        Knowledge.DEFENSE,
+        "the defense's own gradient, or its soft twin's",
+    ),
+    (
+        "sharper rounding",
+        SoftRounding("sine"),
+        Knowledge.DEFENSE,
+        "the gradient of rounding that is nearly as sharp as the true one",
+    ),
+    (
+        "BPDA, low-pass",
+        GradientOf(LowPass()),
+        Knowledge.DEFENSE,
+        "a low-pass filter's gradient for the defense's",
+    ),
+    (
+        "reachable outputs",
+        RoundedOutputs(),
+        Knowledge.DEFENSE,
+        "the best of the outputs that the rounding can be led to",
+    ),
+    (
+        "mean field",
+        MeanField(),
+        Knowledge.DEFENSE,
+        "the defense's mean over its draws, every outcome counted",
+    ),
+    (
+        "transfer",
+        When(ClassifierAlone(), defended=True),
+        Knowledge.DEFENSE,
+        "gradients of the classifier alone, kept where they fool the whole pipeline",
+    ),
+    ("Square", Itself(), Knowledge.SCORES, "the logits of the whole pipeline, and no gradient"),
+)
+
+
 def adaptive(
     radius: float = 8 / 255,
     *,
@@ -170,54 +218,6 @@ def ladders(
         for name, surrogate, knowledge, words in CLIMBED
         for random, attack in zip((False, True), attacks.get(name, (first, noisy)), strict=True)
     )
-
-
-# What `ladders` climbs: its name, what is differentiated, what the attacker knows, and in words.
-CLIMBED: tuple[tuple[str, Surrogate, Knowledge, str], ...] = (
-    (
-        "BPDA, identity",
-        IdentityGradient(),
-        Knowledge.DEFENSE,
-        "the identity's gradient for the defense's",
-    ),
-    (
-        "own gradient",
-        OwnGradient(),
-        Knowledge.DEFENSE,
-        "the defense's own gradient, or its soft twin's",
-    ),
-    (
-        "sharper rounding",
-        SoftRounding("sine"),
-        Knowledge.DEFENSE,
-        "the gradient of rounding that is nearly as sharp as the true one",
-    ),
-    (
-        "BPDA, low-pass",
-        GradientOf(LowPass()),
-        Knowledge.DEFENSE,
-        "a low-pass filter's gradient for the defense's",
-    ),
-    (
-        "reachable outputs",
-        RoundedOutputs(),
-        Knowledge.DEFENSE,
-        "the best of the outputs that the rounding can be led to",
-    ),
-    (
-        "mean field",
-        MeanField(),
-        Knowledge.DEFENSE,
-        "the defense's mean over its draws, every outcome counted",
-    ),
-    (
-        "transfer",
-        When(ClassifierAlone(), defended=True),
-        Knowledge.DEFENSE,
-        "gradients of the classifier alone, kept where they fool the whole pipeline",
-    ),
-    ("Square", Itself(), Knowledge.SCORES, "the logits of the whole pipeline, and no gradient"),
-)
 
 
 def climbable(pipeline: Pipeline) -> dict[str, tuple[bool, Pipeline]]:
