@@ -23,7 +23,6 @@ from rainjax.evaluation.threats import (
 )
 from rainjax.pipeline import Pipeline
 
-
 # What `ladders` climbs: its name, what is differentiated, what the attacker knows, and in words.
 CLIMBED: tuple[tuple[str, Surrogate, Knowledge, str], ...] = (
     (
