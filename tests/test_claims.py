@@ -263,6 +263,6 @@ def test_claims_of_ncis_hold_its_time_against_others():
     assert found is not None
     assert [str(cell) for cell in found.rows[-1]] == [
         "time", "computationally efficient",
-        "Gaussian smoothing: 8 ms an image at 224 (0.1 × total variation); "
+        "Gaussian smoothing: 8.00 ms an image at 224 (0.1 × total variation); "
         "NCIS, small: 240 ms an image at 224 (3 × total variation)", "—",
     ]  # fmt: skip

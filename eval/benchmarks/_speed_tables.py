@@ -140,7 +140,7 @@ def ncis_texts(record: dict[str, Any]) -> dict[str, str]:
             ratios = [
                 f"{median / times[rival]:.3g} × {rival}" for rival, _ in rivals() if rival in times
             ]
-            found[name] = f"{median:,.3g} ms an image at {size} (" + ", ".join(ratios) + ")"
+            found[name] = f"{_ms(median)} an image at {size} (" + ", ".join(ratios) + ")"
     return found if any(name.startswith("NCIS") for name in found) else {}
 
 
