@@ -17,7 +17,7 @@ from rainjax.typing import Image, PRNGKey
 def gaussian_blur(key: PRNGKey, image: Image, strength: Strength) -> Image:
     """Convolves with a Gaussian cut off at 4 sigma, scikit-image's; the constant is sigma."""
     del key
-    kernel = strength(lambda sigma: gaussian_kernel(sigma, 2 * int(4 * sigma + 0.5) + 1))
+    kernel = strength(lambda sigma: gaussian_kernel(float(sigma), 2 * int(4 * sigma + 0.5) + 1))
     return clip_rounding(convolve_lines(image, kernel, "edge"))
 
 
@@ -34,7 +34,7 @@ def motion_blur(key: PRNGKey, image: Image, strength: Strength) -> Image:
     The constants are ImageMagick's radius and sigma, and the weights its: one half of a Gaussian
     of sigma, over `2 * radius + 1` steps of a pixel, each rounded to a whole pixel.
     """
-    kernel = strength(lambda constants: gaussian_kernel(constants[1], 4 * constants[0] + 1))
+    kernel = strength(lambda constants: gaussian_kernel(float(constants[1]), 4 * constants[0] + 1))
     half = kernel[len(kernel) // 2 :]
     angle = jax.random.uniform(key, (), minval=-math.pi / 4, maxval=math.pi / 4)
     return clip_rounding(dragged(image, half / jnp.sum(half), angle))
@@ -52,7 +52,7 @@ def pixelate(key: PRNGKey, image: Image, strength: Strength) -> Image:
     return clip_rounding(separable(image, rows, columns))
 
 
-def disk(radius: float, sigma: float) -> Float[np.ndarray, "side side"]:
+def disk(radius: int | float, sigma: float) -> Float[np.ndarray, "side side"]:
     """Returns the benchmark's disk of `radius` pixels, softened by a small Gaussian of `sigma`.
 
     It is drawn on at least 17 x 17 pixels, and softened with that border mirrored, which adds up

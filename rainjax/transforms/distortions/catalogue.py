@@ -1,4 +1,4 @@
-"""The distortions by name: what each does, how strong it is at five severities, and at which scale.
+"""The distortions by name: what each does, and how strong it is at five severities and two scales.
 
 Names, and constants unless said otherwise, are those of the common-corruptions benchmark
 (Hendrycks and Dietterich, 2019), in its authors' code (hendrycks/robustness): ImageNet-C's for
