@@ -1,4 +1,4 @@
-"""Pure functions of one image: no classes, no parameters, no batch axis."""
+"""Pure functions of one image: no parameters, no batch axis; distortions are listed by name."""
 
 from rainjax.transforms.blocks import (
     Rounding,
@@ -6,6 +6,14 @@ from rainjax.transforms.blocks import (
     inverse_block_dct,
     pad_to_blocks,
     rounded,
+)
+from rainjax.transforms.distortions import (
+    DISTORTIONS,
+    SEVERITIES,
+    Distortion,
+    DistortionName,
+    Scale,
+    distort,
 )
 from rainjax.transforms.geometry import (
     circular_shift,
@@ -43,8 +51,13 @@ from rainjax.transforms.wavelets import (
 )
 
 __all__ = [
+    "DISTORTIONS",
+    "SEVERITIES",
     "Border",
+    "Distortion",
+    "DistortionName",
     "Rounding",
+    "Scale",
     "SigmaScale",
     "Subsampling",
     "Wavelet",
@@ -53,6 +66,7 @@ __all__ = [
     "block_dct",
     "circular_shift",
     "clip_rounding",
+    "distort",
     "gaussian_kernel",
     "gaussian_smooth",
     "halve_bicubic",

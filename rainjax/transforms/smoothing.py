@@ -52,6 +52,16 @@ def gaussian_smooth(
             f"beyond the border, and an image of {image.shape[0]} x {image.shape[1]} has too few: "
             "take a smaller kernel, or border='edge'."
         )
+    return convolve_lines(image, kernel, border)
+
+
+def convolve_lines(
+    image: Image, kernel: Float[Array | np.ndarray, " taps"], border: Border
+) -> Image:
+    """Convolves rows and columns of every channel with a symmetric kernel, which may be traced.
+
+    Its length is odd, and its border as `gaussian_smooth`'s. Linear in `image`.
+    """
     # Products with a matrix of each side. Sums of shifted images are faster by themselves on CPU,
     # but their gradient is not: with 11 taps it takes three to ten times as long.
     rows, columns = (_smoothing(kernel, size, border, image.dtype) for size in image.shape[:2])
@@ -67,14 +77,15 @@ def check_gaussian(sigma: float, kernel_size: int) -> None:
 
 
 def _smoothing(
-    kernel: Float[np.ndarray, " taps"], size: int, border: Border, dtype: Any
+    kernel: Float[Array | np.ndarray, " taps"], size: int, border: Border, dtype: Any
 ) -> Float[Array, "{size} {size}"]:
     """Returns the matrix whose row `i` weighs the pixels of a line for its pixel `i`."""
     places: Any = np.pad(np.arange(size), len(kernel) // 2, mode=border)
+    weights = jnp.asarray(kernel, dtype)
     return sum(
         (
-            float(weight) * jax.nn.one_hot(places[tap : tap + size], size, dtype=dtype)
-            for tap, weight in enumerate(kernel)
+            weights[tap] * jax.nn.one_hot(places[tap : tap + size], size, dtype=dtype)
+            for tap in range(len(kernel))
         ),
         jnp.zeros((size, size), dtype),
     )
