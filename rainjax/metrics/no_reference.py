@@ -124,8 +124,9 @@ def fit_asymmetric_gaussian(
     """Returns shape, mean, left and right variance of an asymmetric generalised Gaussian.
 
     Its mode is at 0, and either side has a variance of its own, that of the values there (Lasmar
-    et al., 2009; Mittal et al., 2012). A side without values has the variance 0. Limits and
-    gradient are as for `fit_generalized_gaussian`.
+    et al., 2009; Mittal et al., 2012). A side without values has the variance 0. Limits are as for
+    `fit_generalized_gaussian`. Differentiable while no value changes its sign: there the means of
+    both sides jump, because one has a value less, and no gradient tells of that.
     """
     left_variance, right_variance = (
         _ratio(jnp.sum(jnp.where(side, jnp.square(values), 0.0)), jnp.sum(side))
