@@ -85,7 +85,7 @@ def brisque_features(image: Image, *, border: LocalBorder = "zeros") -> Float[Ar
     (36,)
 
     Raises:
-        ValueError: as `mscn`, and from 13 pixels a side on: the window must fit into the half.
+        ValueError: as `mscn`, but with fewer than 13 pixels a side: the window must fit into half.
     """
     image = one_image("brisque_features", image)
     check_option("border", border, LocalBorder)
@@ -203,11 +203,11 @@ def gradient_statistics(image: Image) -> GradientStatistics:
 def _mscn(values: Float[Array, "h w"], border: LocalBorder) -> Float[Array, "h w"]:
     rows, columns = (_sliding(side, border) for side in values.shape)
     # What the window has outside the image, where the zeros are.
-    outside = 1 - np.outer(rows.sum(1), columns.sum(1)).astype(np.float32)
+    outside = (1 - np.outer(rows.sum(1), columns.sum(1))).astype(np.float32)
     # About mid-grey, squares are smaller, and lose less where the mean's is taken from them.
     values = values - 0.5
     both = jnp.stack([values, values * values], axis=-1)
-    means = separable(both, jnp.asarray(rows), jnp.asarray(columns))
+    means = separable(both, jnp.asarray(rows, jnp.float32), jnp.asarray(columns, jnp.float32))
     mean = means[:, :, 0] - 0.5 * outside
     variance = means[:, :, 1] + 0.25 * outside - mean * mean
     centred = values - mean
@@ -221,7 +221,7 @@ def _mscn(values: Float[Array, "h w"], border: LocalBorder) -> Float[Array, "h w
 @functools.cache
 def _sliding(side: int, border: LocalBorder) -> Float[np.ndarray, "side side"]:
     """Returns the matrix that averages a line about every pixel; zeros outside weigh nothing."""
-    reach, matrix = len(_WINDOW) // 2, np.zeros((side, side), np.float32)
+    reach, matrix = len(_WINDOW) // 2, np.zeros((side, side))
     for row in range(side):
         places = np.arange(row - reach, row + reach + 1)
         inside = (places >= 0) & (places < side) | (border == "edge")
@@ -252,7 +252,8 @@ def _halving(side: int) -> Float[np.ndarray, "half side"]:
     places: np.ndarray = np.pad(np.arange(side), taps // 2, mode="symmetric")
     matrix = np.zeros((half, side), np.float32)
     for row in range(half):
-        # A pixel of the half lies between two, after as many padded ones as there are taps left.
+        # It lies between pixels 2 * row and the next, and its taps begin three before; four are
+        # padded.
         first = 2 * row + 1
         np.add.at(matrix[row], places[first : first + taps], _HALVING)
     return matrix
