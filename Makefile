@@ -32,8 +32,8 @@ test: $(TEST) ## Runs the whole test suite; ARGS="-k rain" runs a part.
 test-fast: $(TEST) ## Runs the tests that are quick, in under 90 s on two cores: what is left out is in tests/slow.txt.
 	@$(TESTS) --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
 
-test-peers: $(PEERS) ## Runs the tests that need PyTorch, torchattacks, Foolbox or ART.
-	@$(TESTS) tests/adapters tests/test_peers.py $(ARGS)
+test-peers: $(PEERS) ## Runs the tests that need PyTorch, torchattacks, piq, Foolbox or ART.
+	@$(TESTS) tests/adapters tests/test_peers.py tests/metrics/test_piq.py $(ARGS)
 
 lint: $(TEST) $(DEV) ## Checks formatting, lint and types.
 	@$(BIN)/ruff format --check .
@@ -66,11 +66,12 @@ $(RUN) $(TEST) $(DEV): pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --quiet --editable ".$(EXTRAS)"
 	@touch $(RUN) $@
 
-# torchattacks is installed without its dependencies: it declares torchvision, which it never
-# imports and which would bring another torch, and a release of requests from 2020.
+# torchattacks and piq are installed without their dependencies: both declare torchvision, which
+# would bring another torch, and which neither needs for what is compared; torchattacks declares a
+# release of requests from 2020 as well.
 $(PEERS): $(TEST)
 	@echo "Installing $(TORCH) and the peers into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --quiet "$(TORCH)"
 	@$(BIN)/python -m pip install --quiet --quiet --editable ".[peers]"
-	@$(BIN)/python -m pip install --quiet --quiet --no-deps torchattacks==3.5.1
+	@$(BIN)/python -m pip install --quiet --quiet --no-deps torchattacks==3.5.1 piq==0.8.0
 	@touch $(RUN) $(TEST) $@

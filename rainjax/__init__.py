@@ -15,7 +15,8 @@ A table of contents; the modules hold more.
     adapters     PyTorch, TensorFlow, Foolbox and ART, in both directions
     keys         example_keys, Purpose   every random draw has a path from its seed
     residuals    image_moments, ...      what attacks change: mean, symmetry, spectrum
-    transforms, nets, data, zoo, metrics
+    metrics      psnr, ssim, mscn, ...   quality of images; intervals for counted successes
+    transforms, nets, data, zoo
 """
 
 __version__ = "0.1.0.dev0"

@@ -1,70 +1,21 @@
-"""The measures against SciPy, scikit-image, NumPy loops and closed forms."""
+"""PSNR and SSIM against scikit-image, MS-SSIM and GMSD against piq and loops."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
+import scipy.ndimage
 import skimage.metrics
 
 from rainjax import metrics
+from tests.golden import quality_piq
+from tests.metrics.pictures import GREY, pair
 from tests.tiny import unchecked
-
-
-def _pair(shape, noise=0.1):
-    """A picture with structure at several scales, and a noisy copy of it."""
-    rng = np.random.default_rng(3)
-    height, width, channels = shape
-    y, x = np.mgrid[:height, :width]
-    waves = [np.sin(x / (2 + c)) * np.cos(y / (3 + c)) for c in range(channels)]
-    image = np.stack(waves, axis=-1) * 0.3 + 0.5 + rng.normal(0, 0.05, shape)
-    copy = image + rng.normal(0, noise, shape)
-    return np.clip(image, 0, 1).astype(np.float32), np.clip(copy, 0, 1).astype(np.float32)
-
-
-@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
-@pytest.mark.parametrize(
-    ("successes", "total"), [(0, 1), (1, 1), (0, 50), (50, 50), (3, 7), (531, 1000), (999, 1000)]
-)
-def test_wilson_agrees_with_scipy(successes, total, confidence):
-    test = scipy.stats.binomtest(successes, total)
-    expected = test.proportion_ci(confidence_level=confidence, method="wilson")
-    ours = metrics.wilson_interval(successes, total, confidence)
-    assert ours == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_wilson_of_a_mean_over_draws_lies_between_its_neighbours():
-    below, between, above = (metrics.wilson_interval(k, 100) for k in (40, 40.4, 41))
-    assert below[0] < between[0] < above[0]
-    assert below[1] < between[1] < above[1]
-    # The ends are where the score statistic equals z: the definition, not the formula.
-    for end in between:
-        assert abs(0.404 - end) / np.sqrt(end * (1 - end) / 100) == pytest.approx(1.959964)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ((1, 0), "total=0"),
-        ((11, 10), "successes=11"),
-        ((-1, 10), "successes=-1"),
-        ((float("nan"), 10), "successes=nan"),
-        ((1, 10, 95.0), "confidence=95.0"),
-        ((1, 10, "0.95"), "confidence='0.95' must be a number"),
-        ((1, 2.5), "total=2.5 must be a whole number"),
-        ((1, True), "total=True must be a whole number"),
-        (("1", 10), "successes='1' must be a number"),
-        ((np.ones(3), 10), r"successes=an array of shape \(3,\) must be a number"),
-    ],
-)
-def test_wilson_names_what_is_wrong(arguments, words):
-    with unchecked(), pytest.raises(ValueError, match=words):
-        metrics.wilson_interval(*arguments)
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (20, 33, 1)])
 def test_psnr_agrees_with_scikit_image(shape):
-    image, copy = _pair(shape)
+    image, copy = pair(shape)
     expected = skimage.metrics.peak_signal_noise_ratio(image, copy, data_range=1.0)
     assert float(metrics.psnr(jnp.asarray(image), jnp.asarray(copy))) == pytest.approx(
         expected, abs=1e-3
@@ -80,7 +31,7 @@ def test_psnr_of_equal_images_is_infinite_and_of_a_known_error_is_known():
 @pytest.mark.parametrize("shape", [(11, 11, 3), (32, 32, 3), (40, 23, 1)])
 @pytest.mark.parametrize("noise", [0.02, 0.3])
 def test_ssim_agrees_with_scikit_image(shape, noise):
-    image, copy = _pair(shape, noise)
+    image, copy = pair(shape, noise)
     # In float64, so that the oracle adds no rounding of its own.
     expected = skimage.metrics.structural_similarity(
         image.astype(np.float64),
@@ -96,7 +47,7 @@ def test_ssim_agrees_with_scikit_image(shape, noise):
 
 
 def test_ssim_with_another_window_agrees_with_scikit_image():
-    image, copy = _pair((24, 24, 3))
+    image, copy = pair((24, 24, 3))
     expected = skimage.metrics.structural_similarity(
         image.astype(np.float64),
         copy.astype(np.float64),
@@ -111,12 +62,12 @@ def test_ssim_with_another_window_agrees_with_scikit_image():
 
 
 def test_ssim_of_equal_images_is_one():
-    image = jnp.asarray(_pair((16, 16, 3))[0])
+    image = jnp.asarray(pair((16, 16, 3))[0])
     assert float(metrics.ssim(image, image)) == pytest.approx(1.0, abs=1e-6)
 
 
 def _whole(shape=(16, 17, 3)):
-    image, copy = _pair(shape)
+    image, copy = pair(shape)
     return (np.round(255 * values).astype(np.uint8) for values in (image, copy))
 
 
@@ -137,18 +88,15 @@ def test_grey_levels_have_a_range_of_255():
         (image.astype(np.float32), copy.astype(np.float32)),
         (image, 1.0 * copy),
     )
-    for pair in levels:
-        for given in (pair, tuple(map(jnp.asarray, pair))):
+    for each in levels:
+        for given in (each, tuple(map(jnp.asarray, each))):
             assert float(metrics.psnr(*given, data_range=255)) == pytest.approx(psnr, abs=1e-3)
             assert float(metrics.ssim(*given, data_range=255.0)) == pytest.approx(ssim, abs=2e-5)
     program = jax.jit(lambda *pair: metrics.psnr(*pair, data_range=255))
     assert float(program(image, copy)) == pytest.approx(psnr, abs=1e-3)
 
 
-GREY = np.full((16, 16, 3), 0.5, np.float32)
-
-
-@pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim, metrics.ms_ssim, metrics.gmsd])
 @pytest.mark.parametrize(
     ("given", "options", "sentence"),
     [
@@ -222,75 +170,101 @@ def test_ssim_refuses_an_image_smaller_than_its_window():
         metrics.ssim(small, small, window=4)
 
 
-@pytest.mark.parametrize("shape", [(16, 16, 3), (12, 17, 1)])
-def test_plain_spectrum_agrees_with_a_loop(shape):
-    image = _pair(shape)[0]
-    height, width, channels = shape
-    shorter = min(height, width)
-    y, x = np.mgrid[:height, :width]
-    sums, counts = np.zeros(shorter // 2 + 1), np.zeros(shorter // 2 + 1)
-    for v in range(-(height // 2), (height + 1) // 2):
-        for u in range(-(width // 2), (width + 1) // 2):
-            frequency = np.sqrt((v / height) ** 2 + (u / width) ** 2)
-            if frequency > 0.5:
-                continue
-            wave = np.exp(-2j * np.pi * (v * y / height + u * x / width))
-            power = sum(abs((image[:, :, c] * wave).sum()) ** 2 for c in range(channels))
-            ring = round(frequency * shorter)
-            sums[ring] += power / channels / (height * width)
-            counts[ring] += 1
-    ours = jax.jit(lambda im: metrics.radial_spectrum(im, taper=False))(jnp.asarray(image))
-    np.testing.assert_allclose(ours, sums / counts, rtol=2e-4, atol=1e-6)
-    np.testing.assert_allclose(
-        metrics.radial_frequencies(height, width), np.arange(shorter // 2 + 1) / shorter
+@pytest.fixture(scope="module")
+def theirs():
+    with np.load(quality_piq.GOLDEN) as stored:
+        return dict(stored)
+
+
+@pytest.fixture(scope="module")
+def small_ms_ssim():
+    """MS-SSIM with the options of the golden file's small pictures, compiled once."""
+    weights = np.array(quality_piq.WEIGHTS)
+    options = {"weights": tuple(weights / weights.sum()), "window": quality_piq.WINDOW}
+    return jax.jit(lambda *pair: metrics.ms_ssim(*pair, **options))
+
+
+def test_ms_ssim_and_gmsd_agree_with_piq(theirs, small_ms_ssim):
+    gmsd = jax.jit(metrics.gmsd)
+    for name, given in quality_piq.pairs().items():
+        ms_ssim = jax.jit(metrics.ms_ssim) if name == "large" else small_ms_ssim
+        assert float(ms_ssim(*given)) == pytest.approx(theirs[f"{name}/ms_ssim"], abs=2e-5)
+        assert float(gmsd(*given)) == pytest.approx(theirs[f"{name}/gmsd"], abs=2e-5)
+    assert theirs["negative/ms_ssim"] == 0  # a structure that has no power
+
+
+def test_odd_sides_are_halved_as_the_authors_halve_them():
+    """Theirs are MATLAB's: a box filter with mirrored or with zero borders, then every second."""
+    image, copy = (values.astype(np.float64) for values in pair((33, 25, 3)))
+    weights, options = (0.3, 0.5), {"gaussian_weights": True, "use_sample_covariance": False}
+    half = [
+        scipy.ndimage.uniform_filter(values, (2, 2, 1), mode="reflect", origin=(-1, -1, 0))[
+            ::2, ::2
+        ]
+        for values in (image, copy)
+    ]
+    expected = []
+    for channel in range(3):
+        fine, coarse = image[..., channel], half[0][..., channel]
+        blur = lambda x: scipy.ndimage.gaussian_filter(x, 1.5, radius=5)[5:-5, 5:-5]
+        x, y = fine, copy[..., channel]
+        covariance = blur(x * y) - blur(x) * blur(y)
+        spread = blur(x * x) - blur(x) ** 2 + blur(y * y) - blur(y) ** 2
+        contrast = ((2 * covariance + 0.03**2) / (spread + 0.03**2)).mean()
+        whole = skimage.metrics.structural_similarity(
+            coarse, half[1][..., channel], data_range=1, sigma=1.5, **options
+        )
+        expected.append(contrast ** weights[0] * whole ** weights[1])
+    ours = metrics.ms_ssim(*map(np.float32, (image, copy)), weights=weights)
+    assert float(ours) == pytest.approx(np.mean(expected), abs=2e-5)
+
+    lengths = []
+    for values in (image, copy):
+        grey = values @ [0.299, 0.587, 0.114]
+        padded = np.pad(grey, [(0, 1), (0, 1)])
+        grey = (padded[:-1, :-1] + padded[1:, :-1] + padded[:-1, 1:] + padded[1:, 1:])[
+            ::2, ::2
+        ] / 4
+        slopes = [scipy.ndimage.prewitt(grey, axis, mode="constant") / 3 for axis in (0, 1)]
+        lengths.append(np.hypot(*slopes))
+    constant = 170 / 255**2
+    likeness = (2 * lengths[0] * lengths[1] + constant) / (
+        lengths[0] ** 2 + lengths[1] ** 2 + constant
+    )
+    ours = metrics.gmsd(*map(np.float32, (image, copy)))
+    assert float(ours) == pytest.approx(likeness.std(), abs=2e-5)
+
+
+def test_equal_pictures_are_as_good_as_can_be(small_ms_ssim):
+    image = quality_piq.pairs()["noise"][0]
+    assert float(small_ms_ssim(image, image)) == pytest.approx(1, abs=1e-6)
+    assert float(metrics.gmsd(image, image)) == 0
+    levels = np.round(255 * image).astype(np.uint8)
+    assert float(metrics.gmsd(levels, levels[::-1], data_range=255)) == pytest.approx(
+        float(metrics.gmsd(np.float32(levels / 255), np.float32(levels[::-1] / 255))), abs=1e-6
     )
 
 
-@pytest.mark.parametrize("taper", [False, True])
-def test_spectrum_of_white_noise_is_its_variance(taper):
-    noise = np.random.default_rng(0).normal(0, 0.2, (64, 48, 20)).astype(np.float32)
-    power = metrics.radial_spectrum(jnp.asarray(noise), taper=taper)
-    np.testing.assert_allclose(power[2:], 0.04, rtol=0.15)
-
-
-def test_taper_keeps_a_ramp_out_of_the_high_frequencies():
-    ramp = jnp.broadcast_to(jnp.linspace(0, 1, 32)[None, :, None], (32, 32, 1))
-    plain = metrics.radial_spectrum(ramp, taper=False)
-    tapered = metrics.radial_spectrum(ramp)
-    assert float(tapered[10:].max()) < 1e-3 * float(plain[10:].min())
-
-
-def test_spectrum_of_a_wave_sits_in_its_ring():
-    wave = 0.5 + 0.5 * jnp.cos(2 * jnp.pi * 5 * jnp.arange(32) / 32)
-    power = metrics.radial_spectrum(jnp.broadcast_to(wave[:, None, None], (32, 32, 3)))
-    assert int(jnp.argmax(power)) == 5
-
-
-def test_spectrum_refuses_a_line():
-    with pytest.raises(ValueError, match="at least 2 pixels a side, but height=1"):
-        metrics.radial_spectrum(jnp.zeros((1, 8, 3)))
-
-
 @pytest.mark.parametrize(
-    ("image", "sentence"),
+    ("options", "sentence"),
     [
-        (np.zeros((8, 8, 3), np.uint8), "takes floats, not uint8: divide by 255"),
-        (np.full((8, 8, 3), np.nan, np.float32), "finite numbers, and the image holds others"),
-        (np.zeros((2, 8, 8, 3), np.float32), "use jax.vmap for a batch"),
-        (np.zeros((3, 8, 8), np.float32), "channels first"),
-        (np.zeros((8, 8), np.float32), r"image\[..., None\]"),
-        ("text", "radial_spectrum takes images"),
+        ({"weights": ()}, r"weights=\(\) must hold a positive and finite number"),
+        ({"weights": (0.5, -0.5)}, r"weights=\(0.5, -0.5\) must hold a positive"),
+        ({"weights": 0.5}, "weights=0.5 must be a tuple"),
+        ({"window": 10}, "window=10 must be a positive odd"),
+        ({"sigma": 0}, "sigma=0 must be positive"),
+        ({}, r"window of 11 pixels, 5 scales need 161 .*\(16, 16, 3\) has fewer: give fewer"),
+        ({"weights": (0.5, 0.5)}, "2 scales need 21 pixels"),
+        ({"data_range": -1}, "data_range=-1 must be positive"),
     ],
 )
-def test_spectrum_refuses_what_is_no_image(image, sentence):
+def test_ms_ssim_refuses_what_it_cannot_do(options, sentence):
     with unchecked(), pytest.raises(ValueError, match=sentence):
-        metrics.radial_spectrum(image)
-    with unchecked(), pytest.raises(ValueError, match=r"height=8.5 must be a whole number"):
-        metrics.radial_frequencies(8.5, 8)
-    with unchecked(), pytest.raises(ValueError, match="taper='no' must be True or False"):
-        metrics.radial_spectrum(GREY, taper="no")
+        metrics.ms_ssim(GREY, GREY, **options)
 
 
-def test_wilson_takes_numbers_of_jax():
-    with unchecked():
-        assert metrics.wilson_interval(jnp.int32(3), np.int64(7)) == metrics.wilson_interval(3, 7)
+def test_gmsd_refuses_other_channels_and_small_images():
+    with pytest.raises(ValueError, match=r"has 4: give image\[..., :3\]"):
+        metrics.gmsd(jnp.zeros((16, 16, 4)), jnp.zeros((16, 16, 4)))
+    with pytest.raises(ValueError, match=r"at least 5 pixels a side, but image.shape=\(4, 9, 3\)"):
+        metrics.gmsd(jnp.zeros((4, 9, 3)), jnp.zeros((4, 9, 3)))
