@@ -105,6 +105,27 @@ def test_every_name_has_a_definition():
 
 
 @both_scales
+def test_constants_are_the_benchmarks(scale):
+    """Read twice: a noise that is a little too strong is within what a sample of it may be."""
+    typed = {
+        "gaussian_noise": DEVIATIONS,
+        "shot_noise": PHOTONS,
+        "impulse_noise": IMPULSES,
+        "gaussian_blur": SIGMAS,
+        "motion_blur": STREAKS,
+        "defocus_blur": DISKS,
+        "jpeg_compression": QUALITIES,
+        "pixelate": SHARES,
+        "contrast": CONTRASTS,
+        "brightness": VALUES,
+        "saturate": SATURATIONS,
+    }
+    assert set(typed) == {name for name, one in DISTORTIONS.items() if one.in_benchmark}
+    for name, constants in typed.items():
+        assert getattr(DISTORTIONS[name], scale) == constants[scale], name
+
+
+@both_scales
 @everything
 def test_results_are_images_and_every_severity_is_another(name, scale):
     results = of_pair(name, scale)
@@ -349,6 +370,8 @@ def test_gaussian_noise_is_normal_and_clipped(scale):
         for values, sigma in zip(image, DEVIATIONS[scale], strict=True):
             at = level + sigma * np.linspace(-2, 2, 9)
             _agree(values, scipy.stats.norm(level, sigma).cdf, at[(at > 0) & (at < 1)])
+            if 0.5 - 5 * sigma >= 0 and level == 0.5:  # nothing was clipped
+                assert abs(values.std() / sigma - 1) < 5 / math.sqrt(2 * values.size)
     # Neither channels nor neighbours nor keys share anything.
     noise = results[:, 0] - np.float32([0.5, 0.2])[:, None, None, None]
     pairs = [
