@@ -11,7 +11,15 @@ from rainjax.report.bounds import bound_notes, bounded
 from rainjax.report.brackets import bracket_notes, bracketed
 from rainjax.report.marks import doubt_note, had_zero_gradient, marked, zero_gradient_notes
 from rainjax.report.published import mark, protocol_notes
-from rainjax.report.results import Results, clean, is_blind, lowest, radii, subjects_of
+from rainjax.report.results import (
+    Results,
+    clean,
+    is_blind,
+    is_informed,
+    lowest,
+    radii,
+    subjects_of,
+)
 from rainjax.report.style import BLUE, FAINT, GREY, RUST, new_figure, png_bytes, styled
 from rainjax.report.tables import ABSENT, Cell, Table
 from rainjax.report.text import (
@@ -77,7 +85,7 @@ class BlindAgainstAdaptive(Display):
             and record.knowledge is not Knowledge.KEYS
         ]
         own.sort(key=lambda record: -(record.radius or 0.0))
-        made = any(record.knowledge is Knowledge.DEFENSE for record in own)
+        made = any(map(is_informed, own))
         return lowest(own) if made else None
 
 
@@ -177,7 +185,7 @@ def _attack_notes(
     """Returns what blind and adaptive attacks are, of the ones that were run."""
     within = [r for r in shown if r.norm == display.norm and r.ball and r.ball[1] < float("inf")]
     blind = [record for record in within if is_blind(record)]
-    adaptive = [record for record in within if record.knowledge is Knowledge.DEFENSE]
+    adaptive = list(filter(is_informed, within))
     notes = []
     if blind:
         alone = all(record.knowledge is Knowledge.CLASSIFIER for record in blind)
@@ -187,9 +195,11 @@ def _attack_notes(
             "which is what many papers measure."
         )
     if adaptive:
+        asks = any(record.knowledge is not Knowledge.DEFENSE for record in adaptive)
+        how = " which know the defense or ask the whole pipeline," * asks
         notes.append(
-            f"**adaptive**: the strongest of {', '.join(_named(results, adaptive))}, and of the "
-            "blind ones, which who knows more has as well, within this radius or, where it is "
+            f"**adaptive**: the strongest of {', '.join(_named(results, adaptive))},{how} and of "
+            "the blind ones, which who knows more has as well, within this radius or, where it is "
             "named, a smaller one; those with another n are compared on the images they share. "
             "An attack of more steps, draws or starts may leave less."
         )

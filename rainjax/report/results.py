@@ -128,8 +128,13 @@ def clean(records: Iterable[Record], subject: str) -> Record | None:
 
 
 def is_blind(record: Record) -> bool:
-    """Whether somebody attacks who knows at most the classifier."""
-    return Knowledge.NONE < record.knowledge <= Knowledge.CLASSIFIER
+    """Whether somebody attacks who knows nothing of the defense, and asks it nothing."""
+    return record.knowledge in (Knowledge.TRANSFER, Knowledge.CLASSIFIER)
+
+
+def is_informed(record: Record) -> bool:
+    """Whether somebody attacks who knows the defense, or asks the pipeline that it is part of."""
+    return record.knowledge in (Knowledge.LABELS, Knowledge.SCORES, Knowledge.DEFENSE)
 
 
 def knows_less(weaker: Record, stronger: Record) -> bool:

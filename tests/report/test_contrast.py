@@ -83,10 +83,19 @@ def test_radii_are_those_asked_for_or_the_ends_of_those_measured(contents):
     assert [str(cell) for cell in table.header][2:] == ["4/255, blind", "4/255, adaptive"]
 
 
-def test_black_boxes_are_blind_to_the_defense(contents):
+def test_black_boxes_that_ask_the_defense_are_not_blind_to_it(contents):
     square = attack("black_box", [0] * 6)
+    before = lines(contents)[1]["noise"]
     table, found = lines([*contents, square])
-    assert found["noise"][2].endswith("] Square")
+    assert found["noise"][2] == before[2]
+    assert found["noise"][3].endswith("] Square")
+    assert "found on the classifier alone" in table.notes[1]
+    assert "which know the defense or ask the whole pipeline, and of the blind" in table.notes[2]
+    # Who has a classifier of his own, and asks nothing, is.
+    own = attack("black_box", [0] * 6, name="transfer")
+    own["threat"]["knowledge"] = "transfer"
+    table, found = lines([*contents, own])
+    assert found["noise"][2].endswith("] transfer")
     assert "which do not know the defense" in table.notes[1]
 
 
