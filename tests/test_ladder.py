@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from rainjax.evaluation import (
 )
 from rainjax.evaluation.batteries import climbable
 from rainjax.evaluation.climbing import climb
-from rainjax.evaluation.describe import digest
+from rainjax.evaluation.describe import describe, digest
 from rainjax.evaluation.ensemble import attacked_by
 from rainjax.evaluation.ladder import is_flat, paired_change
 from rainjax.evaluation.study import cells
@@ -248,8 +249,8 @@ def test_a_ladder_is_judged_by_the_pipeline_that_is_scored(tmp_path):
     # What else should be climbed is said, by what it differentiates, though nobody tried it.
     told = record.content["subject"]["surrogates"]
     assert told.keys() == climbable(subject.pipeline).keys() > {"transfer", "own gradient"}
-    assert told["transfer"] == [True, digest(record.content["threat"]["differentiates"])]
-    assert told["Square"] == [False, digest(record.content["subject"]["target"])]
+    assert told["transfer"] == ["gradient", digest(record.content["threat"]["differentiates"])]
+    assert told["Square"] == ["scores", digest(record.content["subject"]["target"])]
 
 
 def test_a_record_says_what_a_ladder_was_told_not_to_double(tmp_path):
@@ -287,11 +288,13 @@ def test_the_battery_has_a_ladder_for_every_surrogate_that_applies():
     # What a record says of its subject is what the battery then climbs.
     for subject in subjects:
         told = {
-            (name.removesuffix(", ladder"), knowledge > Knowledge.SCORES, cell.surrogate)
+            cell.threat.name.removesuffix(", ladder"): digest(describe(cell.surrogate))
             for cell in cells(study_of(subject, threats=battery))
-            for name, knowledge in [(cell.threat.name, cell.threat.knowledge)]
         }
-        assert told == {(name, *of) for name, of in climbable(subject.pipeline).items()}
+        applying = climbable(subject.pipeline)
+        assert told == {name: of for name, (_, of) in applying.items()}
+        # No ladder stands for another.
+        assert len(set(applying.values())) == len(applying)
     # What `adaptive` tries has a ladder each: none is wanting in a study of both.
     seen = lambda threats: {
         (cell.subject.name, cell.threat.knowledge > Knowledge.SCORES, cell.surrogate)
@@ -304,6 +307,26 @@ def test_the_battery_has_a_ladder_for_every_surrogate_that_applies():
     assert soft.backward == Chain((BitDepth(3, rounding="sine"), GaussianNoise(0.1)))
     study = study_of(subjects[2], threats=battery)
     assert find_suspect(study, subjects[2]).attack.num_steps == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd(BitDepth):
+    """A defense of somebody's own, with a word of this library's and a method that fails."""
+
+    rounding: Literal["true", "floor"] = "true"
+    made: int = dataclasses.field(default=0, init=False)
+
+    def mean_field(self):
+        raise NotImplementedError("nobody has worked it out")
+
+
+def test_what_a_defense_does_not_allow_ends_no_study_and_stays_wanting(tmp_path):
+    pipeline = linear(Odd(3)).pipeline
+    found = climbable(pipeline)
+    assert found["mean field"] == ("gradient", "")
+    assert "sharper rounding" not in found  # its `rounding` is another one
+    (record,) = evaluate(study_of(linear(Odd(3)), threats=[CLEAN]), tmp_path, progress=False)
+    assert record.content["subject"]["surrogates"]["mean field"] == ["gradient", ""]
 
 
 def test_bad_ladders_are_refused():

@@ -4,6 +4,7 @@ import dataclasses
 
 from rainjax.attacks import APGD, EOT, PGD, NoisyAPGD, ReachableOutputs, Square
 from rainjax.defenses import LowPass
+from rainjax.evaluation.describe import describe, digest
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.threats import (
@@ -219,13 +220,24 @@ def ladders(
     )
 
 
-def climbable(pipeline: Pipeline) -> dict[str, tuple[bool, Pipeline]]:
+def climbable(pipeline: Pipeline) -> dict[str, tuple[str, str]]:
     """Returns every surrogate of `ladders` that applies to a pipeline, by its name.
 
-    Of each it says whether a gradient is taken, and of what.
+    Of each it tells how it is climbed, by its "gradient", by "scores" or by the "outputs" that a
+    defense lists, and a digest of what is. Where a defense or pipeline refuses one with an error,
+    that counts as applying, with an empty digest: nobody climbed it.
     """
-    found = {
-        name: (knowledge > Knowledge.SCORES, surrogate.of(pipeline))
-        for name, surrogate, knowledge, _ in CLIMBED
-    }
-    return {name: (asks, of) for name, (asks, of) in found.items() if of is not None}
+    found = {}
+    for name, surrogate, knowledge, _ in CLIMBED:
+        kind = "gradient" if knowledge > Knowledge.SCORES else "scores"
+        if isinstance(surrogate, RoundedOutputs):
+            kind = "outputs"  # of the pipeline that plain BPDA differentiates, too
+        try:
+            of = surrogate.of(pipeline)
+            told = None if of is None else digest(describe(of))
+        except Exception:  # somebody's own code, which a study without ladders need not run
+            found[name] = kind, ""
+            continue
+        if of is not None and told is not None and (kind == "scores" or of.differentiable):
+            found[name] = kind, told
+    return found

@@ -330,8 +330,7 @@ def _climbable(subject: Subject) -> dict[str, Any]:
     if not subject.pipeline.defended:
         return {}
     found = climbable(subject.pipeline)
-    told = {name: [asks, digest(describe(of))] for name, (asks, of) in found.items()}
-    return {"surrogates": told}
+    return {"surrogates": {name: list(told) for name, told in found.items()}}
 
 
 def _protocol(work: Work, cell: Cell) -> dict[str, Any]:

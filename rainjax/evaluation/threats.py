@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from rainjax._arguments import Named
 from rainjax._checks import check_fields
@@ -313,14 +313,20 @@ def _with_rounding(value: Any, rounding: str) -> Any:
         return tuple(_with_rounding(part, rounding) for part in value)
     if not isinstance(value, Defense):
         return value
-    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    own = [field.name for field in dataclasses.fields(value) if field.init]
+    fields = {name: getattr(value, name) for name in own}
     changed = {
-        name: rounding if _is_rounding(name, part) else _with_rounding(part, rounding)
+        name: rounding
+        if name == "rounding" and _is_rounding(value)
+        else _with_rounding(part, rounding)
         for name, part in fields.items()
     }
     return value if changed == fields else dataclasses.replace(value, **changed)
 
 
-def _is_rounding(name: str, given: Any) -> bool:
-    """Tells whether a field is one of this library's roundings, not just called like one."""
-    return name == "rounding" and given in get_args(Rounding)
+def _is_rounding(defense: Defense) -> bool:
+    """Tells whether a defense's `rounding` is one of this library's, and not just called so."""
+    try:
+        return get_type_hints(type(defense))["rounding"] == Rounding
+    except NameError:  # a name that its module does not have: what is there now decides
+        return defense.rounding in get_args(Rounding)

@@ -104,10 +104,10 @@ def find_problem(record: dict[str, Any]) -> str | None:
 def _surrogates_problem(record: dict[str, Any]) -> str | None:
     """Looks at what a ladder should climb, which records of older versions do not say."""
     found = record["subject"].get("surrogates", {})
-    pair = lambda value: isinstance(value, list) and list(map(type, value)) == [bool, str]
+    pair = lambda value: isinstance(value, list) and list(map(type, value)) == [str, str]
     if isinstance(found, dict) and all(map(pair, found.values())):
         return None
-    return f"subject.surrogates is {found!r}: no names with [whether a gradient is taken, of what]"
+    return f"subject.surrogates is {found!r}: no names with [how it is climbed, a digest of what]"
 
 
 def _threat_problem(record: dict[str, Any]) -> str | None:

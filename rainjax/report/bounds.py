@@ -11,6 +11,8 @@ from rainjax.report.results import Ball, Results, lowest, on_common_images
 from rainjax.report.tables import ABSENT, Cell
 from rainjax.report.text import unique
 
+_LADDER = ", ladder"  # what `ladders` adds to a name
+
 
 def bounded(results: Results, cell: Cell, record: Record | None, *, ball: Ball) -> Cell:
     """Returns the cell of the strongest attack within a ball, with "≤" where that is a bound.
@@ -42,37 +44,44 @@ def at_most(results: Results, record: Record, ball: Ball) -> str:
 def wanting(results: Results, record: Record, ball: Ball) -> list[str]:
     """Returns the threat models within a ball whose surrogates had no flat ladder, if it matters.
 
-    It does where the record, the strongest attack within the ball, leaves more than attacks leave
-    of the undefended classifier there, or than nothing where nobody attacked that. Asked is
-    whatever the study tried on the subject, and all of `ladders` that applies to it, which the
-    record says unless it is of an older version; by what is differentiated and whether it is, and
-    not by what it is called. A ladder that had no gradient to follow for some images, or was
-    told what not to double, is flat for another reason, and counts for nothing.
+    It does where `_claims_more`. Asked is whatever the study tried on the subject, and all of
+    `ladders` that applies to it, which records say unless they are of an older version: by how it
+    is climbed and what is, and not by what it is called. A ladder that had no gradient to follow
+    for some images, or was told what not to double, is flat for another reason, and counts for
+    nothing.
+    """
+    if not _claims_more(results, record, ball):
+        return []
+    own = [other for other in results.scored(None) if other.subject == record.subject]
+    tried = [
+        other
+        for other in own
+        # What was found on another classifier gets no stronger by fooling that one better.
+        if other.ball == ball and other.knowledge not in (Knowledge.KEYS, Knowledge.TRANSFER)
+    ]
+    flat = {_surrogate(other) for other in tried if _settled(other)}
+    asked = [(_surrogate(other), other.threat.removesuffix(_LADDER)) for other in tried]
+    # Of what the study left out too: an attack that nobody made breaks nothing.
+    for other in own:
+        told = other.content["subject"].get("surrogates", {})
+        asked += [(tuple(of), name) for name, of in told.items() if tuple(of) not in dict(asked)]
+    return unique(name for of, name in asked if of not in flat)
+
+
+def _claims_more(results: Results, record: Record, ball: Ball) -> bool:
+    """Whether the strongest attack within a ball leaves more than attacks leave of the bare one.
+
+    That is the undefended classifier, within the same ball; where nobody attacked it, whether it
+    leaves anything.
     """
     if not record.scored or not record.defended or ball[1] == math.inf:
-        return []
+        return False
     bare = _undefended(results, record, ball)
     if bare is not None:
         own, others, _ = on_common_images(record, bare)
         if own.accuracy <= others.accuracy:
-            return []
-    if record.score().accuracy == 0:
-        return []
-    tried = [
-        other
-        for other in results.scored(None)
-        if other.subject == record.subject
-        and other.ball == ball
-        # What was found on another classifier gets no stronger by fooling that one better.
-        and other.knowledge not in (Knowledge.KEYS, Knowledge.TRANSFER)
-    ]
-    flat = {_surrogate(other) for other in tried if _settled(other)}
-    asked = [(_surrogate(other), other.threat) for other in tried]
-    # Of what the study left out too: an attack that nobody made breaks nothing.
-    applying = record.content["subject"].get("surrogates", {})
-    left_out = [((asks, of), f"{name}, ladder") for name, (asks, of) in applying.items()]
-    asked += [(of, name) for of, name in left_out if of not in dict(asked)]
-    return unique(name for of, name in asked if of not in flat)
+            return False
+    return record.score().accuracy > 0
 
 
 def bound_notes(
@@ -90,14 +99,16 @@ def bound_notes(
             f"**≤**: an upper bound. The number {_compared(results, claims)}, and "
             f"{_missing(results, found)}."
         )
-    fewer = {
-        record.subject: _on_fewer(results, record, ball)
+    fewer = [
+        f"{record.subject} on {words}"
         for record, ball in claims
-        if not found[record.subject, ball]
-    }
-    if any(fewer.values()):
-        told = ", ".join(f"{subject} on {words}" for subject, words in fewer.items() if words)
-        notes.append(f"Flat ladders, which leave a number without ≤, were climbed for {told}.")
+        if not found[record.subject, ball] and (words := _on_fewer(results, record, ball))
+    ]
+    if fewer:
+        notes.append(
+            "Flat ladders, which leave a number without ≤, were climbed for "
+            f"{', '.join(unique(fewer))}."
+        )
     if any(record.still_falling for record in (*(record for record, _ in claims), *also)):
         notes.append(
             "**still falling**: its ladder ended by its budget, and not because doubling steps, "
@@ -107,15 +118,17 @@ def bound_notes(
 
 
 def _on_fewer(results: Results, record: Record, ball: Ball) -> str:
-    """Says on how many images ladders were climbed, where those are not all of a record's."""
-    nums = [
-        other.num_examples
-        for other in results.scored(None)
-        if other.subject == record.subject and other.ball == ball and _settled(other)
-    ]
-    if not nums or min(nums) >= record.num_examples:
+    """Says on how many images ladders freed a number of its sign, where those are not all."""
+    if not _claims_more(results, record, ball):
         return ""
-    return f"{min(nums)} of {record.num_examples} images"
+    most: dict[tuple[str, str], int] = {}
+    for other in results.scored(None):
+        if other.subject == record.subject and other.ball == ball and _settled(other):
+            place = _surrogate(other)
+            most[place] = max(most.get(place, 0), other.num_examples)
+    if not most or min(most.values()) >= record.num_examples:
+        return ""
+    return f"{min(most.values())} of {record.num_examples} images"
 
 
 def _compared(results: Results, claims: list[tuple[Record, Ball]]) -> str:
@@ -135,7 +148,7 @@ def _missing(results: Results, found: dict[tuple[str, Ball], list[str]]) -> str:
     if len(none) == sum(map(bool, found.values())):
         return text
     told = [
-        f"{subject} under {', '.join(names)}"
+        f"{subject} under {' and '.join(names)}"
         for (subject, _), names in found.items()
         if names and subject in climbed
     ]
@@ -174,7 +187,10 @@ def _settled(record: Record) -> bool:
     return not record.num_zero_gradient and not record.content["threat"].get("left_out")
 
 
-def _surrogate(record: Record) -> tuple[bool, str]:
-    """Returns whether a gradient is taken, and a digest of what it is taken of."""
-    differentiated = record.content["threat"].get("differentiates")
-    return record.knowledge > Knowledge.SCORES, digest(differentiated)
+def _surrogate(record: Record) -> tuple[str, str]:
+    """Returns how an attack climbs, as `climbable` tells it, and a digest of what."""
+    attack = record.content["threat"].get("attack") or {}
+    kind = (attack.get("attack") or attack).get("class")  # a ladder holds its attack
+    asks = kind == "Square" or record.knowledge <= Knowledge.SCORES
+    how = "outputs" if kind == "ReachableOutputs" else "scores" if asks else "gradient"
+    return how, digest(record.content["threat"].get("differentiates"))

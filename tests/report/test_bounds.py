@@ -133,16 +133,48 @@ def test_flat_ladders_under_every_surrogate_that_was_tried_lift_the_bound():
 
 def test_a_surrogate_that_applies_and_that_nobody_tried_leaves_the_bound():
     own = ladder("rain_finetuned", "white_box", [5] * 5 + [0] * 5, flat=True, surrogate="itself")
-    applies = {"own gradient": [True, digest("itself")], "mean field": [True, digest("mean")]}
+    applies = {
+        "own gradient": ["gradient", digest("itself")], "mean field": ["gradient", digest("mean")]
+    }  # fmt: skip
     own["subject"]["surrogates"] = applies
     bare = make_record("undefended", "white_box", [5] + [0] * 9)
     shown, notes = last_cells(results_of([bare, own]))
     assert shown[RAIN].startswith("≤ 50.0 %")
-    assert f"climbed for {RAIN} under mean field, ladder" in notes
+    assert f"climbed for {RAIN} under mean field." in notes
     mean = ladder("rain_finetuned", "eot", [5] * 6 + [0] * 4, flat=True, surrogate="mean")
     shown, notes = last_cells(results_of([bare, own, mean]))
     assert shown[RAIN].startswith("50.0 %")
     assert "≤" not in notes
+
+
+def test_plain_bpda_does_not_stand_for_a_choice_among_outputs():
+    """Both differentiate one pipeline, and what the second finds is what the first misses."""
+    flat = ladder("rain_finetuned", "white_box", [5] * 5 + [0] * 5, flat=True, surrogate="bpda")
+    flat["subject"]["surrogates"] = {
+        "BPDA, identity": ["gradient", digest("bpda")],
+        "reachable outputs": ["outputs", digest("bpda")],
+    }
+    bare = make_record("undefended", "white_box", [5] + [0] * 9)
+    shown, notes = last_cells(results_of([bare, flat]))
+    assert shown[RAIN].startswith("≤ 50.0 %")
+    assert f"climbed for {RAIN} under reachable outputs." in notes
+    chosen = ladder("rain_finetuned", "eot", [5] * 6 + [0] * 4, flat=True, surrogate="bpda")
+    chosen["threat"]["attack"]["attack"]["class"] = "ReachableOutputs"
+    assert last_cells(results_of([bare, flat, chosen]))[0][RAIN].startswith("50.0 %")
+    # Nor does a search, whatever its attacker is said to know.
+    chosen["threat"]["attack"]["attack"]["class"] = "Square"
+    assert last_cells(results_of([bare, flat, chosen]))[0][RAIN].startswith("≤ 50.0 %")
+
+
+@pytest.mark.parametrize("left", ["nothing", "less"])
+def test_no_ladder_is_told_of_where_a_number_needs_none(left):
+    right = [0] * 10 if left == "nothing" else [5] + [0] * 9
+    own = told(make_record("rain_finetuned", "white_box", right), "itself")
+    few = ladder("rain_finetuned", "eot", [5] * 10, flat=True, surrogate="itself")
+    few["data"]["indices"] = "0-4"
+    few["result"] |= {"num_examples": 5, "correct_draws": pack_counts([5] * 5)}
+    bare = ladder("undefended", "white_box", [5] * 5 + [0] * 5, flat=True)
+    assert "were climbed for" not in last_cells(results_of([bare, own, few]))[1]
 
 
 def test_a_table_says_on_how_many_images_ladders_were_climbed():

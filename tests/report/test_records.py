@@ -49,7 +49,7 @@ def _with(path, value):
         (_with("threat.tags", [1]), r"threat.tags is \[1\], no list of names"),
         (_with("subject.is_random", 1), "subject.is_random is 1, which is no truth value"),
         (_with("subject.surrogates", ["own gradient"]), "subject.surrogates is .'own gradient'"),
-        (_with("subject.surrogates", {"own": [1, "ab"]}), "no names with .whether a gradient"),
+        (_with("subject.surrogates", {"own": [True, "ab"]}), "no names with .how it is climbed"),
         (_with("seed", "0"), "seed is '0', which is no whole number"),
         (_with("result.mean.accuracy", float("nan")), "result.mean is nan in"),
         (_with("result.mean.high", 1.2), "result.mean is .* in order"),
