@@ -246,10 +246,12 @@ def test_studies_are_measured_apart_from_where_they_are_tuned():
     found = {name: options for name, (options, _) in studies().items() if "ncis" in name}
     assert set(found) == {
         "ncis", "cifar10_ncis", "cifar10_ncis_robust", "photographs_ncis", "ncis_iterations",
-        "cifar10_ncis_iterations",
+        "cifar10_ncis_iterations", "photographs_ncis_iterations",
     }  # fmt: skip
     assert found["ncis_iterations"].split != found["ncis"].split
     tuned, measured = found["cifar10_ncis_iterations"], found["cifar10_ncis"]
     assert tuned.skip >= measured.num_examples
+    tuned, measured = found["photographs_ncis_iterations"], found["photographs_ncis"]
+    assert (tuned.data, tuned.split) == ("imagenette224", "train") != (measured.data, "train")
     assert isinstance(found["ncis"], NCISStudy)
     assert found["ncis"].smoothing == GaussianSmoothing()
