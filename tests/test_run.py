@@ -128,6 +128,9 @@ def test_records_follow_the_schema(folder, config):
                 value = value[part]
             own = {"result": {"rounded"}, "": {"num_zero_gradient"}}  # of attacks by gradients
             more = own.get(place, set()) if record["threat"]["attack"] else set()
+            more |= (
+                {"surrogates"} if place == "subject" and record["subject"]["defended"] else set()
+            )
             assert set(value) == set(names.split()) | more, place
         assert str(config.out) not in json.dumps(record)  # folders are nobody's business
         attack = record["threat"]["attack"]
