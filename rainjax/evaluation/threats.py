@@ -324,7 +324,7 @@ def _with_rounding(value: Any, rounding: str) -> Any:
     return value if changed == fields else dataclasses.replace(value, **changed)
 
 
-def _is_rounding(defense: Defense) -> bool:
+def _is_rounding(defense: Any) -> bool:
     """Tells whether a defense's `rounding` is one of this library's, and not just called so."""
     try:
         return get_type_hints(type(defense))["rounding"] == Rounding
