@@ -317,7 +317,7 @@ class Odd(BitDepth):
     made: int = dataclasses.field(default=0, init=False)
 
     def mean_field(self):
-        raise NotImplementedError("nobody has worked it out")
+        raise ValueError("nobody has worked it out")
 
 
 def test_what_a_defense_does_not_allow_ends_no_study_and_stays_wanting(tmp_path):
