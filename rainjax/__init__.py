@@ -3,6 +3,8 @@
 A table of contents; the modules hold more.
 
     pipeline     Defended, Pipeline      a classifier behind a defense, and what is like it
+    guarded      Guarded                 a pipeline that a detector lets answer, or not
+    detectors    Detector, calibrate, ...
     defenses     RAIN, FeatureDistillation, JPEG, many more: values with pure functions
     attacks      PGD, EOT, many more     what is mounted against them
     gradients    expectation, BPDA, straight_through
@@ -25,6 +27,7 @@ from rainjax import (
     attacks,
     data,
     defenses,
+    detectors,
     evaluation,
     metrics,
     nets,
@@ -48,6 +51,7 @@ from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.ensemble import Member, run_ensemble
 from rainjax.evaluation.smoothing import Smoothed, certify
 from rainjax.gradients import BPDA, expectation, straight_through
+from rainjax.guarded import Guarded
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended, Pipeline
 
@@ -64,6 +68,7 @@ __all__ = [
     "Defended",
     "Defense",
     "FeatureDistillation",
+    "Guarded",
     "Identity",
     "MeanFieldRAIN",
     "Member",
@@ -77,6 +82,7 @@ __all__ = [
     "check_defense",
     "data",
     "defenses",
+    "detectors",
     "evaluation",
     "example_keys",
     "expectation",

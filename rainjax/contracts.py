@@ -163,7 +163,7 @@ def check_attack(
     check_value(attack.query)
     images, keys, others = _images(image_shape), _keys(0), _keys(1)
     labels = jnp.array([0, 1, 3])
-    target = _MaskedLinear(images[0].size)
+    target = _MaskedLinear(images[0].size, rejects=attack.sees_rejection)
     params = target.init(jax.random.key(3))
 
     # One program for a pipeline that works, times one, and for a broken one, times NaN.
@@ -209,17 +209,26 @@ def check_attack(
 
 @dataclasses.dataclass(frozen=True)
 class _MaskedLinear(Pipeline):
-    """A linear classifier that sees each value with probability one half."""
+    """A linear classifier that sees each value with probability one half, and may reject."""
 
     size: int
+    rejects: bool = False
 
     def init(self, key: PRNGKey) -> Params:
         kernel_key = jax.random.split(key)[1]
-        return {"kernel": jax.random.normal(kernel_key, (self.size, _NUM_CLASSES))}
+        columns = _NUM_CLASSES + self.rejects
+        return {"kernel": jax.random.normal(kernel_key, (self.size, columns))}
+
+    @property
+    def rejection(self) -> str | None:
+        return "safe" if self.rejects else None
 
     def logits(self, params: Params, key: PRNGKey, image: Image) -> Logits:
         seen = image * jax.random.bernoulli(key, 0.5, image.shape)
-        return seen.reshape(self.size) @ params["kernel"]
+        logits = seen.reshape(self.size) @ params["kernel"]
+        if not self.rejects:
+            return logits
+        return logits.at[-1].add(jnp.max(logits[:-1]))
 
 
 @dataclasses.dataclass(frozen=True)

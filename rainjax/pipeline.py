@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from rainjax._arrays import check_key
 from rainjax._checks import check_fields, check_image, check_num_classes
@@ -21,7 +21,7 @@ from rainjax.defenses._base import (
     stratifies,
 )
 from rainjax.nets._network import Network
-from rainjax.typing import Draw, Image, Logits, Params, PRNGKey, Stratum
+from rainjax.typing import Draw, Image, Label, Logits, Params, PRNGKey, Stratum
 
 # What the rounding of a defense's arithmetic may add to a border of [0, 1].
 RANGE_TOLERANCE = 1e-5
@@ -84,6 +84,15 @@ class Pipeline(Value):
         """Whether there is anything beside the classifier that an attacker may be blind to."""
         return True
 
+    @property
+    def rejection(self) -> str | None:
+        """What an attacker has gained with a rejected image, "safe" (nothing) or "error" (all).
+
+        None where every image is answered. Elsewhere the last logit is the rejection's: see
+        `Guarded` and `fold_rejection`.
+        """
+        return None
+
     def map_defense(self, change: Callable[[Defense], Defense]) -> "Pipeline | None":
         """Returns this pipeline with `change(defense)` for its defense, None where it has none.
 
@@ -92,6 +101,10 @@ class Pipeline(Value):
         """
         del change
         return None
+
+    def undefended(self) -> "Pipeline | None":
+        """Returns what is left without a defense, for who is blind to it; None where all is."""
+        return self.map_defense(lambda defense: Identity())
 
     def purify(self, params: Params, draw: Draw, image: Image) -> Image | None:
         """Returns the image that the classifier sees, to be looked at; None if there is none."""
@@ -288,3 +301,17 @@ def _shape_and_type(image: Any) -> str:
 def majority(votes: Int[Array, "votes"], num_classes: int) -> Int[Array, ""]:
     """Returns the most frequent class; of several, the one with the least number."""
     return jnp.argmax(jnp.bincount(votes, length=num_classes))
+
+
+def fold_rejection(
+    logits: Float[Array, "classes_and_rejection"], label: Label, *, is_label: bool
+) -> Logits:
+    """Returns the classes' logits, with that of the rejection, the last one, folded into them.
+
+    It counts as the label, or as every other class: the label's logit, or all others, become the
+    larger of their own and the rejection's. So the largest of what is returned is the label's
+    exactly where a pipeline is right, or rejects and `is_label`.
+    """
+    classes, rejection = logits[:-1], logits[-1]
+    folded = (jnp.arange(len(classes)) == label) == is_label
+    return jnp.where(folded, jnp.maximum(classes, rejection), classes)

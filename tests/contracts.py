@@ -29,6 +29,7 @@ from rainjax.attacks import (
     NoisyAPGD,
     ReachableOutputs,
     ScaleInvariance,
+    SelectivePGD,
     Square,
     TranslationInvariance,
     fgsm,
@@ -285,6 +286,24 @@ ATTACKS = [
         0.01,
         moves=False,
     ),
+]
+
+# They need a pipeline that rejects.
+ATTACKS_ON_DETECTORS = [
+    AttackCase("selective", SelectivePGD(num_steps=4), "linf", 8 / 255, moves=False),
+    AttackCase(
+        "selective_l2",
+        SelectivePGD(
+            norm="l2", radius=0.7, step_size=0.2, num_steps=3, num_restarts=2, orthogonal=False
+        ),
+        "l2",
+        0.7,
+        moves=False,
+    ),
+    AttackCase(
+        "pgd_rejection", PGD(num_steps=3, loss="rejection", best_iterate=True), "linf", 8 / 255
+    ),
+    AttackCase("pgd_acceptance", PGD(num_steps=3, loss="acceptance"), "linf", 8 / 255),
 ]
 
 # A check of them comes with the first one, whose promises will say what it is to check.

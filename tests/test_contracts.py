@@ -19,7 +19,14 @@ from rainjax.attacks import Attack, Square, losses
 from rainjax.contracts import DefenseOutputs, check_attack, check_defense
 from rainjax.defenses import Defense, Identity
 from rainjax.pipeline import Defended
-from tests.contracts import ATTACKS, DEFENSES, DETECTORS, DefenseCase, public_defenses
+from tests.contracts import (
+    ATTACKS,
+    ATTACKS_ON_DETECTORS,
+    DEFENSES,
+    DETECTORS,
+    DefenseCase,
+    public_defenses,
+)
 from tests.tiny import Linear, Mask, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -99,7 +106,7 @@ def target_params():
     return TARGET.init(jax.random.key(3))
 
 
-@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*ATTACKS, *ATTACKS_ON_DETECTORS], ids=lambda case: case.name)
 def test_attack_keeps_its_promises(case):
     """Those that `check_attack` checks; goes somewhere, and as far as its radius says."""
     outputs = check_attack(case.attack)
@@ -179,7 +186,7 @@ def _torn(image):
 _torn.defjvp(lambda primals, tangents: (primals[0], jnp.nan * tangents[0]))
 
 
-@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*ATTACKS, *ATTACKS_ON_DETECTORS], ids=lambda case: case.name)
 def test_a_pipeline_that_returns_nan_does_not_look_robust(case, target_params):
     """NaN at every point but the image itself, or in the gradient alone, ends in NaN."""
     image, whole = (
@@ -201,7 +208,9 @@ def test_a_pipeline_that_returns_nan_does_not_look_robust(case, target_params):
     assert np.isnan(found).any() == (not isinstance(case.attack, Square))  # asks for no gradient
 
 
-@pytest.mark.parametrize("case", [*DEFENSES, *ATTACKS, *DETECTORS], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [*DEFENSES, *ATTACKS, *ATTACKS_ON_DETECTORS, *DETECTORS], ids=lambda case: case.name
+)
 def test_methods_are_values(case):
     value = case.attack if hasattr(case, "attack") else case.defense
     twin = dataclasses.replace(value)
@@ -216,11 +225,11 @@ def test_methods_are_values(case):
 
 def test_every_public_method_is_on_the_lists():
     defenses = {type(case.defense) for case in DEFENSES}
-    attacks = {type(case.attack) for case in ATTACKS}
+    attacks = {type(case.attack) for case in [*ATTACKS, *ATTACKS_ON_DETECTORS]}
     assert _concrete(rainjax.defenses, Defense) <= defenses
     assert public_defenses() <= defenses
     assert _concrete(rainjax.attacks, Attack) <= attacks
-    names = [case.name for case in [*DEFENSES, *ATTACKS]]
+    names = [case.name for case in [*DEFENSES, *ATTACKS, *ATTACKS_ON_DETECTORS]]
     assert len(set(names)) == len(names)
     assert Identity in defenses
 

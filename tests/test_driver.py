@@ -43,7 +43,7 @@ def sizes(monkeypatch):
     seen, real = [], driver._add_chunk
 
     def spy(*args):
-        seen.append(len(args[5]))
+        seen.append(len(args[6]))
         return real(*args)
 
     monkeypatch.setattr(driver, "_add_chunk", spy)

@@ -12,6 +12,7 @@ from rainjax.attacks.minimum_norm import MinimumNormAttack
 from rainjax.attacks.noisy_apgd import NoisyAPGD
 from rainjax.attacks.pgd import PGD, fgsm
 from rainjax.attacks.reachable import ReachableOutputs
+from rainjax.attacks.selective import SelectivePGD
 from rainjax.attacks.square import Square
 from rainjax.attacks.transfer import InputDiversity, ScaleInvariance, TranslationInvariance
 
@@ -33,6 +34,7 @@ __all__ = [
     "NoisyAPGD",
     "ReachableOutputs",
     "ScaleInvariance",
+    "SelectivePGD",
     "Square",
     "TranslationInvariance",
     "fgsm",

@@ -49,6 +49,15 @@ class Attack(Value):
     eot: EOT = EOT()
 
     @property
+    def sees_rejection(self) -> bool:
+        """Whether it needs a pipeline that rejects, and is given the rejection's logit, the last.
+
+        By default not: it is folded into the logits of the classes, and an attack never has to
+        know of it.
+        """
+        return False
+
+    @property
     def num_draws(self) -> int:
         """How many draws of the pipeline every answer is averaged over."""
         return self.eot.num_samples

@@ -58,6 +58,21 @@ def targeted_dlr(logits: Logits, label: Label, target: Label) -> Float[Array, ""
     return lead / (first - 0.5 * (third + fourth) + 1e-12)
 
 
+def rejection(logits: Logits, label: Label) -> Float[Array, ""]:
+    """Returns the last logit, of a rejection, minus the largest other: positive where it rejects.
+
+    It looks at no label. What it leads to is a fine image that is rejected: a denial of service.
+    """
+    del label
+    highest = jnp.max(logits[:-1])
+    return jnp.where(jnp.isnan(logits).any(), jnp.nan, logits[-1] - highest)
+
+
+def acceptance(logits: Logits, label: Label) -> Float[Array, ""]:
+    """Returns minus `rejection`: it leads to an image that passes, whatever the answer to it."""
+    return -rejection(logits, label)
+
+
 def best_wrong(logits: Logits, label: Label) -> Float[Array, ""]:
     """Returns the largest logit of another class than the label, or NaN where one is."""
     is_label = jnp.arange(logits.shape[0]) == label
@@ -123,5 +138,9 @@ _LOSSES: dict[str, Loss] = {
     "margin": margin,
     "logit": logit,
     "dlr": dlr,
+    "rejection": rejection,
+    "acceptance": acceptance,
 }
+OF_REJECTION = ("rejection", "acceptance")
+"""Losses of the logits of a pipeline that rejects, the last of which is the rejection's."""
 _LEAST_CLASSES = {"dlr": 3, "targeted_dlr": 4}

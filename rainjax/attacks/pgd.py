@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax.attacks import balls
+from rainjax.attacks import balls, losses
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.queries import Aim, Ascent, Slope
 from rainjax.typing import Image, Label, PRNGKey
@@ -44,9 +44,14 @@ class PGD(BallAttack):
     starts and keeps the image with the highest loss. Both cost one more gradient evaluation
     per start, to know the loss at its last image. `block` keeps the perturbation constant on
     cells of that size, before clipping to [0, 1]: cells of 2 pass RAIN's random pick unchanged.
+
+    The losses "rejection" and "acceptance" climb the score of a pipeline's detector alone, up or
+    down, and need a pipeline that rejects (`rainjax.Guarded`).
     """
 
-    loss: Literal["cross_entropy", "margin", "dlr", "logit"] = "cross_entropy"
+    loss: Literal["cross_entropy", "margin", "dlr", "logit", "rejection", "acceptance"] = (
+        "cross_entropy"
+    )
     step_size: float = 2 / 255
     num_steps: int = 40
     num_restarts: int = 1
@@ -78,6 +83,11 @@ class PGD(BallAttack):
     def num_calls(self) -> int:
         """Gradient evaluations per image and draw."""
         return self.num_restarts * self._calls_per_start
+
+    @property
+    def sees_rejection(self) -> bool:
+        """Whether its loss is one of the rejection's logit."""
+        return self.loss in losses.OF_REJECTION
 
     @property
     def query(self) -> Slope:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from rainjax.attacks import PGD, Attack, BallAttack
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.devices import data_mesh, full_batches
-from rainjax.evaluation.driver import ask, watched_attack
+from rainjax.evaluation.driver import ask, folds, watched_attack
 from rainjax.evaluation.effort import with_draws
 from rainjax.evaluation.ladder import paired_change
 from rainjax.evaluation.scoring import score
@@ -126,19 +126,20 @@ class _Bench:
     @functools.cached_property
     def clean_logits(self) -> np.ndarray:
         """The logits of the images as they are, under the scoring draws."""
-        return self.logits(self.images)
+        return self.logits(self.images, attacked=False)
 
     def right(self, attacked: np.ndarray) -> np.ndarray:
         """Returns each image's share of right answers under fresh draws."""
         predicted = self.logits(attacked).argmax(-1)
         return (predicted == self.labels[:, None]).mean(1)
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def logits(self, images: np.ndarray, *, attacked: bool = True) -> np.ndarray:
         """Returns the target's logits under the scoring draws."""
         found = [
             score(
                 self.target, self.params, keys, images[full],
-                num_draws=self._num_draws, mesh=self._mesh,
+                num_draws=self._num_draws, labels=self.labels[full], attacked=attacked,
+                mesh=self._mesh,
             )
             for _, full, keys in self._batches(Purpose.SCORE)
         ]  # fmt: skip
@@ -153,7 +154,7 @@ class _Bench:
             aim = Aim(labels, labels)
             answer = ask(
                 self.surrogate, Slope("cross_entropy"), eot, self.params, keys, points, aim,
-                count=num_draws,
+                count=num_draws, labels=labels, fold=folds(self.surrogate),
             )  # fmt: skip
             found.append(np.asarray(answer.gradient)[: len(rows)])
         return np.concatenate(found)
@@ -358,7 +359,8 @@ def _surfaces(bench: _Bench) -> list[dict[str, Any]]:
         )
         plane = np.clip(grid, 0, 1).astype(np.float32).reshape(-1, *bench.images[i].shape)
         keys = example_keys(bench.seed, Purpose.SELECT, np.full(len(plane), i))
-        logits = score(bench.target, bench.params, keys, plane, num_draws=num)
+        labels = np.full(len(plane), bench.labels[i])
+        logits = score(bench.target, bench.params, keys, plane, num_draws=num, labels=labels)
         losses = -jax.nn.log_softmax(logits)[..., int(bench.labels[i])].mean(1)
         surfaces.append(
             {

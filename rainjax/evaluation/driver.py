@@ -38,8 +38,8 @@ from rainjax.evaluation.compatibility import check_known_key, check_losses, chec
 from rainjax.evaluation.probes import check_purified
 from rainjax.evaluation.watch import warn_of_softmax, warn_of_zero_gradients
 from rainjax.gradients import Draws
-from rainjax.pipeline import Pipeline
-from rainjax.typing import Images, LogitsFn, Params
+from rainjax.pipeline import Pipeline, fold_rejection
+from rainjax.typing import Images, Label, LogitsFn, Params
 
 
 def run_attack(
@@ -108,6 +108,7 @@ def watched_attack(
     images = check_batch(surrogate, params, attack_keys, images, labels)
     labels = jnp.asarray(labels)
     check_losses(attack, surrogate.num_classes(params, images[0]))
+    check_rejection(surrogate, attack)
     check_purified(surrogate, params, images)
     if score_keys is None:
         check_outcomes(surrogate, attack.eot, images.shape[1])
@@ -129,7 +130,7 @@ def watched_attack(
     ):
         init_keys, loop_keys = _split(attack_keys)
         run = place(_start(attack, init_keys, images, labels))
-        batch = _Batch(loop_keys, secrets, run)
+        batch = _Batch(loop_keys, secrets, labels, run)
         attacked, watch = _drive(surrogate, attack, params, batch, mesh, tick)
     check_attacked(attacked, surrogate, params, attack_keys, images)
     return attacked, watch
@@ -142,6 +143,7 @@ class _Batch:
 
     loop_keys: Keys
     secrets: Keys | None
+    labels: Labels
     run: Run
 
 
@@ -181,29 +183,31 @@ def _call(surrogate: Pipeline, attack: Attack, params, batch: _Batch, call: int,
     draw_keys, update_keys, points, about = _open(attack, batch, call)
     answer = ask(
         surrogate, attack.query, attack.eot, params, draw_keys, points, about,
-        count=count, secrets=batch.secrets, tick=tick,
+        count=count, secrets=batch.secrets, labels=batch.labels, fold=folds(surrogate, attack),
+        tick=tick,
     )  # fmt: skip
     return dataclasses.replace(batch, run=_close(attack, update_keys, batch.run, answer))
 
 
 def ask(
     surrogate: Pipeline, query: Query, eot: EOT, params: Params, draw_keys: Keys, points: Images,
-    about: Any, *, count: int, secrets: Keys | None = None,
+    about: Any, *, count: int, labels: Labels, fold: bool | None, secrets: Keys | None = None,
     tick: Callable[[int], object] = lambda n: None,
 ) -> Any:  # fmt: skip
-    """Returns the mean answer over `count` draws at each point, asked chunk by chunk."""
+    """Returns the mean answer over `count` draws at each point, asked chunk by chunk.
+
+    A rejection is folded into the logits as `fold` says: see `folds`.
+    """
     query, outer = eot.query(query), eot.outer
     num = count if outer is eot else 1
     chunk = math.gcd(num, outer.chunk_size or 1)
-    total = _zeros(query, surrogate, outer.draws, params, draw_keys, secrets, points, about)
+    rows = draw_keys, secrets, labels, points, about
+    total = _zeros(query, surrogate, fold, outer.draws, params, *rows)
     if points.committed:
         # Placed as the sums will be: otherwise the second chunk would compile everything again.
         total = jax.device_put(total, draw_keys.sharding)
     for start in range(0, num, chunk):
-        total = _add_chunk(
-            query, surrogate, chunk, outer.draws,
-            params, draw_keys, secrets, points, about, start, total,
-        )  # fmt: skip
+        total = _add_chunk(query, surrogate, fold, chunk, outer.draws, params, *rows, start, total)
         jax.block_until_ready(total)  # chunks in a queue would each hold memory
         tick(count // (num // chunk))
     return _over(total, num)
@@ -251,15 +255,52 @@ def check_attacked(
         )
 
 
-def view(surrogate: Pipeline, params: Params, secret: Key[Array, ""] | None) -> LogitsFn:
-    """Returns what the attacker sees; with a `secret`, outcome `i` is scoring draw `i`."""
-    if secret is None:
-        return functools.partial(surrogate.logits_of_draw, params)
+def view(
+    surrogate: Pipeline,
+    params: Params,
+    secret: Key[Array, ""] | None,
+    label: Label,
+    fold: bool | None,
+) -> LogitsFn:
+    """Returns what the attacker sees; with a `secret`, outcome `i` is scoring draw `i`.
+
+    `fold` tells whether a rejection counts as the label, or as all other classes: `folds`.
+    """
 
     def logits_fn(draw, image):
-        return surrogate.logits(params, jax.random.fold_in(secret, draw), image)
+        if secret is None:
+            logits = surrogate.logits_of_draw(params, draw, image)
+        else:
+            logits = surrogate.logits(params, jax.random.fold_in(secret, draw), image)
+        return logits if fold is None else fold_rejection(logits, label, is_label=fold)
 
     return logits_fn
+
+
+def check_rejection(surrogate: Pipeline, attack: Attack) -> None:
+    """Refuses an attack on a rejection where nothing is rejected.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if attack.sees_rejection and surrogate.rejection is None:
+        loss = getattr(attack, "loss", None)
+        how = f"{type(attack).__name__}" + (f"(loss={loss!r})" if loss else "")
+        raise ValueError(
+            f"{how} attacks a detector, and {type(surrogate).__name__} rejects nothing: attack a "
+            "rainjax.Guarded, or take another attack."
+        )
+
+
+def folds(pipeline: Pipeline, attack: Attack | None = None) -> bool | None:
+    """Returns whether a rejection counts as the label for an attack, and not as other classes.
+
+    None where the pipeline rejects nothing, or the attack is one that looks at the rejection
+    itself. Where the label is a class to be reached, a rejection is none.
+    """
+    if pipeline.rejection is None or getattr(attack, "sees_rejection", False):
+        return None
+    return pipeline.rejection == "safe" and not getattr(attack, "targeted", False)
 
 
 def placement(mesh: Mesh | None, params: Params):
@@ -289,25 +330,28 @@ def _open(attack: Attack, batch: _Batch, call):
     return draw_keys, update_keys, *jax.vmap(attack.ask)(batch.run.state)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _zeros(query, surrogate: Pipeline, draws: Draws, params, keys, secrets, points, about):
-    def one(key, secret, point, about):
-        draw = gradients.draw(key, 0, draws)
-        return query(view(surrogate, params, secret), draw, point, about)
-
-    return gradients.zeros_of(jax.vmap(one), keys, secrets, points, about)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnames="total")
-def _add_chunk(
-    query, surrogate: Pipeline, chunk: int, draws: Draws,
-    params, draw_keys, secrets, points, about, start, total,
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _zeros(
+    query, surrogate: Pipeline, fold: bool | None, draws: Draws,
+    params, keys, secrets, labels, points, about,
 ):  # fmt: skip
-    def one(key, secret, point, about, total):
-        fn = functools.partial(query, view(surrogate, params, secret))
+    def one(key, secret, label, point, about):
+        draw = gradients.draw(key, 0, draws)
+        return query(view(surrogate, params, secret, label, fold), draw, point, about)
+
+    return gradients.zeros_of(jax.vmap(one), keys, secrets, labels, points, about)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnames="total")
+def _add_chunk(
+    query, surrogate: Pipeline, fold: bool | None, chunk: int, draws: Draws,
+    params, draw_keys, secrets, labels, points, about, start, total,
+):  # fmt: skip
+    def one(key, secret, label, point, about, total):
+        fn = functools.partial(query, view(surrogate, params, secret, label, fold))
         return gradients.add_draws(fn, total, key, start, chunk, draws, point, about)
 
-    return jax.vmap(one)(draw_keys, secrets, points, about, total)
+    return jax.vmap(one)(draw_keys, secrets, labels, points, about, total)
 
 
 # Without that the whole state is copied, and what an attack knows of an image may be megabytes.
@@ -323,10 +367,12 @@ def _over(total, count):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _step(attack: Attack, surrogate: Pipeline, params, batch: _Batch, call):
-    def one(key, secret, run):
-        return attack.step(key, call, view(surrogate, params, secret), run)
+    fold = folds(surrogate, attack)
 
-    return jax.vmap(one)(batch.loop_keys, batch.secrets, batch.run)
+    def one(key, secret, label, run):
+        return attack.step(key, call, view(surrogate, params, secret, label, fold), run)
+
+    return jax.vmap(one)(batch.loop_keys, batch.secrets, batch.labels, batch.run)
 
 
 @functools.partial(jax.jit, static_argnums=0)

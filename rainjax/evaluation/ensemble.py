@@ -317,7 +317,10 @@ def judged(
     rights, margins = [], []
     for chosen, rows in full_batches(np.arange(len(images)), size):
         keys = example_keys(seed, Purpose.SELECT, indices[rows])
-        logits = score(target, params, keys, images[rows], num_draws=num_draws, mesh=mesh)
+        logits = score(
+            target, params, keys, images[rows],
+            num_draws=num_draws, labels=labels[rows], mesh=mesh,
+        )  # fmt: skip
         logits = np.asarray(logits, np.float64)[: len(chosen)]
         label = labels[chosen][:, None, None]
         own = np.take_along_axis(logits, np.broadcast_to(label, (*logits.shape[:2], 1)), 2)

@@ -36,6 +36,10 @@ class Measure(Value):
     """The kind of its records, and so which fields a result must have: only `Robustness` and
     what extends it must have some."""
 
+    takes_rejections: ClassVar[bool] = False
+    """Whether the scorer gives it the logit of a rejection, the last one, of what may reject;
+    for others that is folded into the classes' as the attacker counts it: see `Guarded`."""
+
     def check(self, num_classes: int) -> None:
         """Raises ValueError where it says nothing about so many classes; by default never."""
         del num_classes

@@ -13,7 +13,7 @@ from rainjax._checks import as_plain
 from rainjax.attacks import EOT
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.devices import full_batches
-from rainjax.evaluation.driver import ask, placement
+from rainjax.evaluation.driver import ask, folds, placement
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Params
@@ -82,7 +82,10 @@ def gradient_noise(
         points, label = place(jnp.asarray(images[rows])), place(jnp.asarray(labels[rows]))
         for number in range(start, start + count):
             draw = place(_fold(keys, number))
-            yield ask(surrogate, query, EOT(), params, draw, points, Aim(label, label), count=1)
+            yield ask(
+                surrogate, query, EOT(), params, draw, points, Aim(label, label),
+                count=1, labels=label, fold=folds(surrogate),
+            )  # fmt: skip
 
     shape = (len(images), int(np.prod(images.shape[1:])))
     sums = np.zeros((2, *shape), np.float32)

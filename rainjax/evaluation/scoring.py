@@ -26,10 +26,17 @@ from rainjax.evaluation.batches import (
     refuse_traced,
 )
 from rainjax.evaluation.compatibility import check_known_key, check_losses, check_outcomes
-from rainjax.evaluation.driver import check_attacked, placement, run_attack, view
+from rainjax.evaluation.driver import (
+    check_attacked,
+    check_rejection,
+    folds,
+    placement,
+    run_attack,
+    view,
+)
 from rainjax.evaluation.probes import check_purified
 from rainjax.evaluation.watch import warn_of_softmax, warn_of_zero_gradients
-from rainjax.pipeline import Pipeline
+from rainjax.pipeline import Pipeline, fold_rejection
 from rainjax.typing import Images, Params
 
 __all__ = ["attack_batch", "keep_worst", "round_to_8bit", "run_attack", "score"]
@@ -66,6 +73,7 @@ def attack_batch(
     labels, secrets = jnp.asarray(labels), score_keys if known_key else None
     check_known_key(attack, num_score_draws, known_key)
     check_losses(attack, surrogate.num_classes(params, images[0]))
+    check_rejection(surrogate, attack)
     if not known_key:
         check_outcomes(surrogate, attack.eot, images.shape[1])
     given = params, attack_keys, score_keys, images, labels
@@ -74,8 +82,10 @@ def attack_batch(
         check_purified(surrogate, params, images)
         check_purified(target, params, images)
 
+    fold = folds(surrogate, attack)
+
     def one(key, secret, image, label):
-        run = attack.run(key, view(surrogate, params, secret), image, label)
+        run = attack.run(key, view(surrogate, params, secret, label, fold), image, label)
         return attack.finish(run), run.watch
 
     attacked, watch = jax.vmap(one)(attack_keys, secrets, images, labels)
@@ -83,6 +93,7 @@ def attack_batch(
         warn_of_zero_gradients(attack, watch)
         check_attacked(attacked, surrogate, params, attack_keys, images)
     logits = _score_draws(target, params, score_keys, attacked, 0, num_score_draws)
+    logits = _folded(logits, labels, folds(target))
     if not traced:
         warn_of_softmax(logits)
     broken = jnp.isnan(logits).any(-1)  # NaN is first in argmax: class 0 would look right
@@ -96,9 +107,15 @@ def score(
     images: Given,
     *,
     num_draws: int,
+    labels: Labels | None = None,
+    attacked: bool = True,
     mesh: Mesh | None = None,
 ) -> Float[Array, "n draws classes"]:
     """Returns the target's logits under `num_draws` draws of each image's scoring key.
+
+    Where the target may reject, they have one entry more, the last, or with `labels` the logit of
+    the rejection folded into those of the classes, as `Guarded` says what it is worth: of an image
+    that nobody `attacked` it is never right.
 
     It warns where all of them look like probabilities: attacks climb logits.
 
@@ -127,7 +144,9 @@ def score(
             f"of them number {broken.argmax()} of the batch: mend the pipeline."
         )
     warn_of_softmax(logits)
-    return logits
+    if labels is None or target.rejection is None:
+        return logits
+    return _folded(logits, jnp.asarray(labels), attacked and folds(target))
 
 
 def keep_worst(
@@ -164,10 +183,11 @@ def keep_worst(
         for each in both
     )
     _check_same_shape(attacked, images)
-    targeted = bool(getattr(attack, "targeted", False))
+    targeted, fold = bool(getattr(attack, "targeted", False)), folds(surrogate, attack)
 
     def succeeds(images):
         logits = score(surrogate, params, keys, images, num_draws=num_draws, mesh=mesh)
+        logits = _folded(logits, jnp.asarray(labels), fold)
         return ((np.asarray(logits).argmax(-1) == labels[:, None]) == targeted).all(1)
 
     undone = succeeds(images) & ~succeeds(attacked)
@@ -224,6 +244,14 @@ def _floating(images: Given, what: str) -> np.ndarray:
             "integers by 255."
         )
     return in_range(values, what)
+
+
+def _folded(logits, labels, fold: bool | None):
+    """Returns logits of `n draws` with that of the rejection folded into them, if there is one."""
+    if fold is None:
+        return logits
+    one = lambda row, label: fold_rejection(row, label, is_label=fold)
+    return jax.vmap(jax.vmap(one, (0, None)))(logits, labels)
 
 
 def _score_draws(target: Pipeline, params, keys, images, start, num_draws: int):

@@ -135,6 +135,11 @@ class Cell:
         return 0 if self.attack is None else self.attack.num_gradients
 
     @property
+    def attacked(self) -> bool:
+        """Whether somebody attacks, and not nobody, or bad quality alone."""
+        return self.threat.knowledge is not Knowledge.NONE
+
+    @property
     def known_key(self) -> bool:
         """Whether the attacker holds the scoring draws."""
         return self.threat.knowledge is Knowledge.KEYS
@@ -253,6 +258,8 @@ def _cell(
     if threat.knowledge > Knowledge.SCORES and not surrogate.differentiable:
         return None
     attack = _fitted(threat, surrogate, shape[0])
+    if isinstance(attack, Attack) and attack.sees_rejection and surrogate.rejection is None:
+        return None
     if threat.knowledge is Knowledge.KEYS:
         if not subject.pipeline.is_random:
             return None

@@ -11,6 +11,7 @@ from rainjax.attacks import EOT, Attack
 from rainjax.defenses import Identity
 from rainjax.defenses._base import Defense, quantizes
 from rainjax.evaluation.autoattack import AutoAttack
+from rainjax.evaluation.distorted import Distorted
 from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.names import check_name
@@ -57,7 +58,7 @@ class ClassifierAlone(Surrogate):
     """The classifier without its defense: an attacker who is blind to it."""
 
     def of(self, pipeline: Pipeline) -> Pipeline | None:
-        return pipeline.map_defense(lambda defense: Identity())
+        return pipeline.undefended()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,13 +212,13 @@ class When(Surrogate):
 class ThreatModel(metaclass=Named):
     """An attacker: an attack, what it differentiates, and what that takes to know.
 
-    `attack` is None where nobody attacks, and a `RoundingCertificate` where it is proved what
-    nobody can change. With `knowledge=Knowledge.KEYS` the attacker is given
-    the draws that will be scored, all of them, and needs `EOT(draws="enumerated")`; that applies
-    to random pipelines alone. A `Ladder` asks the whole pipeline what still stands, so its
-    attacker knows SCORES or DEFENSE. `num_examples` lowers a study's, where an attack is dear,
-    and never raises it. `tags` name the displays it is for: "table", or the curve that it is a
-    point of.
+    `attack` is None where nobody attacks, a `RoundingCertificate` where it is proved what
+    nobody can change, and `Distorted` where an image is of poor quality. With
+    `knowledge=Knowledge.KEYS` the attacker is given the draws that will be scored, all of them,
+    and needs `EOT(draws="enumerated")`; that applies to random pipelines alone. A `Ladder` asks
+    the whole pipeline what still stands, so its attacker knows SCORES or DEFENSE. `num_examples`
+    lowers a study's, where an attack is dear, and never raises it. `tags` name the displays it is
+    for: "table", or the curve that it is a point of.
     `protocol` is what a published protocol fixes: where the measurement deviates, its record and
     the tables say so.
 
@@ -239,12 +240,12 @@ class ThreatModel(metaclass=Named):
         check_fields(self)
         if self.protocol is not None:
             self.protocol.check(self.attack)
-        nobody = self.attack is None or isinstance(self.attack, RoundingCertificate)
+        nobody = self.attack is None or isinstance(self.attack, RoundingCertificate | Distorted)
         if nobody != (self.knowledge is Knowledge.NONE):
             raise ValueError(
                 f"The threat model {self.name!r} has attack={self.attack!r} and knowledge="
-                f"{self.knowledge.name}: with NONE there is no attack, or a certificate, with all "
-                "others an attack."
+                f"{self.knowledge.name}: with NONE there is no attack, a certificate or a "
+                "distortion, with all others an attack."
             )
         if self.num_examples is not None and self.num_examples < 1:
             raise ValueError(f"num_examples={self.num_examples} must be at least 1.")

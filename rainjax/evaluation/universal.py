@@ -13,7 +13,7 @@ from rainjax.attacks import EOT, balls, losses
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
 from rainjax.evaluation.compatibility import check_outcomes
-from rainjax.evaluation.driver import ask
+from rainjax.evaluation.driver import ask, folds
 from rainjax.evaluation.probes import check_purified
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.pipeline import Pipeline
@@ -86,7 +86,7 @@ def universal_perturbation(
             points = jnp.clip(images[rows] + delta[None], 0.0, 1.0)
             answer = ask(
                 surrogate, Slope(loss), eot, params, keys, points, Aim(label, label),
-                count=eot.num_samples,
+                count=eot.num_samples, labels=label, fold=folds(surrogate),
             )  # fmt: skip
             if bool(jnp.isnan(answer.value).any() | jnp.isnan(answer.gradient).any()):
                 check_purified(surrogate, params, points, keys)

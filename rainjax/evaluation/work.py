@@ -118,10 +118,14 @@ class Work:
     def logits(self, cell: Cell, rows: Rows, images: np.ndarray) -> np.ndarray:
         """Returns the subject's logits of images at these positions, under the scoring draws.
 
+        That of a rejection is folded into those of the classes, as the cell's attacker counts it,
+        unless the measure takes it as it is.
+
         Raises:
             ValueError: one is not finite.
         """
-        subject = cell.subject
+        subject, raw = cell.subject, self.study.measure.takes_rejections
+        labels = self.study.images.labels(rows)
         found = [
             scoring.score(
                 subject.pipeline,
@@ -129,6 +133,8 @@ class Work:
                 self._keys(Purpose.SCORE, full),
                 jnp.asarray(images[full - rows[0]]),
                 num_draws=self.num_draws(subject),
+                labels=None if raw else labels[full - rows[0]],
+                attacked=cell.attacked,
                 mesh=self._mesh_for(cell),
             )
             for _, full in full_batches(rows, self._size(cell))
@@ -307,7 +313,8 @@ class Work:
             mesh=mesh,
             on_gradient=lambda n: on_gradient(n * len(rows)),
         )
-        if not cell.known_key:  # who knows the scoring keys needs no other draws to choose by
+        # Who knows the scoring keys needs no other draws to choose by, and nobody does not choose.
+        if cell.attacked and not cell.known_key:
             attacked = scoring.keep_worst(
                 cell.surrogate,
                 cell.attack,
