@@ -226,6 +226,7 @@ VALUES = [
     and not inspect.isabstract(value)
 ] + [
     evaluation.CertifyOptions,
+    evaluation.Detection,
     evaluation.SanityOptions,
     evaluation.TopK,
     extras.Panels,

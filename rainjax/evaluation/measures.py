@@ -36,6 +36,10 @@ class Measure(Value):
     """The kind of its records, and so which fields a result must have: only `Robustness` and
     what extends it must have some."""
 
+    takes_rejections: ClassVar[bool] = False
+    """Whether `unit` gets the raw logits of a `Guarded`, those of the classes and one more for
+    the rejection; else a rejected image has the logits of its rejection alone."""
+
     def check(self, num_classes: int) -> None:
         """Raises ValueError where it says nothing about so many classes; by default never."""
         del num_classes

@@ -162,6 +162,18 @@ def test_intervals_of_several_statistics_leave_out_choices_that_define_none():
     assert low[0] != other[0][0]
 
 
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    """Scores of two normal distributions, whose AUROC is known in closed form."""
+    truth, hits = scipy.stats.norm.cdf(1 / np.sqrt(2)), 0
+    for trial in range(100):
+        clean, suspicious = RNG.normal(size=80), RNG.normal(1, 1, size=80)
+        low, high = metrics.bootstrap_interval(
+            metrics.auroc, clean, suspicious, num_resamples=100, seed=trial
+        )
+        hits += low <= truth <= high
+    assert 86 <= hits <= 99
+
+
 def test_a_thousand_choices_of_500_images_take_seconds():
     clean, suspicious = RNG.normal(size=500), RNG.normal(1, 1, size=500)
     began = time.perf_counter()
