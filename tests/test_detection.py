@@ -10,11 +10,20 @@ import scipy.stats
 
 from rainjax import metrics
 from rainjax.attacks import PGD
-from rainjax.evaluation import CLEAN, Detection, Subject, ThreatModel, evaluate, load_records
+from rainjax.defenses import Identity
+from rainjax.evaluation import (
+    CLEAN,
+    Detection,
+    Subject,
+    ThreatModel,
+    evaluate,
+    extras,
+    load_records,
+)
 from rainjax.evaluation.measures import outcome_of
 from rainjax.pipeline import Pipeline
-from rainjax.report import report
-from tests.small_studies import KERNEL, SIZE, study_of
+from rainjax.report import MostSuspicious, Results, report
+from tests.small_studies import KERNEL, SIZE, linear, study_of
 from tests.tiny import unchecked
 
 SURE, UNSURE = 9.0, 0.5  # of two other logits at 0: probabilities of 0.9998 and 0.45
@@ -252,6 +261,7 @@ def test_a_study_is_measured_recorded_read_back_and_shown(tmp_path):
         threats=(CLEAN, ThreatModel("PGD", attack)),
         measure=Detection(num_resamples=50),
         num_examples=16,
+        extras=(extras.MostSuspicious(num_images=2),),
     )
     assert Detection.takes_rejections
     evaluate(study, tmp_path, progress=False)
@@ -264,9 +274,34 @@ def test_a_study_is_measured_recorded_read_back_and_shown(tmp_path):
     assert clean.result["false_positive_rate"]["value"] == (scores > 0).mean()
     assert attacked.result["linf_max"] == pytest.approx(0.05, abs=1e-6)
     assert list(attacked.result["all_attacked"]["detection_rates"]) == ["0.01", "0.05"]
+    _check_suspicious(study, tmp_path / "small", clean, attacked)
     (table,) = report([clean, attacked]).tables
     assert str(table.rows[0][1]).startswith(clean.shown["answered wrong"])
     assert table.notes[0].startswith("**answered wrong**, as Detection measures it")
+
+
+def _check_suspicious(study, folder, clean, attacked):
+    """The extremes of all images, from several batches, as the record's scores order them."""
+    for record, brighter in ((clean, False), (attacked, True)):
+        kept = dict(np.load(folder / "suspicious" / f"{record.id}.npz"))
+        scores = np.array(record.result["scores"]["attacked" if brighter else "clean"])
+        most, least = np.argsort(-scores)[:2], np.argsort(scores)[:2]
+        assert kept["positions"].tolist() == [*most, *least]
+        np.testing.assert_allclose(kept["scores"], scores[[*most, *least]], rtol=1e-3)
+        originals, labels = study.images.get(kept["positions"])
+        np.testing.assert_array_equal(kept["labels"], labels)
+        # The attack moves pixels by 0.05 at most, and clean images not at all.
+        moved = np.abs(kept["images"].astype(int) - originals)
+        assert (0 < moved.max() <= 13) if brighter else moved.max() == 0
+    assert [name.name for name in MostSuspicious().drawings(Results.read(folder))] == [
+        f"suspicious-{record.id}" for record in (clean, attacked)
+    ]
+
+
+def test_images_by_their_scores_need_a_detector(tmp_path):
+    study = study_of(linear(Identity()), threats=(CLEAN,), extras=(extras.MostSuspicious(),))
+    with pytest.raises(ValueError, match=r"which Robustness does not keep: .*measure=Detection"):
+        evaluate(study, tmp_path, progress=False)
 
 
 def test_a_result_is_plain_json():

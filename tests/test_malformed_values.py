@@ -229,6 +229,7 @@ VALUES = [
     evaluation.Detection,
     evaluation.SanityOptions,
     evaluation.TopK,
+    extras.MostSuspicious,
     extras.Panels,
     extras.Iterates,
 ]

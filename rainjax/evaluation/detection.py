@@ -182,6 +182,14 @@ class _Answers:
     egregious: Bool[np.ndarray, "n draws"]
 
 
+def rejection_margins(
+    logits: Float[np.ndarray, "n draws outputs"],
+) -> Float[np.ndarray, "n draws"]:
+    """Returns the score of every draw of raw logits: above 0 exactly where it is rejected."""
+    wide = logits.astype(np.float64)
+    return wide[..., -1] - wide[..., :-1].max(-1)
+
+
 def _answers(logits: np.ndarray, labels: np.ndarray, confidence: float) -> _Answers:
     num_classes = logits.shape[-1] - 1
     if labels.max() >= num_classes:
@@ -190,12 +198,10 @@ def _answers(logits: np.ndarray, labels: np.ndarray, confidence: float) -> _Answ
             f"{num_classes + 1} logits none is left for the label {labels.max()}. Measure "
             "subjects that are Guarded."
         )
-    wide = logits.astype(np.float64)
-    classes = wide[..., :-1]
-    top = classes.max(-1)
-    margin = wide[..., -1] - top
+    margin = rejection_margins(logits)
+    classes = logits[..., :-1].astype(np.float64)
     wrong = classes.argmax(-1) != labels[:, None]
-    sure = 1 / np.exp(classes - top[..., None]).sum(-1) >= confidence
+    sure = 1 / np.exp(classes - classes.max(-1, keepdims=True)).sum(-1) >= confidence
     return _Answers(margin.mean(1), margin > 0, wrong, wrong & sure)
 
 

@@ -140,8 +140,10 @@ class ScoreHistograms(Display):
         for subject in subjects_of(results, shown):
             own = [part for r in shown if r.subject == subject for part in scores(r)]
             low, high = np.quantile(np.concatenate(own), [0.005, 0.995])
-            low, high = min(low, -1.0), max(high, 1.0)  # the threshold is always in view
-            edges[subject] = np.linspace(low, high, self.num_bins + 1)
+            low, high = min(low, -1.0), max(high, 1.0)
+            width = (high - low) / self.num_bins
+            # One edge is the threshold: no bin holds answered and rejected images.
+            edges[subject] = width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)
 
         def shares(record: Record, values: np.ndarray) -> np.ndarray:
             bins = edges[record.subject]

@@ -204,12 +204,10 @@ class DistortionMap(Display):
         means = ", ".join(
             f"{_SHARES[name]} {percent(float(np.nanmean(grid)))}" for name, grid in grids.items()
         )
+        own_tag = [self.tag] if self.tag and self.tag != "distortions" else []
         worst = max(places.values(), key=lambda r: r.result["slips_through"]["value"])
         return Drawing(
-            "-".join(
-                ["distortions", slug(subject)]
-                + [slug(self.tag)] * (self.tag not in (None, "distortions"))
-            ),
+            "-".join(["distortions", slug(subject), *map(slug, own_tag)]),
             f"{subject}: distorted images",
             f"In per cent of the images ({num_text(shown)}), at the detector's own threshold; "
             f"mean over the map: {means}. What is rejected need not be wrong: a detector of poor "

@@ -6,7 +6,7 @@ from rainjax.evaluation import Detection
 from rainjax.evaluation.measures import outcome_of
 from tests.report.made_records import make_record
 
-MEASURE = Detection(num_resamples=40)
+MEASURE = Detection(num_resamples=10)
 
 
 def raw_logits(rng, num, shift, wrong, draws=1):
