@@ -210,6 +210,7 @@ EVALUATION = [
     (lambda at: load_study(at / "number.py"), "int"),
     (lambda at: load_study(at / "list.json"), "list.json"),
     (lambda at: extras.Panels(num_images=0), "num_images=0"),
+    (lambda at: extras.MostSuspicious(num_images=0), "num_images=0"),
     (lambda at: extras.Spectrum(subjects="RAIN"), "subjects='RAIN'"),
     (lambda at: report.report(at / "nothing"), "nothing"),
     (lambda at: report.report([]), "no records"),

@@ -226,8 +226,10 @@ VALUES = [
     and not inspect.isabstract(value)
 ] + [
     evaluation.CertifyOptions,
+    evaluation.Detection,
     evaluation.SanityOptions,
     evaluation.TopK,
+    extras.MostSuspicious,
     extras.Panels,
     extras.Iterates,
 ]

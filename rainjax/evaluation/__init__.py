@@ -3,6 +3,7 @@
 from rainjax.evaluation import protocols
 from rainjax.evaluation.batteries import adaptive, ladders
 from rainjax.evaluation.certification import CertifyOptions, certify_study
+from rainjax.evaluation.detection import Detection
 from rainjax.evaluation.distorted import Distorted
 from rainjax.evaluation.driver import run_attack
 from rainjax.evaluation.knowledge import Knowledge
@@ -43,6 +44,7 @@ __all__ = [
     "CLEAN",
     "CertifyOptions",
     "ClassifierAlone",
+    "Detection",
     "Distorted",
     "GradientOf",
     "IdentityGradient",

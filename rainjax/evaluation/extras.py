@@ -13,6 +13,7 @@ from rainjax import transforms
 from rainjax._checks import check_fields
 from rainjax._files import read_array, read_arrays, write_arrays, write_json
 from rainjax.defenses._base import Iterative
+from rainjax.evaluation.detection import rejection_margins
 from rainjax.evaluation.study import Cell
 from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.work import Work
@@ -178,6 +179,64 @@ class Iterates(Extra):
             "images": np.asarray(shown, np.float16),  # exact to the eye
             "predicted": np.asarray(_classify(pipeline, params, shown)),
             "labels": labels,
+            "class_names": np.array(work.study.images.class_names),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class MostSuspicious(Extra):
+    """The most and the least suspicious images of every threat model with a tag, clean ones too.
+
+    For a study that measures `Detection`, from the logits that it kept. The score is the one that
+    it ranks by, and the class the one that the classifier names under the first draw, whether or
+    not it is rejected.
+    """
+
+    num_images: int = 6
+    tag: str = "table"
+
+    def write(self, work: Work, planned: Sequence[Cell], *, anew: bool) -> None:
+        """Writes the files.
+
+        Raises:
+            ValueError: the study measures something that knows no rejections.
+        """
+        measure = work.study.measure
+        if not measure.takes_rejections:
+            raise ValueError(
+                f"MostSuspicious() shows scores of a detector, which {type(measure).__name__} "
+                "does not keep: give the study measure=Detection()."
+            )
+        for cell in planned:
+            path = work.folder / "suspicious" / f"{cell.id}.npz"
+            shown = cell.proof is None and self.tag in cell.threat.tags
+            if shown and (anew or not path.exists()):
+                write_arrays(path, self._chosen(work, cell))
+
+    def _chosen(self, work: Work, cell: Cell) -> dict[str, np.ndarray]:
+        units = work.units(cell)
+        rows = np.concatenate([unit.rows for unit in units])
+        logits = np.concatenate([read_array(unit.scored, "logits") for unit in units])
+        scores = rejection_margins(logits).mean(1)
+        order = np.argsort(-scores, kind="stable")
+        num = min(self.num_images, len(order))
+        chosen = np.concatenate([order[:num], order[::-1][:num]])
+        found = {}
+        for unit in units:
+            wanted = sorted(set(rows[chosen].tolist()) & set(unit.rows.tolist()))
+            if wanted and unit.attacked is not None:
+                attacked = read_array(unit.attacked, "attacked")
+                found |= {row: attacked[row - unit.rows[0]] for row in wanted}
+            elif wanted:
+                found |= dict(zip(wanted, work.read(np.array(wanted))[0], strict=True))
+        images = np.stack([found[row] for row in rows[chosen].tolist()])
+        return {
+            # The most suspicious first, then the least; 8 bits are exact to the eye.
+            "images": np.round(images * 255).astype(np.uint8),
+            "scores": scores[chosen],
+            "predicted": logits[chosen, 0, :-1].argmax(-1),
+            "labels": work.study.images.get(rows[chosen])[1],
+            "positions": rows[chosen],
             "class_names": np.array(work.study.images.class_names),
         }
 

@@ -1,6 +1,8 @@
-"""How results are measured: intervals for counted successes, and the quality of images.
+"""How results are measured: counted successes, detectors' scores, and the quality of images.
 
     intervals       wilson_interval
+    detection       auroc, average_precision, roc_curve, detection_rate, risk_coverage,
+                    bootstrap_interval: how well a score tells suspicious images from clean ones
     full_reference  psnr, ssim, ms_ssim, gmsd: how far an image is from another
     no_reference    mscn, brisque_features, gradient_statistics: what one looks like by itself
     spectra         radial_spectrum, spectral_slope, high_frequency_share
@@ -8,6 +10,16 @@
 Those of images take one, `h w c`; `jax.vmap` is the batch.
 """
 
+from rainjax.metrics.detection import (
+    RiskCoverage,
+    auroc,
+    average_precision,
+    bootstrap_interval,
+    detection_rate,
+    risk_coverage,
+    roc_curve,
+    threshold_at,
+)
 from rainjax.metrics.full_reference import MS_SSIM_WEIGHTS, gmsd, ms_ssim, psnr, ssim
 from rainjax.metrics.intervals import wilson_interval
 from rainjax.metrics.no_reference import (
@@ -30,7 +42,12 @@ __all__ = [
     "MS_SSIM_WEIGHTS",
     "GradientStatistics",
     "LocalBorder",
+    "RiskCoverage",
+    "auroc",
+    "average_precision",
+    "bootstrap_interval",
     "brisque_features",
+    "detection_rate",
     "fit_asymmetric_gaussian",
     "fit_generalized_gaussian",
     "gmsd",
@@ -41,7 +58,10 @@ __all__ = [
     "psnr",
     "radial_frequencies",
     "radial_spectrum",
+    "risk_coverage",
+    "roc_curve",
     "spectral_slope",
     "ssim",
+    "threshold_at",
     "wilson_interval",
 ]

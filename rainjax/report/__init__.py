@@ -7,6 +7,8 @@ matplotlib and jinja2, which `pip install "rainjax[report]"` brings.
 from rainjax.report._display import Display, Drawing
 from rainjax.report.contrast import BlindAgainstAdaptive
 from rainjax.report.curves import Curve
+from rainjax.report.detection import RiskCoverageCurves, RocCurves, ScoreHistograms
+from rainjax.report.detection_maps import DetectionOverRadius, DistortionMap
 from rainjax.report.displays import default_displays
 from rainjax.report.field_curve import FieldCurve
 from rainjax.report.iterates import Iterates
@@ -15,6 +17,7 @@ from rainjax.report.page import Report, report, summary, write_report
 from rainjax.report.pictures import Gallery, Panels, Spectrum, Surfaces
 from rainjax.report.readme import check_readme, readme_block, update_readme
 from rainjax.report.results import Results
+from rainjax.report.suspicious import MostSuspicious
 from rainjax.report.tables import Cell, Table, as_markdown, as_plain
 from rainjax.report.tabular import DrawsTable, Leaderboard, ResultsTable
 from rainjax.report.text import Finding
@@ -24,7 +27,9 @@ __all__ = [
     "BlindAgainstAdaptive",
     "Cell",
     "Curve",
+    "DetectionOverRadius",
     "Display",
+    "DistortionMap",
     "Drawing",
     "DrawsTable",
     "FieldCurve",
@@ -33,10 +38,14 @@ __all__ = [
     "Iterates",
     "LadderCurve",
     "Leaderboard",
+    "MostSuspicious",
     "Panels",
     "Report",
     "Results",
     "ResultsTable",
+    "RiskCoverageCurves",
+    "RocCurves",
+    "ScoreHistograms",
     "Spectrum",
     "Surfaces",
     "Table",

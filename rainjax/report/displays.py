@@ -10,10 +10,19 @@ from rainjax.evaluation.records import load_study_file
 from rainjax.report._display import Display
 from rainjax.report.contrast import BlindAgainstAdaptive
 from rainjax.report.curves import Curve
+from rainjax.report.detection import (
+    MOST_LINES,
+    RiskCoverageCurves,
+    RocCurves,
+    ScoreHistograms,
+    detections,
+)
+from rainjax.report.detection_maps import DetectionOverRadius, DistortionMap, severity_of
 from rainjax.report.iterates import Iterates
 from rainjax.report.ladders import LadderCurve
 from rainjax.report.pictures import Gallery, Panels, Spectrum, Surfaces
 from rainjax.report.results import Results, balls, common_origin
+from rainjax.report.suspicious import MostSuspicious
 from rainjax.report.tabular import DrawsTable, Leaderboard, ResultsTable
 from rainjax.report.text import Finding, draws_of, unique
 
@@ -75,11 +84,14 @@ def default_displays(results: Results) -> list[Display]:
     if any(record.ladder is not None for record in results.scored(None)):
         found.append(LadderCurve())
     found += _default_curves(results, tags, table, quiet=contrast or many)
+    found += _of_detectors(results, tags, table)
     folder = results.folder
     if folder is not None and any((folder / "panels").glob("*.npz")):
         found.append(Panels(table))
     if folder is not None and any((folder / "iterates").glob("*.npz")):
         found.append(Iterates("iterates" if "iterates" in tags else table))
+    if folder is not None and any((folder / "suspicious").glob("*.npz")):
+        found.append(MostSuspicious(table))
     if folder is not None and (folder / "spectrum.json").exists():
         found.append(Spectrum())
     if folder is not None and (folder / "gallery.npz").exists():
@@ -136,6 +148,21 @@ def _default_curves(
             found.append(curve)
         elif not quiet and _sweeps(of_table, results):
             found.append(of_table)
+    return found
+
+
+def _of_detectors(results: Results, tags: set[str], table: str | None) -> Sequence[Display]:
+    """Returns what there is to show of `Detection`; lines only if they can be told apart."""
+    shown, found = detections(results, table), []
+    each = [sum(r.subject == subject for r in shown) for subject in results.subjects]
+    if shown and max(each) <= MOST_LINES:
+        found += [RocCurves(table)] * any(record.attack is not None for record in shown)
+        found += [ScoreHistograms(table), RiskCoverageCurves(table)]
+    over_radius = DetectionOverRadius("radius" if "radius" in tags else table)
+    if any(len(run) > 1 for run in over_radius.runs(results)):
+        found.append(over_radius)
+    if any(severity_of(record) is not None for record in detections(results, None)):
+        found.append(DistortionMap("distortions" if "distortions" in tags else None))
     return found
 
 

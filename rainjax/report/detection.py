@@ -1,0 +1,369 @@
+"""Displays of detectors: how their scores rank images, and what the answered ones are worth."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from rainjax._extras import require
+from rainjax.evaluation.packing import unpack_counts
+from rainjax.evaluation.records import Record, slug
+from rainjax.metrics import risk_coverage, roc_curve
+from rainjax.report._display import Display, Drawing
+from rainjax.report.results import Results, subjects_of
+from rainjax.report.style import (
+    FAINT,
+    GREY,
+    INK,
+    PALETTE,
+    new_figure,
+    png_bytes,
+    styled,
+)
+from rainjax.report.text import ball_texts, num_text, percent, unique
+
+# From the first attack of a panel on: those of one colour differ in their dashes.
+_DASHES = ("solid", (0, (5, 2)), (0, (1, 1.4)))
+# Of more lines in a panel none can be told from another.
+MOST_LINES = 8
+_LOG_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+Pick = Literal["all", "successful"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RocCurves(Display):
+    """The share of attacked images detected against that of clean ones rejected by mistake.
+
+    From the records of `Detection` with the tag, all for None: a panel for each subject, a line
+    for each attack, and on it a dot where the detector's own threshold is. With `log_x` few false
+    positives, which are what matters in use, get most of the axis. `of` "successful" attacks
+    alone, or of all.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ("roc.png", "roc-*.png")
+
+    tag: str | None = "table"
+    log_x: bool = False
+    of: Pick = "all"
+
+    @property
+    def heading(self) -> str:
+        return "Detection against false positives"
+
+    @property
+    def absent(self) -> str:
+        return "No detector was measured against an attack, so there is no such figure."
+
+    def drawings(self, results: Results) -> list[Drawing]:
+        shown = [r for r in attacked(results, self.tag) if _chosen(r, self.of).any()]
+        if not shown:
+            return []
+
+        def draw(axes: Any, record: Record, look: dict[str, Any]) -> str:
+            clean, suspicious = scores(record)
+            chosen = _chosen(record, self.of)
+            false, detected = roc_curve(clean, suspicious[chosen])
+            axes.plot(false, detected, drawstyle="steps-post", **look)
+            at = (clean > 0).mean(), (suspicious[chosen] > 0).mean()
+            if at[0] > 0 or not self.log_x:
+                axes.plot(*at, "o", color=look["color"], clip_on=False, zorder=4)
+            ranking = record.result["all_attacked" if self.of == "all" else "successful"]
+            return "" if ranking is None else f"AUROC {ranking['auroc']['value']:.3f}"
+
+        def finish(axes: Any, own: list[Record]) -> None:
+            axes.set_xlabel("false positives, share of clean images")
+            axes.set_ylabel("detected")
+            axes.set_ylim(0, 1.01)
+            if self.log_x:
+                least = min(1 / record.num_examples for record in own)
+                axes.set_xscale("log")
+                axes.set_xlim(least, 1)
+                ticks = [t for t in _LOG_TICKS if least <= t]
+                axes.set_xticks(ticks)
+                axes.minorticks_off()
+            else:
+                axes.set_xlim(0, 1)
+            _percents(axes.yaxis)
+            _percents(axes.xaxis)
+            line = np.geomspace(1e-4, 1, 200) if self.log_x else [0, 1]
+            axes.plot(line, line, color=GREY, lw=1, ls=":")
+
+        png, told = _panels(results, shown, draw, finish)
+        which = "all attacked images" if self.of == "all" else "successful attacks alone"
+        return [
+            Drawing(
+                _named("roc", self.tag, "successful" * (self.of != "all"), "log" * self.log_x),
+                self.heading + (", few false positives" if self.log_x else ""),
+                f"Of {which} ({num_text(shown)}), against the same images before the attack, by "
+                "every threshold; a dot is the detector's own one. Dotted: a score that tells "
+                "nothing." + (" The axis begins at one image." if self.log_x else ""),
+                f"Line charts of detection against false positives. {told}",
+                png,
+            )
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreHistograms(Display):
+    """How the scores of clean and of attacked images are spread, and where the threshold is.
+
+    A panel for each subject; the records of `Detection` with the tag, all for None.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ("scores.png", "scores-*.png")
+
+    tag: str | None = "table"
+    num_bins: int = 24
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 2 <= self.num_bins <= 1000:
+            raise ValueError(f"num_bins={self.num_bins} must be from 2 to 1000.")
+
+    @property
+    def heading(self) -> str:
+        return "Scores of clean and of attacked images"
+
+    @property
+    def absent(self) -> str:
+        return "No detector was measured, so there is no such figure."
+
+    def drawings(self, results: Results) -> list[Drawing]:
+        shown = detections(results, self.tag)
+        if not shown:
+            return []
+        edges: dict[str, np.ndarray] = {}
+        for subject in subjects_of(results, shown):
+            own = [part for r in shown if r.subject == subject for part in scores(r)]
+            low, high = np.quantile(np.concatenate(own), [0.005, 0.995])
+            low, high = min(low, -1.0), max(high, 1.0)
+            width = (high - low) / self.num_bins
+            # One edge is the threshold: no bin holds answered and rejected images.
+            edges[subject] = width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)
+
+        def shares(record: Record, values: np.ndarray) -> np.ndarray:
+            bins = edges[record.subject]
+            counts, _ = np.histogram(np.clip(values, bins[0], bins[-1]), bins)
+            return counts / len(values)
+
+        def draw(axes: Any, record: Record, look: dict[str, Any]) -> str:
+            clean, suspicious = scores(record)
+            if not axes.patches:
+                of_clean = shares(record, clean), edges[record.subject]
+                axes.stairs(*of_clean, fill=True, color=FAINT)
+                axes.stairs(*of_clean, color=GREY)
+            if record.attack is None:
+                return f"{percent((clean > 0).mean())} above"
+            style = {"color": look["color"], "ls": look["ls"], "lw": 1.8}
+            axes.stairs(shares(record, suspicious), edges[record.subject], **style)
+            return f"{percent((suspicious > 0).mean())} above"
+
+        def finish(axes: Any, own: list[Record]) -> None:
+            axes.axvline(0, color=INK, lw=1, ls=":")
+            axes.set_xlabel("score, in units of the detector's scale; 0 is its threshold")
+            axes.set_ylabel("share of images")
+            _percents(axes.yaxis)
+
+        png, told = _panels(results, shown, draw, finish)
+        return [
+            Drawing(
+                _named("scores", self.tag),
+                self.heading,
+                f"Images to the right of the dotted line are rejected ({num_text(shown)}). Grey: "
+                "clean images. The outermost bins hold what lies beyond them.",
+                f"Histograms of detection scores. {told}",
+                png,
+            )
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class RiskCoverageCurves(Display):
+    """The error among answered images, as ever more suspicious ones are answered as well.
+
+    A panel for each subject, a line for each threat model, clean images among them, and a dot
+    where the detector's own threshold is; the records of `Detection` with the tag, all for None.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ("risk.png", "risk-*.png")
+
+    tag: str | None = "table"
+
+    @property
+    def heading(self) -> str:
+        return "Error among the images that are answered"
+
+    @property
+    def absent(self) -> str:
+        return "No detector was measured, so there is no such figure."
+
+    def drawings(self, results: Results) -> list[Drawing]:
+        shown = detections(results, self.tag)
+        if not shown:
+            return []
+
+        def draw(axes: Any, record: Record, look: dict[str, Any]) -> str:
+            seen, wrong = scores(record)[1], wrong_shares(record)[1]
+            found = risk_coverage(seen, wrong)
+            axes.plot(found.coverage, found.risk, **look)
+            answered = record.result["accuracy_of_answered"]
+            if answered is not None:
+                at = record.result["coverage"]["value"], 1 - answered["value"]
+                axes.plot(*at, "o", color=look["color"], clip_on=False, zorder=4)
+            return f"area {found.area:.3f}, {found.excess:.3f} above the best"
+
+        def finish(axes: Any, own: list[Record]) -> None:
+            axes.set_xlabel("answered, share of images")
+            axes.set_ylabel("wrong among the answered")
+            axes.set_xlim(0, 1)
+            axes.set_ylim(0, 1.01)
+            _percents(axes.xaxis)
+            _percents(axes.yaxis)
+
+        png, told = _panels(results, shown, draw, finish)
+        return [
+            Drawing(
+                _named("risk", self.tag),
+                self.heading,
+                f"The least suspicious images are answered first ({num_text(shown)}); a dot is "
+                "the detector's own threshold. A detector that ranks by error falls to the left; "
+                "a level line tells nothing. The legend has the area below each line, and what "
+                "the best order of the same answers would save.",
+                f"Line charts of error against the share answered. {told}",
+                png,
+            )
+        ]
+
+
+def detections(results: Results, tag: str | None) -> list[Record]:
+    """Returns the records of `Detection` with a tag, all of them for None."""
+    needed = {"scores", "wrong_draws", "slips_through", "all_attacked"}
+    return [record for record in results.tagged(tag) if needed <= record.result.keys()]
+
+
+def attacked(results: Results, tag: str | None) -> list[Record]:
+    """Returns those that are of attacked images."""
+    return [record for record in detections(results, tag) if record.attack is not None]
+
+
+def scores(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the scores of the clean and of the attacked images; twice the clean without attack.
+
+    Raises:
+        ValueError: the record has not one of each for every image.
+    """
+    return _of_images(record, "scores", np.asarray)
+
+
+def wrong_shares(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Returns under which share of draws the classifier is wrong, before and after the attack.
+
+    Raises:
+        ValueError: the record has not one of each for every image.
+    """
+    clean, seen = _of_images(record, "wrong_draws", unpack_counts)
+    return clean / record.num_score_draws, seen / record.num_score_draws
+
+
+def _of_images(
+    record: Record, name: str, read: Callable[[Any], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    found = record.result[name]
+    parts = found["clean"], found["clean"] if record.attack is None else found["attacked"]
+    clean, seen = (np.asarray(read(part), float) for part in parts)
+    if not len(clean) == len(seen) == record.num_examples:
+        raise ValueError(
+            f"The record {record.id!r} is of {record.num_examples} images, but its {name} are of "
+            f"{len(clean)} and {len(seen)}: measure it again."
+        )
+    return clean, seen
+
+
+def _chosen(record: Record, of: Pick) -> np.ndarray:
+    clean, seen = wrong_shares(record)
+    return np.ones(len(seen), bool) if of == "all" else (seen > 0.5) & (clean < 0.5)
+
+
+def _panels(
+    results: Results,
+    shown: list[Record],
+    draw: Callable[[Any, Record, dict[str, Any]], str],
+    finish: Callable[[Any, list[Record]], None],
+) -> tuple[bytes, str]:
+    """Draws a panel for each subject; returns the picture, and what is to be told of its lines.
+
+    Raises:
+        ValueError: more lines in a panel than can be told apart.
+    """
+    subjects = subjects_of(results, shown)
+    names, told = _names(shown), []
+    threats = unique(names[record] for record in shown if record.attack is not None)
+    most = max(sum(r.subject == subject for r in shown) for subject in subjects)
+    across = min(2, len(subjects))
+    down = math.ceil(len(subjects) / across)
+    high = 4.0 + 0.2 * most
+    with styled():
+        lines = require("matplotlib.lines", name="matplotlib", extra="report")
+        figure = new_figure(5.4 * across if across > 1 else 6.8, high * down)
+        grid = figure.subplots(down, across, squeeze=False).ravel()
+        for axes, subject in zip(grid, subjects, strict=False):
+            own = [record for record in shown if record.subject == subject]
+            if len(own) > MOST_LINES:
+                raise ValueError(
+                    f"{len(own)} lines for {subject!r} cannot be told apart: give the display "
+                    f"the tag of {MOST_LINES} threat models at most."
+                )
+            handles = []
+            for record in own:
+                look = {"color": GREY, "ls": "solid"}
+                if record.attack is not None:
+                    look = look_of(threats.index(names[record]))
+                words = draw(axes, record, look)
+                label = ", ".join(filter(None, (names[record], words)))
+                handles.append(lines.Line2D([], [], label=label, **look))
+                told.append(f"{subject}, {label}.")
+            finish(axes, own)
+            axes.set_title(subject)
+            axes.legend(
+                handles=handles,
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.16),  # below the axis: lines go everywhere
+                fontsize=9,
+                frameon=False,
+            )
+        for axes in grid[len(subjects) :]:
+            axes.remove()
+        return png_bytes(figure), " ".join(told)
+
+
+def _names(shown: list[Record]) -> dict[Record, str]:
+    """Returns threat models' names, with the ball where a subject has several of one name."""
+    twice = {
+        a.threat
+        for a, b in itertools.combinations(shown, 2)
+        if (a.subject, a.threat) == (b.subject, b.threat)
+    }
+    texts = ball_texts({record.ball for record in shown if record.ball})
+    return {
+        r: f"{r.threat} {texts[r.ball]}" if r.threat in twice and r.ball else r.threat
+        for r in shown
+    }
+
+
+def look_of(place: int) -> dict[str, Any]:
+    """Returns the colour and the dashes of an attack, by its place among those of a figure."""
+    dashes = _DASHES[place // len(PALETTE) % len(_DASHES)]
+    return {"color": PALETTE[place % len(PALETTE)], "ls": dashes}
+
+
+def _percents(axis: Any) -> None:
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+
+
+def _named(*parts: str | None) -> str:
+    """Returns a figure's name: a tag other than the table's is part of it."""
+    return "-".join(slug(part) for part in parts if part and part != "table")
