@@ -36,6 +36,7 @@ from rainjax.evaluation.threats import (
     Surrogate,
     ThreatModel,
     Transfer,
+    WantsRejection,
     When,
     proved,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "ThreatModel",
     "TopK",
     "Transfer",
+    "WantsRejection",
     "When",
     "adaptive",
     "attack_batch",

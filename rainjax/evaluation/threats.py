@@ -19,6 +19,7 @@ from rainjax.evaluation.published import Published
 from rainjax.evaluation.rounding_certificate import RoundingCertificate
 from rainjax.evaluation.subject import Subject
 from rainjax.gradients import BPDA
+from rainjax.guarded import Guarded
 from rainjax.pipeline import Pipeline
 from rainjax.transforms.blocks import Rounding
 from rainjax.typing import Params
@@ -164,6 +165,19 @@ class RoundedOutputs(Surrogate):
 
         surrogate.map_defense(take)
         return dataclasses.replace(attack, defense=found[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class WantsRejection(Surrogate):
+    """A pipeline that rejects, for an attacker who has gained with a rejection: a saboteur.
+
+    Whatever the pipeline says of it: see `rainjax.Guarded`. It does not apply to others.
+    """
+
+    def of(self, pipeline: Pipeline) -> Pipeline | None:
+        if not isinstance(pipeline, Guarded):
+            return None
+        return dataclasses.replace(pipeline, rejected="error")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,413 @@
+"""What detectors are worth: on images of poor quality, on blind attacks, and on adaptive ones."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar
+
+from eval.studies.common import StudyOptions
+from eval.studies.detectors import MAKERS, Bench
+from eval.studies.later import Later
+from rainjax import Defended, Guarded, Identity, data, zoo
+from rainjax.attacks import (
+    APGD,
+    EOT,
+    PGD,
+    CarliniWagner,
+    DeepFool,
+    NoisyAPGD,
+    SelectivePGD,
+    Square,
+)
+from rainjax.evaluation import (
+    CLEAN,
+    ClassifierAlone,
+    Detection,
+    Distorted,
+    Itself,
+    Knowledge,
+    Study,
+    Subject,
+    ThreatModel,
+    WantsRejection,
+    When,
+    adaptive,
+    ladders,
+)
+from rainjax.evaluation.extras import MostSuspicious
+from rainjax.report import (
+    DetectionOverRadius,
+    DistortionMap,
+    ResultsTable,
+    RiskCoverageCurves,
+    RocCurves,
+    ScoreHistograms,
+)
+from rainjax.report import MostSuspicious as ShowMostSuspicious
+from rainjax.transforms import DISTORTIONS, SEVERITIES
+from rainjax.transforms.distortions import Scale
+
+_TABLE, _BLIND, _RADIUS, _ADAPTIVE, _POOR = "table", "blind", "radius", "adaptive", "distortions"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Guards(StudyOptions):
+    """Detectors in front of one classifier, with thresholds that other clean images decided."""
+
+    short_names: ClassVar[dict[str, str]] = {name: maker.title for name, maker in MAKERS.items()}
+
+    rows: tuple[str, ...] = ()
+    """The detectors by name, empty for all: quality, max_softmax, energy, squeezing, fd, rain,
+    statistics, mahalanobis, lid."""
+    student: str = "builtin_quality"
+    """The student of the row `quality`: a zoo name or a path."""
+    rain: str = "builtin_edsr_rain"
+    """The EDSR of the row `rain`: a zoo name or a path."""
+    shift_fraction: float = 0.0625
+    """RAIN's largest circular shift as a share of the low-resolution height, rounded down."""
+    fit_split: str = "train"
+    """The split whose first images teach detectors what clean ones are like."""
+    num_fitting: int = 1000
+    """How many they are."""
+    calibration_split: str = "validation"
+    """The split whose clean images decide the thresholds; nothing may be reported on them."""
+    calibration_skip: int = 0
+    """Images at the start of that split that are left out."""
+    num_calibrating: int = 500
+    """How many they are."""
+    false_positive_rate: float = 0.05
+    """The share of clean images that a threshold may reject."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        unknown = [name for name in self.rows if name not in MAKERS]
+        if unknown:
+            raise ValueError(f"rows={unknown[0]!r} is none of {', '.join(MAKERS)}.")
+        for name in ("num_fitting", "num_calibrating"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.calibration_skip < 0:
+            raise ValueError(f"calibration_skip={self.calibration_skip} must be 0 or more.")
+        clean = self.calibration_skip, self.calibration_skip + self.num_calibrating
+        shown = self.skip, self.skip + self.num_examples
+        if self.calibration_split == self.split and clean[0] < shown[1] and shown[0] < clean[1]:
+            raise ValueError(
+                f"The thresholds are of the images {clean[0]}..{clean[1] - 1} of {self.split!r}, "
+                f"and {shown[0]}..{shown[1] - 1} are reported: raise calibration_skip."
+            )
+
+    def guarded(self) -> tuple[Subject, ...]:
+        """Returns the classifier behind every detector; raises ValueError as the rows do."""
+        classifier = zoo.load_any(self.classifier, self.classifier_arch)
+        load = lambda split: data.load(self.data, split, data_dir=self.data_dir)
+        calibrating = load(self.calibration_split)
+        if self.calibration_skip:
+            calibrating = Later(calibrating, self.calibration_skip)
+        bench = Bench(
+            network=classifier.network,
+            params=classifier.params,
+            num_classes=calibrating.num_classes,
+            fitting=load(self.fit_split),
+            calibrating=calibrating,
+            num_fitting=self.num_fitting,
+            num_calibrating=self.num_calibrating,
+            student=self.student,
+            rain=self.rain,
+            shift_fraction=self.shift_fraction,
+            rate=self.false_positive_rate,
+            batch_size=self.batch_size,
+        )
+        bare = {"defense": (), "classifier": classifier.params}
+        found = []
+        for name in dict.fromkeys(self.rows or MAKERS):
+            detector, part, sources = bench.part(name)
+            found.append(
+                Subject(
+                    MAKERS[name].title,
+                    Guarded(Defended(Identity(), classifier.network), detector),
+                    {"pipeline": bare, **part},
+                    {"classifier": classifier.name, **sources},
+                )
+            )
+        return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionStudy(_Guards):
+    """Measures detectors: the image-quality student beside what others look at.
+
+    Clean images; images of poor quality; attacks on the classifier by who is blind to the
+    detector; and by who knows it, to whom a rejected image is worth nothing: joint objectives,
+    the two gradients taken apart, scores alone. Beside them the score itself is attacked, a fine
+    image made to look suspicious.
+    """
+
+    scale: Scale = "cifar10_c"
+    """The constants of distortions: cifar10_c for images of 32 pixels, imagenet_c of 224."""
+    severities: tuple[int, ...] = SEVERITIES
+    """The severities of every distortion."""
+    radii: tuple[float, ...] = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
+    """Radii of the L-inf ball of blind attacks, in units of the [0, 1] range."""
+    adaptive_radii: tuple[float, ...] = (2 / 255, 8 / 255)
+    """Those of attacks on classifier and detector together."""
+    num_steps: int = 20
+    """Steps of blind attacks."""
+    adaptive_steps: int = 50
+    """Steps of attacks on classifier and detector together."""
+    num_queries: int = 500
+    """What Square asks, an image."""
+    num_eot: int = 4
+    """Draws that an attack on a random detector averages over."""
+    num_examples: int = 500
+    """Images for blind attacks and for those of poor quality."""
+    num_eot_examples: int = 100
+    """Images for adaptive attacks, and for the blind ones that look for the nearest success."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("radii", "adaptive_radii"):
+            radii = getattr(self, name)
+            if not radii or not all(0 < r <= 1 for r in radii) or len(set(radii)) < len(radii):
+                raise ValueError(f"{name}={radii} must be different, in (0, 1]; 8/255 is 0.03137.")
+        for name in ("adaptive_steps", "num_queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+
+    def study(self) -> Study:
+        """Loads and fits the detectors; raises ValueError where a part is missing."""
+        displays = (
+            RocCurves(_BLIND, log_x=True),
+            DetectionOverRadius(_RADIUS),
+            ScoreHistograms(_TABLE),
+            RiskCoverageCurves(_TABLE),
+            DistortionMap(_POOR),
+            ShowMostSuspicious(_TABLE),
+            ResultsTable(_TABLE),
+        )
+        return dataclasses.replace(
+            super().study(), measure=Detection(), displays=displays, extras=(MostSuspicious(),)
+        )
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """Returns the classifier behind every detector."""
+        return self.guarded()
+
+    def threats(self) -> Iterator[ThreatModel]:
+        """Yields clean images, poor ones, blind attackers, and those that know the detector."""
+        yield CLEAN
+        yield from self._poor()
+        yield from self._blind()
+        for radius in self.adaptive_radii:
+            yield from self._adaptive(radius)
+
+    def _poor(self) -> Iterator[ThreatModel]:
+        for name in DISTORTIONS:
+            for severity in self.severities:
+                yield ThreatModel(
+                    f"{name.replace('_', ' ')} {severity}",
+                    Distorted(distortion=name, severity=severity, scale=self.scale),
+                    ClassifierAlone(),
+                    Knowledge.NONE,
+                    description=f"nobody attacks: {name.replace('_', ' ')} at severity {severity}",
+                    tags=(_POOR,),
+                )
+
+    def _blind(self) -> Iterator[ThreatModel]:
+        def blind(name, attack, tags, num=None):
+            return ThreatModel(
+                name,
+                attack,
+                ClassifierAlone(),
+                Knowledge.CLASSIFIER,
+                num_examples=num,
+                description="blind to the detector: found on the classifier alone",
+                tags=tags,
+            )
+
+        steps, few = self.num_steps, self.num_eot_examples
+        for radius in self.radii:
+            shown = (_TABLE, _BLIND) if radius in self.adaptive_radii else (_BLIND,)
+            pgd = PGD(radius=radius, step_size=radius / 4, num_steps=steps)
+            yield blind("PGD", pgd, (*shown, _RADIUS))
+            square = Square(radius=radius, num_queries=self.num_queries, paired=False)
+            yield blind("Square", square, (*shown, _RADIUS), few)
+        yield blind("DeepFool", DeepFool(num_steps=steps), (_TABLE, _BLIND), few)
+        far = CarliniWagner(confidence=0.0, num_search_steps=3, num_steps=3 * steps)
+        yield blind("CW L2", far, (_TABLE, _BLIND), few)
+
+    def _adaptive(self, radius: float) -> Iterator[ThreatModel]:
+        shared = {"num_examples": self.num_eot_examples, "tags": (_TABLE, _ADAPTIVE)}
+        steps, eot = self.adaptive_steps, self.eot(self.num_eot)
+        ways = (
+            (False, APGD(radius=radius, num_steps=steps, loss="margin"), EOT()),
+            (True, NoisyAPGD(radius=radius, num_steps=steps, loss="margin", eot=eot), eot),
+        )
+        for random, joint, average in ways:
+            yield ThreatModel(
+                "joint margin",
+                joint,
+                When(Itself(), random=random),
+                description="knows the detector: climbs the smaller of what a wrong answer and "
+                "what a rejection lack",
+                **shared,
+            )
+            for name, orthogonal in (("selective", False), ("orthogonal", True)):
+                yield ThreatModel(
+                    f"{name} gradients",
+                    SelectivePGD(
+                        radius=radius,
+                        step_size=radius / 8,
+                        num_steps=steps,
+                        orthogonal=orthogonal,
+                        eot=average,
+                    ),
+                    When(Itself(), random=random),
+                    description="knows the detector: one gradient at a time, "
+                    + ("without its part along the other" if orthogonal else "as it is"),
+                    **shared,
+                )
+            yield ThreatModel(
+                "Square, joint",
+                Square(radius=radius, num_queries=self.num_queries, paired=random, eot=average),
+                When(Itself(), random=random),
+                Knowledge.SCORES,
+                description="black box: logits and score of the whole, and no gradient",
+                **shared,
+            )
+            yield ThreatModel(
+                "sabotage",
+                PGD(
+                    radius=radius,
+                    step_size=radius / 8,
+                    num_steps=self.num_steps,
+                    loss="rejection",
+                    best_iterate=True,
+                    eot=average,
+                ),
+                When(WantsRejection(), random=random),
+                description="knows the detector: makes a fine image look suspicious",
+                **shared,
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardedStudy(_Guards):
+    """Measures the accuracy that detectors leave an adaptive attacker, up to the ladder's end.
+
+    A rejected image counts as the defender's success if somebody attacked it, and as an error
+    otherwise: the classifier alone stands beside.
+    """
+
+    rows: tuple[str, ...] = ("quality", "max_softmax")
+    radius: float = 2 / 255
+    """Radius of the L-inf ball."""
+    num_queries: int = 500
+    """What Square asks, an image."""
+    ladder_budget: int = 2000
+    """The most gradients that one ladder takes per image."""
+    num_examples: int = 50
+    """Images for every attack."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.radius <= 1:
+            raise ValueError(f"radius={self.radius} must lie in (0, 1]; 8/255 is 0.03137.")
+        for name in ("num_queries", "ladder_budget"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """Returns the classifier alone, and behind every detector."""
+        first, *others = self.guarded()
+        bare = Subject(
+            "no detector",
+            first.pipeline.pipeline,
+            first.params["pipeline"],
+            {"classifier": first.sources["classifier"]},
+        )
+        return (bare, first, *others)
+
+    def threats(self) -> Iterator[ThreatModel]:
+        """Yields the whole battery, and a ladder for every surrogate."""
+        yield from adaptive(self.radius, num_steps=self.num_steps, num_queries=self.num_queries)
+        yield ThreatModel(
+            "orthogonal gradients",
+            SelectivePGD(radius=self.radius, step_size=self.radius / 8, num_steps=self.num_steps),
+            description="white box: the gradients of classifier and detector taken apart",
+        )
+        yield from ladders(
+            self.radius,
+            num_steps=self.num_steps,
+            num_queries=self.num_queries,
+            max_gradients=self.ladder_budget,
+        )
+
+
+_CIFAR10 = {
+    "data": "cifar10",
+    "classifier": "cifar10_resnet20.npz",
+    "classifier_arch": "resnet20",
+    "student": "cifar10_quality",
+    "rain": "cifar10_edsr_rain",
+    "num_fitting": 2000,
+    "calibration_split": "test",
+    "calibration_skip": 5000,
+    "num_calibrating": 1000,
+    "batch_size": 50,
+}
+_PHOTOGRAPHS = {
+    "data": "imagenette224",
+    "split": "validation",
+    "classifier": "mobilenetv2.npz",
+    "classifier_arch": "mobilenetv2",
+    "student": "photographs_quality",
+    "rain": "imagenette96_edsr_rain",
+    "shift_fraction": 0.05,
+    "num_fitting": 200,
+    "calibration_split": "validation",
+    "calibration_skip": 800,
+    "num_calibrating": 200,
+    "batch_size": 8,
+}
+
+STUDIES = {
+    "detection": (
+        DetectionStudy(
+            name="detection",
+            num_examples=200,
+            num_eot_examples=50,
+            radii=(2 / 255, 8 / 255),
+            severities=(1, 3, 5),
+        ),
+        "Detectors in front of the built-in classifier: images of poor quality, blind attacks and "
+        "adaptive ones.",
+    ),
+    "cifar10_detection": (
+        DetectionStudy(name="cifar10_detection", **_CIFAR10),
+        "The same of a published ResNet-20: import the data first, give --classifier FILE.npz.",
+    ),
+    "photographs_detection": (
+        DetectionStudy(
+            name="photographs_detection",
+            scale="imagenet_c",
+            severities=(1, 3, 5),
+            radii=(2 / 255, 8 / 255),
+            num_steps=10,
+            adaptive_steps=20,
+            num_queries=100,
+            num_examples=64,
+            num_eot_examples=16,
+            **_PHOTOGRAPHS,
+        ),
+        "The same of photographs at 224 pixels: import Imagenette first, give --classifier "
+        "FILE.npz of MobileNetV2's.",
+    ),
+    "guarded": (
+        GuardedStudy(name="guarded"),
+        "The accuracy that the image-quality detector and the maximum softmax leave, with "
+        "strength ladders, on the built-in set.",
+    ),
+    "cifar10_guarded": (
+        GuardedStudy(name="cifar10_guarded", **_CIFAR10),
+        "The same of a published ResNet-20: import the data first, give --classifier FILE.npz.",
+    ),
+}
