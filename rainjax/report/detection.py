@@ -4,34 +4,37 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rainjax._extras import require
-from rainjax.evaluation.packing import unpack_counts
 from rainjax.evaluation.records import Record, slug
 from rainjax.metrics import risk_coverage, roc_curve
+from rainjax.report._detections import (
+    Pick,
+    attacked,
+    chosen_images,
+    detections,
+    look_of,
+    scores,
+    wrong_shares,
+)
 from rainjax.report._display import Display, Drawing
 from rainjax.report.results import Results, subjects_of
 from rainjax.report.style import (
     FAINT,
     GREY,
     INK,
-    PALETTE,
     new_figure,
     png_bytes,
     styled,
 )
 from rainjax.report.text import ball_texts, num_text, percent, unique
 
-# From the first attack of a panel on: those of one colour differ in their dashes.
-_DASHES = ("solid", (0, (5, 2)), (0, (1, 1.4)))
 # Of more lines in a panel none can be told from another.
 MOST_LINES = 8
 _LOG_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-
-Pick = Literal["all", "successful"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +62,13 @@ class RocCurves(Display):
         return "No detector was measured against an attack, so there is no such figure."
 
     def drawings(self, results: Results) -> list[Drawing]:
-        shown = [r for r in attacked(results, self.tag) if _chosen(r, self.of).any()]
+        shown = [r for r in attacked(results, self.tag) if chosen_images(r, self.of).any()]
         if not shown:
             return []
 
         def draw(axes: Any, record: Record, look: dict[str, Any]) -> str:
             clean, suspicious = scores(record)
-            chosen = _chosen(record, self.of)
+            chosen = chosen_images(record, self.of)
             false, detected = roc_curve(clean, suspicious[chosen])
             axes.plot(false, detected, drawstyle="steps-post", **look)
             at = (clean > 0).mean(), (suspicious[chosen] > 0).mean()
@@ -239,55 +242,6 @@ class RiskCoverageCurves(Display):
         ]
 
 
-def detections(results: Results, tag: str | None) -> list[Record]:
-    """Returns the records of `Detection` with a tag, all of them for None."""
-    needed = {"scores", "wrong_draws", "slips_through", "all_attacked"}
-    return [record for record in results.tagged(tag) if needed <= record.result.keys()]
-
-
-def attacked(results: Results, tag: str | None) -> list[Record]:
-    """Returns those that are of attacked images."""
-    return [record for record in detections(results, tag) if record.attack is not None]
-
-
-def scores(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the scores of the clean and of the attacked images; twice the clean without attack.
-
-    Raises:
-        ValueError: the record has not one of each for every image.
-    """
-    return _of_images(record, "scores", np.asarray)
-
-
-def wrong_shares(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Returns under which share of draws the classifier is wrong, before and after the attack.
-
-    Raises:
-        ValueError: the record has not one of each for every image.
-    """
-    clean, seen = _of_images(record, "wrong_draws", unpack_counts)
-    return clean / record.num_score_draws, seen / record.num_score_draws
-
-
-def _of_images(
-    record: Record, name: str, read: Callable[[Any], np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    found = record.result[name]
-    parts = found["clean"], found["clean"] if record.attack is None else found["attacked"]
-    clean, seen = (np.asarray(read(part), float) for part in parts)
-    if not len(clean) == len(seen) == record.num_examples:
-        raise ValueError(
-            f"The record {record.id!r} is of {record.num_examples} images, but its {name} are of "
-            f"{len(clean)} and {len(seen)}: measure it again."
-        )
-    return clean, seen
-
-
-def _chosen(record: Record, of: Pick) -> np.ndarray:
-    clean, seen = wrong_shares(record)
-    return np.ones(len(seen), bool) if of == "all" else (seen > 0.5) & (clean < 0.5)
-
-
 def _panels(
     results: Results,
     shown: list[Record],
@@ -352,12 +306,6 @@ def _names(shown: list[Record]) -> dict[Record, str]:
         r: f"{r.threat} {texts[r.ball]}" if r.threat in twice and r.ball else r.threat
         for r in shown
     }
-
-
-def look_of(place: int) -> dict[str, Any]:
-    """Returns the colour and the dashes of an attack, by its place among those of a figure."""
-    dashes = _DASHES[place // len(PALETTE) % len(_DASHES)]
-    return {"color": PALETTE[place % len(PALETTE)], "ls": dashes}
 
 
 def _percents(axis: Any) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from rainjax._checks import is_whole
 from rainjax.evaluation.records import Record, Score, slug
+from rainjax.report._detections import Pick, attacked, detections, look_of
 from rainjax.report._display import Display, Drawing
 from rainjax.report.curves import Line, draw_lines, label_ends, story
-from rainjax.report.detection import Pick, attacked, detections, look_of
 from rainjax.report.results import Results, subjects_of
 from rainjax.report.style import INK, new_figure, percent_axis, png_bytes, styled
 from rainjax.report.text import norm_text, num_text, percent, unique
@@ -153,8 +153,8 @@ class DistortionMap(Display):
 
     Three maps for each subject: the share that the classifier gets wrong, the share that the
     detector rejects, and the share answered wrong, which is left. Shown are the records of
-    `Detection` with the tag, all for None, whose attack has a whole number as its `severity`. A
-    row is of the threat models of one name, which may end in the severity.
+    `Detection` with the tag, all for None, whose attack, or a part of it, has a whole number as
+    its `severity`. A row is of the threat models of one name, which may end in the severity.
     """
 
     files: ClassVar[tuple[str, ...]] = ("distortions-*.png",)
@@ -220,9 +220,13 @@ class DistortionMap(Display):
 
 
 def severity_of(record: Record) -> int | None:
-    """Returns the severity of a record's distortion; None where it is none."""
-    severity = (record.attack or {}).get("severity")
-    return severity if is_whole(severity) else None
+    """Returns the `severity` of a record's attack, or of a part of it; None where none has it."""
+    parts: list[dict[str, Any]] = [record.attack or {}]
+    for part in parts:
+        if is_whole(part.get("severity")):
+            return part["severity"]
+        parts += [value for value in part.values() if isinstance(value, dict)]
+    return None
 
 
 def distortion_of(record: Record) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rainjax.evaluation.records import load_study_file
+from rainjax.report._detections import detections
 from rainjax.report._display import Display
 from rainjax.report.contrast import BlindAgainstAdaptive
 from rainjax.report.curves import Curve
@@ -15,7 +16,6 @@ from rainjax.report.detection import (
     RiskCoverageCurves,
     RocCurves,
     ScoreHistograms,
-    detections,
 )
 from rainjax.report.detection_maps import DetectionOverRadius, DistortionMap, severity_of
 from rainjax.report.iterates import Iterates

@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from rainjax._files import read_arrays
+from rainjax.report._detections import detections
 from rainjax.report._display import Display, Drawing
-from rainjax.report.detection import detections
 from rainjax.report.pictures import as_shown, say, wrap
 from rainjax.report.results import Results
 from rainjax.report.style import new_figure, png_bytes, styled
@@ -57,7 +57,7 @@ def suspicious(path: pathlib.Path, title: str) -> Drawing:
     names = [str(name) for name in arrays["class_names"]]
     num = len(images) // 2
     with styled({"axes.grid": False}):
-        figure = new_figure(0.5 + 1.6 * num, 4.9)
+        figure = new_figure(0.5 + 1.6 * num, 5.7)
         grid = figure.subplots(2, num, squeeze=False)
         for i, axes in enumerate(grid.ravel()):
             axes.imshow(as_shown(images[i]), cmap="gray", vmin=0, vmax=255)

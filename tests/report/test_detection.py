@@ -156,8 +156,11 @@ def test_a_kind_is_a_name_without_its_severity(name, severity, kind):
     made = Record(make_detection("a", name, severity=severity, radius=None, num=12))
     assert detection_maps.distortion_of(made) == kind
     assert detection_maps.severity_of(made) == severity
-    made.content["threat"]["attack"]["severity"] = "3"
+    attack = made.content["threat"]["attack"]
+    attack["severity"] = "3"
     assert detection_maps.severity_of(made) is None
+    attack["distortion"] = {"class": "Distortion", "name": "contrast", "severity": 2}
+    assert detection_maps.severity_of(made) == 2
 
 
 def test_lines_of_one_name_are_told_apart_by_their_balls():
