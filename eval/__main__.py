@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from eval import design, report, sanity, smoothing
-from eval.benchmarks import attacks, gains, peers, residuals, speed, super_resolution
+from eval.benchmarks import attacks, gains, peers, residuals, scores, speed, super_resolution
 from eval.pages import studies
 from eval.studies.common import StudyOptions
 from rainjax._files import check_holder, check_writable
@@ -50,16 +50,18 @@ _WORDS = {
     "peers": peers.Peers,
     "speed": speed.Speed,
     "gains": gains.Gains,
+    "scores": scores.Scores,
     "residuals": residuals.Residuals,
     "super_resolution": super_resolution.SuperResolution,
 }
 # Of these, what the word itself does not know is an option of the study it is given.
-_OF_A_STUDY = ("sanity", "smoothing")
+_OF_A_STUDY = ("sanity", "smoothing", "scores")
 _BENCHMARKS = {
     attacks.Benchmark: attacks.run,
     peers.Peers: peers.run,
     speed.Speed: speed.run,
     gains.Gains: gains.run,
+    scores.Scores: scores.run,
     residuals.Residuals: residuals.run,
     super_resolution.SuperResolution: super_resolution.run,
     smoothing.Smoothing: smoothing.run,
@@ -68,7 +70,7 @@ _BENCHMARKS = {
 # Killed, they go on where they were.
 _RESUMES = StudyOptions | smoothing.Smoothing | residuals.Residuals
 # They compile anew: what they measure must not depend on what ran before.
-_MEASURES_TIME = attacks.Benchmark | peers.Peers | speed.Speed
+_MEASURES_TIME = attacks.Benchmark | peers.Peers | scores.Scores | speed.Speed
 
 
 def main() -> None:
@@ -123,7 +125,7 @@ def _study_first(words: list[str]) -> list[str]:
 
 
 def _run(command: Any) -> None:
-    if isinstance(command, sanity.Sanity | smoothing.Smoothing):
+    if isinstance(command, sanity.Sanity | smoothing.Smoothing | scores.Scores):
         check_holder(command.out)
     elif not isinstance(command, Report):
         check_writable(_folder(command))

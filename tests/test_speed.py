@@ -135,10 +135,10 @@ def test_a_turn_is_the_mean_over_its_calls_without_the_first(monkeypatch):
         called.append(None)
         clock[0] += 1.0 if len(called) == 1 else 0.25
 
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
-    assert speed._turn(call, 0.9) == 0.25
+    monkeypatch.setattr(_turns.time, "perf_counter", lambda: clock[0])
+    assert _turns.turn(call, 0.9) == 0.25
     assert len(called) == 5  # one that is not counted, and four that fill 0.9 seconds
-    assert speed._turn(call, 0.0) == 0.25
+    assert _turns.turn(call, 0.0) == 0.25
     assert len(called) == 7
 
 

@@ -8,9 +8,6 @@ code gets what it wants to be given, and is handed images one after the other, a
 import dataclasses
 import pathlib
 import statistics
-import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,6 +15,7 @@ from tqdm import tqdm
 from eval.benchmarks._ncis_cost import matrix_product, rate
 from eval.benchmarks._speed_entries import Entry, entries, jpeg_error
 from eval.benchmarks._speed_tables import tables
+from eval.benchmarks._turns import turn
 from rainjax import data
 from rainjax._files import write_json
 from rainjax.evaluation.provenance import provenance
@@ -98,7 +96,7 @@ def run(options: Speed) -> pathlib.Path:
         for _ in range(options.num_repeats):
             for entry in every:
                 bar.set_postfix_str(f"{entry.name}, {entry.batch_size}")
-                entry.seconds.append(_turn(entry.run, options.min_seconds))
+                entry.seconds.append(turn(entry.run, options.min_seconds))
                 bar.update()
     record = {
         "schema": 1,
@@ -129,20 +127,6 @@ def run(options: Speed) -> pathlib.Path:
     write_json(path, record)
     print(f"Wrote {path}.")
     return path
-
-
-def _turn(call: Callable[[], Any], min_seconds: float) -> float:
-    """Returns the seconds of a call, the mean over as many as fill `min_seconds`.
-
-    One call before them is not counted: right after another turn's work, a call of one
-    millisecond was seen to take three.
-    """
-    call()
-    begun, calls = time.perf_counter(), 0
-    while not calls or time.perf_counter() - begun < min_seconds:
-        call()
-        calls += 1
-    return (time.perf_counter() - begun) / calls
 
 
 def _images(options: Speed) -> np.ndarray:
