@@ -113,8 +113,8 @@ def table(record: dict[str, Any]) -> Table:
         tuple(rows),
         notes=(
             f"Batches of {size}, {len(first['seconds'])} rounds in which everything takes a turn, "
-            f"medians; beside them the fastest and the slowest round. On {record['run']['device']}, "
-            f"{record['run']['num_devices']} devices.",
+            f"medians; beside them the fastest and the slowest round. "
+            f"{record['run']['num_devices']} x {record['run']['device']}.",
         ),
     )
 
