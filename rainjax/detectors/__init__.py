@@ -4,5 +4,15 @@
 """
 
 from rainjax.detectors._base import Detector, calibrate, score_images
+from rainjax.detectors.quality import ImageQuality
+from rainjax.detectors.teacher import TeacherSignals, full_reference_quality, teacher_signals
 
-__all__ = ["Detector", "calibrate", "score_images"]
+__all__ = [
+    "Detector",
+    "ImageQuality",
+    "TeacherSignals",
+    "calibrate",
+    "full_reference_quality",
+    "score_images",
+    "teacher_signals",
+]
