@@ -85,9 +85,9 @@ class IQA:
     """The full-reference measure that quality is made of: MS-SSIM needs 161 pixels a side."""
     huber_delta: float = 0.1
     """Where the Huber losses turn from a parabola into a line."""
-    pairs: pathlib.Path | None = None
-    """The folder of the pairs and the teacher's signals, which several runs may share; by default
-    one in the run's folder. It holds what is still missing once the program has run."""
+    pairs_folder: pathlib.Path | None = None
+    """The folder of the views and the teacher's signals, which several runs may share; by default
+    one in the run's folder. What it lacks is made."""
     compute: Compute = Compute()
     init: str | None = None
     """Start from these parameters: the name or path of a zoo entry of the same network."""
@@ -184,7 +184,8 @@ def loss_terms(outputs, example, *, options: IQA):
     told = options.network.split(outputs)
     probs = jnp.asarray(example["probs"], jnp.float32)
     log_student = jax.nn.log_softmax(told.class_logits / options.temperature)
-    divergence = jnp.where(probs > 0, probs * (jnp.log(jnp.maximum(probs, 1e-30)) - log_student), 0)
+    log_probs = jnp.log(jnp.maximum(probs, 1e-30))  # where it is 0, so is the product
+    divergence = probs * (log_probs - log_student)
     huber = functools.partial(optax.huber_loss, delta=options.huber_delta)
     return {
         "quality": huber(told.quality, example["quality"]),
@@ -281,13 +282,9 @@ def train(options: IQA) -> None:
             f"{split.training.num_classes} classes: set network.num_classes to that."
         )
     params, start = start_of(options)
-    teacher = pairs.Teacher(
-        classifier, temperature=options.temperature, measure=options.measure
-    )
-    folder = options.pairs or options.run.folder / "pairs"
-    make = functools.partial(
-        pairs.make_pairs, mix=options.mix, teacher=teacher, seed=options.seed
-    )
+    teacher = pairs.Teacher(classifier, temperature=options.temperature, measure=options.measure)
+    folder = options.pairs_folder or options.run.folder / "pairs"
+    make = functools.partial(pairs.make_pairs, mix=options.mix, teacher=teacher, seed=options.seed)
     views = make(folder / "training", split.training, learned)
     validation = make(folder / "validation", split.validation, held, held_out=True)
     told_by = values_over(

@@ -72,17 +72,16 @@ class QualityNet(FlaxNetwork):
     def __post_init__(self):
         super().__post_init__()
         for name in ("num_classes", "width", "num_stages", "blocks", "stem_stride", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"A QualityNet's {name}={getattr(self, name)!r} must be at least 1.")
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"A QualityNet's {name}={value!r} must be at least 1.")
         if self.num_features < 0:
             raise ValueError(
                 f"num_features={self.num_features!r} must be at least 0: 0 for a network that "
                 "sees the image alone."
             )
         if not 0 < self.residual_gain < float("inf"):
-            raise ValueError(
-                f"residual_gain={self.residual_gain!r} must be positive and finite."
-            )
+            raise ValueError(f"residual_gain={self.residual_gain!r} must be positive and finite.")
         check_standardization(self.mean, self.std)
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
