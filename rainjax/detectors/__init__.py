@@ -4,5 +4,24 @@
 """
 
 from rainjax.detectors._base import Detector, calibrate, score_images
+from rainjax.detectors.disagreement import Disagreement, feature_squeezing
+from rainjax.detectors.draw_disagreement import DrawDisagreement
+from rainjax.detectors.energy import Energy
+from rainjax.detectors.local_dimensionality import LocalIntrinsicDimensionality
+from rainjax.detectors.mahalanobis import Mahalanobis
+from rainjax.detectors.max_softmax import MaxSoftmax
+from rainjax.detectors.natural_statistics import NaturalStatistics
 
-__all__ = ["Detector", "calibrate", "score_images"]
+__all__ = [
+    "Detector",
+    "Disagreement",
+    "DrawDisagreement",
+    "Energy",
+    "LocalIntrinsicDimensionality",
+    "Mahalanobis",
+    "MaxSoftmax",
+    "NaturalStatistics",
+    "calibrate",
+    "feature_squeezing",
+    "score_images",
+]
