@@ -11,7 +11,7 @@ A table of contents; the modules hold more.
     autoattack   AutoAttack              the usual ensembles
     universal    universal_perturbation  one perturbation for many images
     smoothing    Smoothed, certify       randomized smoothing: radii that no attack crosses
-    contracts    check_defense, ...      for tests of your own defenses and attacks
+    contracts    check_defense, ...      for tests of your own defenses, attacks and detectors
     adapters     PyTorch, TensorFlow, Foolbox and ART, in both directions
     keys         example_keys, Purpose   every random draw has a path from its seed
     residuals    image_moments, ...      what attacks change: mean, symmetry, spectrum
@@ -32,7 +32,7 @@ from rainjax import (
     zoo,
 )
 from rainjax.attacks import EOT, PGD, Attack, fgsm
-from rainjax.contracts import check_attack, check_defense
+from rainjax.contracts import check_attack, check_defense, check_detector
 from rainjax.defenses import (
     JPEG,
     RAIN,
@@ -75,6 +75,7 @@ __all__ = [
     "certify",
     "check_attack",
     "check_defense",
+    "check_detector",
     "data",
     "defenses",
     "evaluation",

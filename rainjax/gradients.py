@@ -149,6 +149,12 @@ class BPDA(Enumerable, Stratified):
         return _bpda(self.forward, self.backward, params, draw, image)
 
 
+def with_own_gradient(defense: Defense) -> Defense:
+    """Returns the defense with the gradient that it names itself, that of its `smooth()`."""
+    soft = defense.smooth()
+    return defense if soft == defense else BPDA(defense, soft)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _bpda(forward: Defense, backward: Defense, params, draw, image):
     return apply_draw(forward, params, draw, image)

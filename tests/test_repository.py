@@ -43,6 +43,7 @@ ORDER = [
     "nets",
     "defenses",
     "gradients",
+    "detectors",
     "attacks",
     "pipeline",
     "zoo",

@@ -118,7 +118,6 @@ class Teacher:
     """The protected network, and how the signals are made of it."""
 
     classifier: zoo.Entry
-    features: Any = None
     temperature: float = 4.0
     measure: QualityMeasure = "ssim"
 
@@ -130,8 +129,7 @@ class Teacher:
             batch = batch_signals(
                 self.classifier.network, self.classifier.params,
                 as_floats(references[filled]), as_floats(images[filled]),
-                jnp.asarray(labels[filled]), features=self.features,
-                temperature=self.temperature, measure=self.measure,
+                jnp.asarray(labels[filled]), temperature=self.temperature, measure=self.measure,
             )  # fmt: skip
             found.append({name: np.asarray(v)[: len(rows)] for name, v in batch._asdict().items()})
         joined = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
@@ -170,7 +168,6 @@ def make_pairs(
     }  # fmt: skip
     said = {
         "temperature": teacher.temperature, "measure": teacher.measure,
-        "features": describe(teacher.features),
     }  # fmt: skip
     parts = []
     for number, start in enumerate(starts):

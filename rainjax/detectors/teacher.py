@@ -5,7 +5,6 @@ Classification with Image Quality Assessment", which is all of that paper that i
 """
 
 import functools
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from rainjax._checks import check_option
 from rainjax.metrics import gmsd, ms_ssim, ssim
-from rainjax.nets import Network
+from rainjax.nets import Features, Network
 from rainjax.typing import Image, Label, Params
 
 QualityMeasure = Literal["ssim", "ms_ssim", "gmsd"]
@@ -29,7 +28,8 @@ class TeacherSignals(NamedTuple):
     Attributes:
         quality: How like the reference the image is, from 0 to 1.
         probs: The protected network's distribution on the reference, at a temperature.
-        change: How far its features have moved, 0 for the same, at most 2.
+        change: How far its features have moved: one minus the cosine of the angle between those
+            on the reference and those on the image.
         errs: Whether it is wrong on the image.
     """
 
@@ -65,7 +65,6 @@ def teacher_signals(
     image: Image,
     label: Label,
     *,
-    features: Callable[[Params, Image], Float[Array, "features"]] | None = None,
     temperature: float = 4.0,
     measure: QualityMeasure = "ssim",
 ) -> TeacherSignals:
@@ -77,32 +76,29 @@ def teacher_signals(
         reference: The image before anybody changed it.
         image: What the student will see: the reference, distorted or attacked, or itself.
         label: The true class.
-        features: The network's penultimate features, of the same parameters, such as
-            `nets.Features(network).apply`; by default its logits stand for them.
         temperature: What logits are divided by before the softmax.
         measure: The full-reference measure that quality is made of.
 
     Raises:
-        ValueError: the temperature is not positive and finite, or as `full_reference_quality`.
+        ValueError: the temperature is not positive and finite, or as `nets.Features` and
+            `full_reference_quality`.
     """
     if not 0 < temperature < float("inf"):
         raise ValueError(f"{temperature=} must be positive and finite.")
-    features = network.apply if features is None else features
-    before, after = (jnp.ravel(features(params, x)) for x in (reference, image))
-    # The roots of sums of squares, not of 0, where features are all 0.
-    lengths = [jnp.sqrt(jnp.square(f).sum() + 1e-12) for f in (before, after)]
+    whole = Features(network)
+    before, logits = whole.features_and_logits(params, reference)
+    after, answer = whole.features_and_logits(params, image)
+    cosine = jnp.vdot(before, after) / (jnp.linalg.norm(before) * jnp.linalg.norm(after) + 1e-12)
     return TeacherSignals(
         quality=full_reference_quality(image, reference, measure),
-        probs=jax.nn.softmax(network.apply(params, reference) / temperature),
-        change=1 - jnp.vdot(before, after) / (lengths[0] * lengths[1]),
-        errs=jnp.argmax(network.apply(params, image)) != label,
+        probs=jax.nn.softmax(logits / temperature),
+        change=jnp.maximum(1 - cosine, 0.0),
+        errs=jnp.argmax(answer) != label,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("network", "features", "temperature", "measure"))
-def batch_signals(network, params, references, images, labels, *, features, temperature, measure):
+@functools.partial(jax.jit, static_argnames=("network", "temperature", "measure"))
+def batch_signals(network, params, references, images, labels, *, temperature, measure):
     """Returns `teacher_signals` of a batch, compiled once for its shape."""
-    one = functools.partial(
-        teacher_signals, network, features=features, temperature=temperature, measure=measure
-    )
+    one = functools.partial(teacher_signals, network, temperature=temperature, measure=measure)
     return jax.vmap(one, (None, 0, 0, 0))(params, references, images, labels)

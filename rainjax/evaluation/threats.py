@@ -17,7 +17,7 @@ from rainjax.evaluation.names import check_name
 from rainjax.evaluation.published import Published
 from rainjax.evaluation.rounding_certificate import RoundingCertificate
 from rainjax.evaluation.subject import Subject
-from rainjax.gradients import BPDA
+from rainjax.gradients import BPDA, with_own_gradient
 from rainjax.pipeline import Pipeline
 from rainjax.transforms.blocks import Rounding
 from rainjax.typing import Params
@@ -75,7 +75,7 @@ class OwnGradient(Surrogate):
     """The true pipeline, with the gradient that its defense names: its own, or a soft twin's."""
 
     def of(self, pipeline: Pipeline) -> Pipeline | None:
-        return pipeline.map_defense(_with_own_gradient) or pipeline
+        return pipeline.map_defense(with_own_gradient) or pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,11 +300,6 @@ def enumerated(eot: EOT, num: int) -> EOT:
     most = eot.chunk_size
     chunk = most and max(n for n in range(1, min(most, num) + 1) if num % n == 0)
     return dataclasses.replace(eot, num_samples=num, draws="enumerated", chunk_size=chunk)
-
-
-def _with_own_gradient(defense: Defense) -> Defense:
-    soft = defense.smooth()
-    return defense if soft == defense else BPDA(defense, soft)
 
 
 def _with_rounding(value: Any, rounding: str) -> Any:

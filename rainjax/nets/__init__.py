@@ -6,6 +6,7 @@ from rainjax.nets.blind_spot import BLIND_SPOT, BLIND_SPOT_SMALL, FBI_MASKS, Bli
 from rainjax.nets.carn_m import CARNM
 from rainjax.nets.convert import from_torch, to_torch
 from rainjax.nets.edsr import EDSR, EDSR_BASELINE, EDSR_SMALL
+from rainjax.nets.features import Features
 from rainjax.nets.imagenet_resnet import ImageNetResNet
 from rainjax.nets.imdn import IMDN
 from rainjax.nets.mobilenet import IMAGENETTE_CLASSES, MobileNetV2
@@ -27,6 +28,7 @@ __all__ = [
     "IMAGENETTE_CLASSES",
     "IMDN",
     "BlindSpot",
+    "Features",
     "FlaxNetwork",
     "ImageNetResNet",
     "Mask",

@@ -82,7 +82,7 @@ class FlaxNetwork(Network):
             ValueError: an input is not one image of floats, or `params` are not this network's
                 (names the first that differs), or a call puts the module into training mode.
         """
-        module, batch = self._module(params, inputs), [x[None] for x in inputs]
+        module, batch = self.bound_module(params, *inputs), [x[None] for x in inputs]
         return call_for_inference(module, batch, type(self).__name__)[0]
 
     def apply_in_training(
@@ -102,7 +102,7 @@ class FlaxNetwork(Network):
         Raises:
             ValueError: as `apply`, or the network has no batch norm (it may be folded away).
         """
-        module = self._module(params, inputs)
+        module = self.bound_module(params, *inputs)
         norms = _batch_norms(module)
         if not norms:
             raise ValueError(_no_batch_norm(self))
@@ -117,8 +117,12 @@ class FlaxNetwork(Network):
         """Whether there are running statistics, so that `apply_in_training` has a meaning."""
         return bool(_batch_norms(merge_random(*_abstract(self))))
 
-    def _module(self, params: Params, inputs: tuple[Array, ...]) -> Any:
-        """Returns a module of its own that holds `params`."""
+    def bound_module(self, params: Params, *inputs: Array) -> Any:
+        """Returns a module of the caller's own that holds `params`, for examples like `inputs`.
+
+        Raises:
+            ValueError: as `apply`.
+        """
         for x in inputs:
             check_image(x, "The network")
         want, given = (

@@ -178,6 +178,16 @@ class FlaxModule(Made):
             ValueError: the input is not one image of floats, `params` are not this module's, or
                 a call puts the module into training mode.
         """
+        module = self.bound_module(params, *inputs)
+        name = type(module).__name__
+        return self.logits(call_for_inference(module, [x[None] for x in inputs], name), name)
+
+    def bound_module(self, params: Params, *inputs: Array) -> Any:
+        """Returns a module of the caller's own that holds `params`, for images like `inputs`.
+
+        Raises:
+            ValueError: an input is not one image of floats, or `params` are not this module's.
+        """
         for image in inputs:
             check_image(image, "The network")
         state = self.graph.state()  # a copy, for the next lines mutate it
@@ -187,9 +197,7 @@ class FlaxModule(Made):
         )
         check_shapes(given, want, source="The tree of parameters")
         nnx.replace_by_pure_dict(state, params)
-        module = self.graph.merged(state)
-        name = type(module).__name__
-        return self.logits(call_for_inference(module, [x[None] for x in inputs], name), name)
+        return self.graph.merged(state)
 
     def shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
         """Returns the tree of parameters with `jax.ShapeDtypeStruct` leaves."""
@@ -292,7 +300,7 @@ class _Linen:
         return f"<{type(self._module).__name__}>"
 
     @property
-    def module(self) -> Any:
+    def bound_module(self) -> Any:
         """The module itself."""
         return self._module
 
