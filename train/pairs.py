@@ -161,8 +161,9 @@ def make_pairs(
     Each process makes every so-manyth part, and reads all of them from a folder that it shares.
     """
     starts = range(0, len(indices), mix.part_size)
+    used = (*mix.attacks, *(mix.held_out_attacks if held_out else ()))
     facts = {
-        "mix": dataclasses.asdict(mix), "attacks": {n: describe(ATTACKS[n]) for n in ATTACKS},
+        "mix": dataclasses.asdict(mix), "attacks": {n: describe(ATTACKS[n]) for n in used},
         "seed": seed, "held_out": held_out, "fingerprint": image_set.fingerprint,
         "classifier": teacher.classifier.sha256,
     }  # fmt: skip
