@@ -87,7 +87,7 @@ class Mix:
     """Validation references that each attack held out is run on: they take long."""
     scale: Scale = "cifar10_c"
     """The distortions' constants: `cifar10_c` for 32 pixels, `imagenet_c` for 224."""
-    part_size: int = 2000
+    part_size: int = 1000
     """References whose views make one file; a run that is stopped loses one part at most."""
 
     def __post_init__(self):

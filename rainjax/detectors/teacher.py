@@ -63,7 +63,7 @@ def teacher_signals(
     params: Params,
     reference: Image,
     image: Image,
-    label: Label,
+    label: Label | int,
     *,
     temperature: float = 4.0,
     measure: QualityMeasure = "ssim",

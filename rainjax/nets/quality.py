@@ -127,7 +127,7 @@ class _Block(nnx.Module):
         self.factor = nnx.Param(jnp.zeros((1,)))
 
     def __call__(self, x):
-        return x + self.factor[...] * self.conv2(relu(self.conv1(relu(x))))
+        return x + self.factor[...][None, None, None] * self.conv2(relu(self.conv1(relu(x))))
 
 
 class _QualityNet(nnx.Module):
