@@ -143,7 +143,7 @@ PRESETS = {
         IQA(
             run=Output("photographs_quality", dtype="float16"),
             data=Data("imagenette224", num_training=400, num_validation=100),
-            network=QualityNet(stem_stride=2),
+            network=QualityNet(width=8, num_stages=4, stem_stride=2),
             optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=1.0),
             classifier=None,
             classifier_arch="mobilenetv2_imagenette",
@@ -178,7 +178,7 @@ def loss(params, frozen, key, example, *, options: IQA):
     outputs = options.compute.lower(options.network.apply)(params, image)
     terms = loss_terms(outputs, example, options=options)
     weights = dataclasses.asdict(options.weights)
-    return sum(weights[name] * value for name, value in terms.items()), terms
+    return jnp.stack([weights[name] * value for name, value in terms.items()]).sum(), terms
 
 
 def loss_terms(outputs, example, *, options: IQA):
@@ -234,6 +234,8 @@ def summary(told: dict[str, np.ndarray], views: dict[str, np.ndarray], mix: pair
         "auroc_held_out_attacks": clean | np.isin(views["kind"], mix.held_out_attacks),
     }
     found = {name: auroc(told["risk"][g], views["errs"][g] > 0) for name, g in groups.items()}
+    # What the quality alone would say, if there were no risk.
+    found["auroc_of_quality"] = auroc(-told["quality"][seen], views["errs"][seen] > 0)
     off = np.abs(told["quality"] - views["quality"])
     moved = np.abs(told["change"] - views["change"])
     return {

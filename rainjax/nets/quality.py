@@ -51,8 +51,8 @@ class QualityNet(FlaxNetwork):
     layer of `hidden` features, and from there to the outputs.
 
     There is no normalisation: the energy of the residual is the evidence, and dividing by it would
-    take it away. A block adds its branch times a learned factor that starts at 0 (De and Smith,
-    2020), which trains without.
+    take it away. A block adds its branch times a learned factor that starts small, near the 0
+    of De and Smith (2020), which trains without.
 
     With `num_features > 0` the network takes a second input: the features of the protected network
     as a picture of one pixel, `1 1 num_features`, which go to the hidden layer too.
@@ -124,7 +124,7 @@ class _Block(nnx.Module):
         self.conv1, self.conv2 = (
             conv3x3(features, features, init=_KERNEL_INIT, rngs=rngs) for _ in range(2)
         )
-        self.factor = nnx.Param(jnp.zeros((1,)))
+        self.factor = nnx.Param(jnp.full((1,), 0.1))
 
     def __call__(self, x):
         return x + self.factor[...][None, None, None] * self.conv2(relu(self.conv1(relu(x))))
