@@ -1,7 +1,8 @@
 """Every public defense, attack and detector: what the contract tests run over.
 
 A defense that can be made without arguments joins by itself, wherever in `rainjax/defenses/` it
-is; one that needs some, or that other options make more of, has a line below. `random` says
+is, and so does a detector that takes a network or nothing; one that needs more, or that other
+options make more of, has a line below. `random` says
 whether its key matters, `convolves` whether it may differ between `jit`, `vmap` and the plain call
 by the rounding of a convolution.
 """
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 import jax
 
 import rainjax.defenses
+import rainjax.detectors
 from rainjax.attacks import (
     APGD,
     EOT,
@@ -56,8 +58,14 @@ from rainjax.defenses import (
     SuperResolution,
     TotalVariation,
 )
+from rainjax.detectors import (
+    Detector,
+    Disagreement,
+    DrawDisagreement,
+    LocalIntrinsicDimensionality,
+)
 from rainjax.gradients import BPDA
-from tests.tiny import BLIND_SPOT_TINY, EDSR_TINY, blind_spot_params, edsr_params
+from tests.tiny import BLIND_SPOT_TINY, EDSR_TINY, RESNET_TINY, blind_spot_params, edsr_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +96,37 @@ class AttackCase:
     moves: bool = True
 
 
+@dataclasses.dataclass(frozen=True)
+class DetectorCase:
+    """`params` makes what images are scored with; by default `init` and `fit` do.
+
+    `tolerance` is that of `check_detector`.
+    """
+
+    name: str
+    detector: Detector
+    random: bool
+    params: object = None
+    tolerance: float = 1e-4
+
+
 def public_defenses() -> set[type[Defense]]:
     """Returns every defense that the public modules of `rainjax.defenses` define."""
+    return _public(rainjax.defenses, Defense)
+
+
+def public_detectors() -> set[type[Detector]]:
+    """Returns every detector that the public modules of `rainjax.detectors` define."""
+    return _public(rainjax.detectors, Detector)
+
+
+def _public(package, base: type) -> set[type]:
     found = set()
-    for module in pkgutil.iter_modules(rainjax.defenses.__path__, "rainjax.defenses."):
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         for value in vars(importlib.import_module(module.name)).values():
             if (
                 inspect.isclass(value)
-                and issubclass(value, Defense)
+                and issubclass(value, base)
                 and value.__module__ == module.name
                 and not inspect.isabstract(value)
                 and not value.__name__.startswith("_")
@@ -123,6 +154,28 @@ def _plain_case(kind: type[Defense]) -> DefenseCase:
             "line in the list of tests/contracts.py."
         ) from error
     return DefenseCase(kind.__name__, defense, random=defense.is_random, convolves=True)
+
+
+def plain_detectors(listed: Sequence[DetectorCase]) -> list[DetectorCase]:
+    """Returns a case of every public detector that no listed one is of, with a small network.
+
+    Raises:
+        TypeError: it needs more; says which, and where.
+    """
+    new = public_detectors() - {type(case.detector) for case in listed}
+    return [_plain_detector(kind) for kind in sorted(new, key=lambda kind: kind.__name__)]
+
+
+def _plain_detector(kind: type[Detector]) -> DetectorCase:
+    names = {field.name for field in dataclasses.fields(kind)}
+    try:
+        detector = kind(**({"network": RESNET_TINY} if "network" in names else {}))
+    except TypeError as error:
+        raise TypeError(
+            f"{kind.__name__} cannot be made of a network alone ({error}): give it defaults, or a "
+            "line in the list of tests/contracts.py."
+        ) from error
+    return DetectorCase(kind.__name__, detector, random=detector.is_random)
 
 
 _RAIN = RAIN(EDSR_TINY, shift_fraction=0.25)
@@ -287,5 +340,21 @@ ATTACKS = [
     ),
 ]
 
-# A check of them comes with the first one, whose promises will say what it is to check.
-DETECTORS = []
+_SQUEEZING = Disagreement(RESNET_TINY, (BitDepth(5), MedianFilter(2)))
+
+_LISTED_DETECTORS = [
+    DetectorCase("squeezing", _SQUEEZING, random=False),
+    DetectorCase("random_disagreement", Disagreement(RESNET_TINY, (GaussianNoise(),)), True),
+    DetectorCase(
+        "draws_of_rain",
+        DrawDisagreement(RESNET_TINY, _RAIN, num_draws=2),
+        random=True,
+        params=lambda: {"network": RESNET_TINY.init(jax.random.key(1)), "defense": edsr_params()},
+    ),
+    DetectorCase(
+        "local_dimensionality",
+        LocalIntrinsicDimensionality(RESNET_TINY, num_neighbours=4, num_references=10),
+        random=False,
+    ),
+]
+DETECTORS = [*_LISTED_DETECTORS, *plain_detectors(_LISTED_DETECTORS)]

@@ -1,4 +1,4 @@
-"""What every public defense and attack promises, checked over the lists in contracts.py.
+"""What every public defense, attack and detector promises, checked over the lists in contracts.py.
 
 The promises that an author's own have to keep as well are in rainjax.contracts.
 """
@@ -14,12 +14,21 @@ import pytest
 
 import rainjax.attacks
 import rainjax.defenses
+import rainjax.detectors
 from rainjax import evaluation
 from rainjax.attacks import Attack, Square, losses
-from rainjax.contracts import DefenseOutputs, check_attack, check_defense
+from rainjax.contracts import DefenseOutputs, check_attack, check_defense, check_detector
 from rainjax.defenses import Defense, Identity
+from rainjax.detectors import Detector
 from rainjax.pipeline import Defended
-from tests.contracts import ATTACKS, DEFENSES, DETECTORS, DefenseCase, public_defenses
+from tests.contracts import (
+    ATTACKS,
+    DEFENSES,
+    DETECTORS,
+    DefenseCase,
+    public_defenses,
+    public_detectors,
+)
 from tests.tiny import Linear, Mask, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -201,9 +210,24 @@ def test_a_pipeline_that_returns_nan_does_not_look_robust(case, target_params):
     assert np.isnan(found).any() == (not isinstance(case.attack, Square))  # asks for no gradient
 
 
+@pytest.mark.parametrize("case", DETECTORS, ids=lambda case: case.name)
+def test_detector_keeps_its_promises(case):
+    """Those that `check_detector` checks; is as random as the list says, and has a gradient."""
+    outputs = check_detector(
+        case.detector,
+        image_shape=(16, 16, 3),
+        params=case.params and case.params(),
+        tolerance=case.tolerance,
+    )
+    assert case.detector.is_random == case.random
+    assert (outputs.other_keys != outputs.scores).any() == case.random
+    assert len(set(outputs.scores.tolist())) == len(outputs.scores)
+    assert np.abs(outputs.gradient).max() > 0
+
+
 @pytest.mark.parametrize("case", [*DEFENSES, *ATTACKS, *DETECTORS], ids=lambda case: case.name)
 def test_methods_are_values(case):
-    value = case.attack if hasattr(case, "attack") else case.defense
+    value = next(getattr(case, n) for n in ("attack", "defense", "detector") if hasattr(case, n))
     twin = dataclasses.replace(value)
     assert twin == value
     assert hash(twin) == hash(value)
@@ -220,7 +244,10 @@ def test_every_public_method_is_on_the_lists():
     assert _concrete(rainjax.defenses, Defense) <= defenses
     assert public_defenses() <= defenses
     assert _concrete(rainjax.attacks, Attack) <= attacks
-    names = [case.name for case in [*DEFENSES, *ATTACKS]]
+    detectors = {type(case.detector) for case in DETECTORS}
+    assert _concrete(rainjax.detectors, Detector) <= detectors
+    assert public_detectors() <= detectors
+    names = [case.name for case in [*DEFENSES, *ATTACKS, *DETECTORS]]
     assert len(set(names)) == len(names)
     assert Identity in defenses
 

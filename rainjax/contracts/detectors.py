@@ -93,7 +93,7 @@ def check_detector(
             "probability, and guard a quotient by jnp.where",
         )
     promise(
-        _close(scores[0], plain, tolerance),
+        _close(scores[:1], plain[None], tolerance),
         "gives another score under jax.jit than without, for the same key: draw with jax.random "
         "from the key alone (np.random is drawn once, when it is compiled)",
     )

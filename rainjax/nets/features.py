@@ -127,9 +127,8 @@ class Features(Network):
             with linen.intercept_methods(_intercept):
                 return network.apply(params, image)
         assert isinstance(network, FlaxNetwork | FlaxModule)
-        module = network.bound_module(
-            params, image
-        )  # of our own, so that its parts may be changed
+        # A module of our own, so that its parts may be changed.
+        module = network.bound_module(params, image)
         name = type(module if isinstance(network, FlaxModule) else network).__name__
         for _, part in nnx.iter_modules(module):
             if isinstance(part, _NNX_LAYERS):

@@ -300,7 +300,7 @@ class _Linen:
         return f"<{type(self._module).__name__}>"
 
     @property
-    def bound_module(self) -> Any:
+    def module(self) -> Any:
         """The module itself."""
         return self._module
 
