@@ -63,9 +63,11 @@ from rainjax.detectors import (
     Detector,
     Disagreement,
     DrawDisagreement,
+    ImageQuality,
     LocalIntrinsicDimensionality,
 )
 from rainjax.gradients import BPDA
+from rainjax.nets import QualityNet
 from tests.tiny import BLIND_SPOT_TINY, EDSR_TINY, RESNET_TINY, blind_spot_params, edsr_params
 
 
@@ -375,5 +377,6 @@ _LISTED_DETECTORS = [
         LocalIntrinsicDimensionality(RESNET_TINY, num_neighbours=4, num_references=10),
         random=False,
     ),
+    DetectorCase("image_quality", ImageQuality(QualityNet(num_classes=4, width=8)), random=False),
 ]
 DETECTORS = [*_LISTED_DETECTORS, *plain_detectors(_LISTED_DETECTORS)]

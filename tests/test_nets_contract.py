@@ -18,6 +18,7 @@ from rainjax.nets import (
     BlindSpot,
     ImageNetResNet,
     MobileNetV2,
+    QualityNet,
     ResNet,
     ResNet4b,
     SqueezeNet,
@@ -45,6 +46,7 @@ NETWORKS = [
     ),
     SqueezeNet(num_classes=5, width=8, groups=(((4, 8),),), size=13, mean=(0.4,), std=(0.3,)),
     TinyDarknet(num_classes=7, class_subset=(6, 2), groups=(((3, 4),), ((1, 4), (3, 8)))),
+    QualityNet(num_classes=4, width=4, num_stages=2, hidden=8),
 ]
 SIZE = 16
 

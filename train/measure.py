@@ -21,6 +21,21 @@ def mean_over(
 ) -> Callable[[Params], Metrics]:
     """Returns `params -> metrics`: the mean over all `examples` of `fn` of one example.
 
+    See `values_over`, which it averages.
+    """
+    values_of = values_over(fn, examples, seed=seed, batch_size=batch_size)
+    return lambda params: {name: float(v.mean()) for name, v in values_of(params).items()}
+
+
+def values_over(
+    fn: Callable[[Params, PRNGKey, Example], Metrics],
+    examples: dict[str, np.ndarray],
+    *,
+    seed: int,
+    batch_size: int,
+) -> Callable[[Params], dict[str, np.ndarray]]:
+    """Returns `params -> values`: those of `fn`, by name, for all `examples` in their order.
+
     Each process measures a share of them. The keys depend on the seed and on each example's
     `index` alone: every epoch is measured with the same draws.
     """
@@ -48,6 +63,6 @@ def mean_over(
         if count > 1:  # process p has the values of examples p, p + count, ...
             values = multihost_utils.process_allgather(values)
             values = {name: v.T.reshape(-1)[:num_examples] for name, v in values.items()}
-        return {name: float(v.mean()) for name, v in values.items()}
+        return values
 
     return evaluate

@@ -179,7 +179,7 @@ _SPREAD = tuple(f"compute.{name}" for name in ("shards", "accumulate", "workers"
 def identity(options: Any, **facts: Any) -> dict[str, Any]:
     """Returns everything that decides a run's outcome: options but for places, and `facts`."""
     plain = flat(options)
-    places = ("run.", "data.data_dir", "init", "classifier", *_SPREAD)
+    places = ("run.", "data.data_dir", "init", "classifier", "pairs_folder", *_SPREAD)
     kept = {name: value for name, value in plain.items() if not name.startswith(places)}
     return {**kept, **facts}
 

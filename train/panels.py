@@ -11,7 +11,7 @@ import numpy as np
 from rainjax import transforms
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import psnr, ssim
-from rainjax.nets import Network
+from rainjax.nets import Network, QualityNet
 from rainjax.pipeline import Defended
 from rainjax.typing import Image, Params, PRNGKey
 
@@ -93,6 +93,38 @@ def purified_panel(
         rows.append(
             [(f"{title}: class {c}", x) for (title, x), c in zip(shown, answers, strict=True)]
         )
+    write_grid(path, rows)
+
+
+def quality_panel(
+    params: Params,
+    path: pathlib.Path,
+    *,
+    network: QualityNet,
+    views: dict[str, np.ndarray],
+    clean: str,
+    num_rows: int = 4,
+) -> None:
+    """Writes one row per image: itself and its first views, with quality and the chance of error.
+
+    `views` are those of `train.pairs`; titles give what is true and, after an arrow, what the
+    student says of it.
+    """
+    order = np.flatnonzero(views["kind"] == clean)
+    judge = jax.jit(lambda params, image: network.split(network.apply(params, image)))
+    rows = []
+    for source in views["source"][order][:num_rows]:
+        mine = np.flatnonzero(views["source"] == source)[:3]
+        row = []
+        for i in np.resize(mine, 3):  # a grid has rows of one length
+            image = jnp.asarray(views["image"][i], jnp.float32) / 255
+            told = judge(params, image)
+            title = (
+                f"{views['kind'][i]}\nquality {views['quality'][i]:.2f} -> {told.quality:.2f}\n"
+                f"errs {views['errs'][i]:.0f} -> {jax.nn.sigmoid(told.risk):.2f}"
+            )
+            row.append((title, image))
+        rows.append(row)
     write_grid(path, rows)
 
 

@@ -11,6 +11,7 @@ from rainjax.nets.imagenet_resnet import ImageNetResNet
 from rainjax.nets.imdn import IMDN
 from rainjax.nets.mobilenet import IMAGENETTE_CLASSES, MobileNetV2
 from rainjax.nets.own import Model, from_flax, from_function, from_linen
+from rainjax.nets.quality import QualityNet, QualityOutputs
 from rainjax.nets.resnet import ResNet
 from rainjax.nets.resnet4b import ResNet4b
 from rainjax.nets.squeezenet import SqueezeNet
@@ -34,6 +35,8 @@ __all__ = [
     "MobileNetV2",
     "Model",
     "Network",
+    "QualityNet",
+    "QualityOutputs",
     "ResNet",
     "ResNet4b",
     "SqueezeNet",
