@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from eval.studies.common import StudyOptions
 from eval.studies.detectors import MAKERS, Bench
@@ -43,10 +43,12 @@ from rainjax.report import (
     ScoreHistograms,
 )
 from rainjax.report import MostSuspicious as ShowMostSuspicious
-from rainjax.transforms import DISTORTIONS, SEVERITIES
-from rainjax.transforms.distortions import Scale
+from rainjax.transforms import SEVERITIES
+from rainjax.transforms.distortions import DistortionName, Scale
 
-_TABLE, _BLIND, _RADIUS, _ADAPTIVE, _POOR = "table", "blind", "radius", "adaptive", "distortions"
+_TABLE, _RADIUS, _POOR = "table", "radius", "distortions"
+# Figures of few lines: of blind attackers, of some of every kind, and of images.
+_BLIND, _SOME, _IMAGES = "blind", "some", "images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +179,15 @@ class DetectionStudy(_Guards):
         displays = (
             RocCurves(_BLIND, log_x=True),
             DetectionOverRadius(_RADIUS),
-            ScoreHistograms(_TABLE),
-            RiskCoverageCurves(_TABLE),
+            ScoreHistograms(_SOME),
+            RiskCoverageCurves(_SOME),
             DistortionMap(_POOR),
-            ShowMostSuspicious(_TABLE),
+            ShowMostSuspicious(_IMAGES),
             ResultsTable(_TABLE),
         )
+        extras = (MostSuspicious(tag=_IMAGES),)
         return dataclasses.replace(
-            super().study(), measure=Detection(), displays=displays, extras=(MostSuspicious(),)
+            super().study(), measure=Detection(), displays=displays, extras=extras
         )
 
     def subjects(self) -> tuple[Subject, ...]:
@@ -193,21 +196,22 @@ class DetectionStudy(_Guards):
 
     def threats(self) -> Iterator[ThreatModel]:
         """Yields clean images, poor ones, blind attackers, and those that know the detector."""
-        yield CLEAN
+        yield dataclasses.replace(CLEAN, tags=(_TABLE, _SOME, _IMAGES))
         yield from self._poor()
         yield from self._blind()
         for radius in self.adaptive_radii:
             yield from self._adaptive(radius)
 
     def _poor(self) -> Iterator[ThreatModel]:
-        for name in DISTORTIONS:
+        for name in get_args(DistortionName):
+            words = name.replace("_", " ")
             for severity in self.severities:
                 yield ThreatModel(
-                    f"{name.replace('_', ' ')} {severity}",
+                    f"{words} {severity}",
                     Distorted(distortion=name, severity=severity, scale=self.scale),
                     ClassifierAlone(),
                     Knowledge.NONE,
-                    description=f"nobody attacks: {name.replace('_', ' ')} at severity {severity}",
+                    description=f"nobody attacks: {words} at severity {severity}",
                     tags=(_POOR,),
                 )
 
@@ -225,17 +229,19 @@ class DetectionStudy(_Guards):
 
         steps, few = self.num_steps, self.num_eot_examples
         for radius in self.radii:
-            shown = (_TABLE, _BLIND) if radius in self.adaptive_radii else (_BLIND,)
+            shown = (_TABLE, _BLIND, _RADIUS) if radius in self.adaptive_radii else (_RADIUS,)
+            some = (_SOME, _IMAGES) if radius == max(self.radii) else ()
             pgd = PGD(radius=radius, step_size=radius / 4, num_steps=steps)
-            yield blind("PGD", pgd, (*shown, _RADIUS))
+            yield blind("PGD", pgd, (*shown, *some))
             square = Square(radius=radius, num_queries=self.num_queries, paired=False)
-            yield blind("Square", square, (*shown, _RADIUS), few)
-        yield blind("DeepFool", DeepFool(num_steps=steps), (_TABLE, _BLIND), few)
+            yield blind("Square", square, shown, few)
+        yield blind("DeepFool", DeepFool(num_steps=steps), (_TABLE, _BLIND, _SOME), few)
         far = CarliniWagner(confidence=0.0, num_search_steps=3, num_steps=3 * steps)
         yield blind("CW L2", far, (_TABLE, _BLIND), few)
 
     def _adaptive(self, radius: float) -> Iterator[ThreatModel]:
-        shared = {"num_examples": self.num_eot_examples, "tags": (_TABLE, _ADAPTIVE)}
+        tags = (_TABLE, _SOME, _IMAGES) if radius == max(self.adaptive_radii) else (_TABLE, _SOME)
+        few = self.num_eot_examples
         steps, eot = self.adaptive_steps, self.eot(self.num_eot)
         ways = (
             (False, APGD(radius=radius, num_steps=steps, loss="margin"), EOT()),
@@ -248,7 +254,8 @@ class DetectionStudy(_Guards):
                 When(Itself(), random=random),
                 description="knows the detector: climbs the smaller of what a wrong answer and "
                 "what a rejection lack",
-                **shared,
+                num_examples=few,
+                tags=tags,
             )
             for name, orthogonal in (("selective", False), ("orthogonal", True)):
                 yield ThreatModel(
@@ -263,7 +270,7 @@ class DetectionStudy(_Guards):
                     When(Itself(), random=random),
                     description="knows the detector: one gradient at a time, "
                     + ("without its part along the other" if orthogonal else "as it is"),
-                    **shared,
+                    num_examples=few,
                 )
             yield ThreatModel(
                 "Square, joint",
@@ -271,7 +278,7 @@ class DetectionStudy(_Guards):
                 When(Itself(), random=random),
                 Knowledge.SCORES,
                 description="black box: logits and score of the whole, and no gradient",
-                **shared,
+                num_examples=few,
             )
             yield ThreatModel(
                 "sabotage",
@@ -285,7 +292,7 @@ class DetectionStudy(_Guards):
                 ),
                 When(WantsRejection(), random=random),
                 description="knows the detector: makes a fine image look suspicious",
-                **shared,
+                num_examples=few,
             )
 
 
@@ -317,14 +324,11 @@ class GuardedStudy(_Guards):
 
     def subjects(self) -> tuple[Subject, ...]:
         """Returns the classifier alone, and behind every detector."""
-        first, *others = self.guarded()
-        bare = Subject(
-            "no detector",
-            first.pipeline.pipeline,
-            first.params["pipeline"],
-            {"classifier": first.sources["classifier"]},
-        )
-        return (bare, first, *others)
+        guarded = self.guarded()
+        pipeline, params = guarded[0].pipeline, guarded[0].params["pipeline"]
+        assert isinstance(pipeline, Guarded)
+        sources = {"classifier": guarded[0].sources["classifier"]}
+        return (Subject("no detector", pipeline.pipeline, params, sources), *guarded)
 
     def threats(self) -> Iterator[ThreatModel]:
         """Yields the whole battery, and a ladder for every surrogate."""
