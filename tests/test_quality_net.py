@@ -18,7 +18,7 @@ from rainjax.detectors import (
     full_reference_quality,
     teacher_signals,
 )
-from rainjax.nets.quality import residual
+from rainjax.nets.quality import residuals
 from tests.tiny import RESNET_TINY, resnet_params, unchecked
 
 TINY = nets.QualityNet(num_classes=4, width=4, num_stages=2, hidden=8)
@@ -54,15 +54,16 @@ def test_the_network_is_the_one_that_its_description_says():
     params, image = _random_params(network), _image(size=9)
     params["stages"][0][0]["factor"] = jnp.zeros(1)
     pixels = np.asarray(image, np.float64)
-    low = scipy.ndimage.convolve1d(pixels, [0.25, 0.5, 0.25], axis=0, mode="nearest")
-    low = scipy.ndimage.convolve1d(low, [0.25, 0.5, 0.25], axis=1, mode="nearest")
-    planes = np.concatenate([(pixels - network.mean) / network.std, 7 * (pixels - low)], axis=-1)
+    blur = lambda x, axis: scipy.ndimage.convolve1d(x, [0.25, 0.5, 0.25], axis, mode="nearest")
+    fine = [pixels - blur(pixels, 0), pixels - blur(pixels, 1), pixels - blur(blur(pixels, 0), 1)]
+    colours = (pixels - network.mean) / network.std
+    planes = np.concatenate([colours, *(np.arcsinh(7 * f) for f in fine)], axis=-1)
     down = params["downs"][0]
     kernel = np.asarray(down["kernel"], np.float64)
     maps = [
         sum(
             scipy.ndimage.correlate(planes[..., i], kernel[..., i, o], mode="constant")
-            for i in range(6)
+            for i in range(12)
         )
         + float(down["bias"][o])
         for o in range(2)
@@ -77,9 +78,11 @@ def test_the_network_is_the_one_that_its_description_says():
 
 def test_the_residual_of_a_slope_is_zero_inside():
     ramp = jnp.broadcast_to(jnp.arange(8.0)[None, :, None], (8, 8, 1))[None]
-    found = np.asarray(residual(ramp))[0, :, :, 0]
-    assert np.abs(found[:, 1:-1]).max() == 0
-    assert np.allclose(found[:, 0], -0.25)  # beyond the border pixels repeat
+    down, across, both = np.moveaxis(np.asarray(residuals(ramp))[0], -1, 0)
+    assert np.abs(down).max() == 0
+    for found in (across, both):
+        assert np.abs(found[:, 1:-1]).max() == 0
+        assert np.allclose(found[:, 0], -0.25)  # beyond the border pixels repeat
 
 
 def test_it_costs_less_than_the_network_that_it_protects():
