@@ -62,9 +62,11 @@ from rainjax.detectors import (
     Detector,
     Disagreement,
     DrawDisagreement,
+    ImageQuality,
     LocalIntrinsicDimensionality,
 )
 from rainjax.gradients import BPDA
+from rainjax.nets import Features, QualityNet
 from tests.tiny import BLIND_SPOT_TINY, EDSR_TINY, RESNET_TINY, blind_spot_params, edsr_params
 
 
@@ -342,7 +344,15 @@ ATTACKS = [
 
 _SQUEEZING = Disagreement(RESNET_TINY, (BitDepth(5), MedianFilter(2)))
 
+_STUDENT = QualityNet(width=4, num_stages=2, hidden=8)
+
 _LISTED_DETECTORS = [
+    DetectorCase("quality", ImageQuality(_STUDENT), random=False),
+    DetectorCase(
+        "quality_and_features",
+        ImageQuality(dataclasses.replace(_STUDENT, num_features=32), Features(RESNET_TINY)),
+        random=False,
+    ),
     DetectorCase("squeezing", _SQUEEZING, random=False),
     DetectorCase("random_disagreement", Disagreement(RESNET_TINY, (GaussianNoise(),)), True),
     DetectorCase(
