@@ -9,16 +9,23 @@ import pytest
 import scipy.ndimage
 import scipy.spatial.distance
 import scipy.special
+import scipy.stats
 import skimage.metrics
 
 import rainjax
-from rainjax import data, nets
+from rainjax import data, nets, zoo
+from rainjax.attacks import PGD
+from rainjax.defenses import Identity
 from rainjax.detectors import (
     ImageQuality,
     full_reference_quality,
+    score_images,
     teacher_signals,
 )
+from rainjax.evaluation import run_attack
+from rainjax.keys import Purpose, example_keys
 from rainjax.nets.quality import residuals
+from rainjax.pipeline import Defended
 from tests.tiny import RESNET_TINY, resnet_params, unchecked
 
 TINY = nets.QualityNet(num_classes=4, width=4, num_stages=2, hidden=8)
@@ -216,3 +223,27 @@ def test_a_temperature_without_meaning_is_refused(temperature):
     image = jnp.zeros((16, 16, 3))
     with pytest.raises(ValueError, match=f"temperature={temperature} must be positive"):
         teacher_signals(RESNET_TINY, {}, image, image, 0, temperature=temperature)
+
+
+def test_what_ships_names_what_it_never_learned_from_and_tells_attacks_that_it_never_saw():
+    """On the test split, under PGD of another length and step than any of the training."""
+    entry, classifier = zoo.load("builtin_quality"), zoo.load("builtin_resnet")
+    options = entry.card["options"]
+    for kind in ("attacks", "distortions"):
+        assert options[f"mix.held_out_{kind}"]
+        assert not set(options[f"mix.held_out_{kind}"]) & set(options[f"mix.{kind}"])
+    assert entry.card["classifier_sha256"] == classifier.sha256
+    images, labels = data.load("builtin", "test").get(np.arange(24))
+    images = jnp.asarray(images, jnp.float32) / 255
+    attacked = run_attack(
+        Defended(Identity(), classifier.network),
+        PGD(radius=8 / 255, step_size=2 / 255, num_steps=12),
+        {"defense": (), "classifier": classifier.params},
+        example_keys(0, Purpose.ATTACK, np.arange(24)),
+        images,
+        jnp.asarray(labels),
+    )
+    detector, params = ImageQuality(entry.network), {"student": entry.params}
+    clean, found = (score_images(detector, params, x) for x in (images, attacked))
+    wins = scipy.stats.mannwhitneyu(found, clean).statistic / (24 * 24)
+    assert wins > 0.9

@@ -20,7 +20,7 @@ from rainjax.keys import Purpose, example_keys
 from rainjax.transforms import distort
 from tests import saved_networks
 from tests.tiny import RESNET_TINY
-from train import iqa, pairs
+from train import iqa, iqa_measures, pairs
 from train.optimizers import Optimizer
 from train.options import Output
 
@@ -191,8 +191,8 @@ def test_auroc_is_mann_and_whitneys():
     scores, positive = rng.integers(0, 20, 200), rng.random(200) < 0.3
     u = scipy.stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
     wanted = u / (positive.sum() * (~positive).sum())
-    assert iqa.auroc(scores, positive) == pytest.approx(wanted, abs=1e-12)
-    assert iqa.auroc(scores, np.ones(200, bool)) is None
+    assert iqa_measures.auroc(scores, positive) == pytest.approx(wanted, abs=1e-12)
+    assert iqa_measures.auroc(scores, np.ones(200, bool)) is None
 
 
 def test_the_program_teaches_and_goes_on_and_leaves_an_entry(tmp_path, entries):
@@ -218,6 +218,7 @@ def test_the_program_teaches_and_goes_on_and_leaves_an_entry(tmp_path, entries):
     assert entry.card["views"]["clean"] == 40
     assert "deepfool" not in entry.card["views"]
     assert entry.card["by_kind"]["deepfool"]["num"] == 3
+    assert entry.card["attacks"]["fgsm_8"]["radius"] == pytest.approx(8 / 255)
     assert entry.card["options"]["mix.held_out_attacks"] == ["deepfool"]
     images, _ = data.load("builtin", "validation").get(np.arange(4))
     detector = ImageQuality(entry.network)
