@@ -67,7 +67,7 @@ from rainjax.detectors import (
     LocalIntrinsicDimensionality,
 )
 from rainjax.gradients import BPDA
-from rainjax.nets import QualityNet
+from rainjax.nets import Features, QualityNet
 from tests.tiny import BLIND_SPOT_TINY, EDSR_TINY, RESNET_TINY, blind_spot_params, edsr_params
 
 
@@ -363,7 +363,15 @@ ATTACKS_ON_DETECTORS = [
 
 _SQUEEZING = Disagreement(RESNET_TINY, (BitDepth(5), MedianFilter(2)))
 
+_STUDENT = QualityNet(width=4, num_stages=2, hidden=8)
+
 _LISTED_DETECTORS = [
+    DetectorCase("quality", ImageQuality(_STUDENT), random=False),
+    DetectorCase(
+        "quality_and_features",
+        ImageQuality(dataclasses.replace(_STUDENT, num_features=32), Features(RESNET_TINY)),
+        random=False,
+    ),
     DetectorCase("squeezing", _SQUEEZING, random=False),
     DetectorCase("random_disagreement", Disagreement(RESNET_TINY, (GaussianNoise(),)), True),
     DetectorCase(
@@ -377,6 +385,5 @@ _LISTED_DETECTORS = [
         LocalIntrinsicDimensionality(RESNET_TINY, num_neighbours=4, num_references=10),
         random=False,
     ),
-    DetectorCase("image_quality", ImageQuality(QualityNet(num_classes=4, width=8)), random=False),
 ]
 DETECTORS = [*_LISTED_DETECTORS, *plain_detectors(_LISTED_DETECTORS)]

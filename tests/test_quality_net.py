@@ -9,16 +9,23 @@ import pytest
 import scipy.ndimage
 import scipy.spatial.distance
 import scipy.special
+import scipy.stats
 import skimage.metrics
 
 import rainjax
-from rainjax import data, nets
+from rainjax import data, nets, zoo
+from rainjax.attacks import PGD
+from rainjax.defenses import Identity
 from rainjax.detectors import (
     ImageQuality,
     full_reference_quality,
+    score_images,
     teacher_signals,
 )
-from rainjax.nets.quality import residual
+from rainjax.evaluation import run_attack
+from rainjax.keys import Purpose, example_keys
+from rainjax.nets.quality import residuals
+from rainjax.pipeline import Defended
 from tests.tiny import RESNET_TINY, resnet_params, unchecked
 
 TINY = nets.QualityNet(num_classes=4, width=4, num_stages=2, hidden=8)
@@ -54,15 +61,16 @@ def test_the_network_is_the_one_that_its_description_says():
     params, image = _random_params(network), _image(size=9)
     params["stages"][0][0]["factor"] = jnp.zeros(1)
     pixels = np.asarray(image, np.float64)
-    low = scipy.ndimage.convolve1d(pixels, [0.25, 0.5, 0.25], axis=0, mode="nearest")
-    low = scipy.ndimage.convolve1d(low, [0.25, 0.5, 0.25], axis=1, mode="nearest")
-    planes = np.concatenate([(pixels - network.mean) / network.std, 7 * (pixels - low)], axis=-1)
+    blur = lambda x, axis: scipy.ndimage.convolve1d(x, [0.25, 0.5, 0.25], axis, mode="nearest")
+    fine = [pixels - blur(pixels, 0), pixels - blur(pixels, 1), pixels - blur(blur(pixels, 0), 1)]
+    colours = (pixels - network.mean) / network.std
+    planes = np.concatenate([colours, *(np.arcsinh(7 * f) for f in fine)], axis=-1)
     down = params["downs"][0]
     kernel = np.asarray(down["kernel"], np.float64)
     maps = [
         sum(
             scipy.ndimage.correlate(planes[..., i], kernel[..., i, o], mode="constant")
-            for i in range(6)
+            for i in range(12)
         )
         + float(down["bias"][o])
         for o in range(2)
@@ -77,9 +85,11 @@ def test_the_network_is_the_one_that_its_description_says():
 
 def test_the_residual_of_a_slope_is_zero_inside():
     ramp = jnp.broadcast_to(jnp.arange(8.0)[None, :, None], (8, 8, 1))[None]
-    found = np.asarray(residual(ramp))[0, :, :, 0]
-    assert np.abs(found[:, 1:-1]).max() == 0
-    assert np.allclose(found[:, 0], -0.25)  # beyond the border pixels repeat
+    down, across, both = np.moveaxis(np.asarray(residuals(ramp))[0], -1, 0)
+    assert np.abs(down).max() == 0
+    for found in (across, both):
+        assert np.abs(found[:, 1:-1]).max() == 0
+        assert np.allclose(found[:, 0], -0.25)  # beyond the border pixels repeat
 
 
 def test_it_costs_less_than_the_network_that_it_protects():
@@ -213,3 +223,27 @@ def test_a_temperature_without_meaning_is_refused(temperature):
     image = jnp.zeros((16, 16, 3))
     with pytest.raises(ValueError, match=f"temperature={temperature} must be positive"):
         teacher_signals(RESNET_TINY, {}, image, image, 0, temperature=temperature)
+
+
+def test_what_ships_names_what_it_never_learned_from_and_tells_attacks_that_it_never_saw():
+    """On the test split, under PGD of another length and step than any of the training."""
+    entry, classifier = zoo.load("builtin_quality"), zoo.load("builtin_resnet")
+    options = entry.card["options"]
+    for kind in ("attacks", "distortions"):
+        assert options[f"mix.held_out_{kind}"]
+        assert not set(options[f"mix.held_out_{kind}"]) & set(options[f"mix.{kind}"])
+    assert entry.card["classifier_sha256"] == classifier.sha256
+    images, labels = data.load("builtin", "test").get(np.arange(24))
+    images = jnp.asarray(images, jnp.float32) / 255
+    attacked = run_attack(
+        Defended(Identity(), classifier.network),
+        PGD(radius=8 / 255, step_size=2 / 255, num_steps=12),
+        {"defense": (), "classifier": classifier.params},
+        example_keys(0, Purpose.ATTACK, np.arange(24)),
+        images,
+        jnp.asarray(labels),
+    )
+    detector, params = ImageQuality(entry.network), {"student": entry.params}
+    clean, found = (score_images(detector, params, x) for x in (images, attacked))
+    wins = scipy.stats.mannwhitneyu(found, clean).statistic / (24 * 24)
+    assert wins > 0.9

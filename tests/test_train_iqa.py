@@ -19,7 +19,8 @@ from rainjax.detectors import ImageQuality, score_images, teacher_signals
 from rainjax.keys import Purpose, example_keys
 from rainjax.transforms import distort
 from tests import saved_networks
-from train import iqa, pairs
+from tests.tiny import RESNET_TINY
+from train import iqa, iqa_measures, pairs
 from train.optimizers import Optimizer
 from train.options import Output
 
@@ -179,7 +180,7 @@ def test_a_weight_of_zero_leaves_its_term_out_of_the_gradient():
         weights = dataclasses.replace(iqa.Weights(), **{name: 0.0})
         options = dataclasses.replace(SMOKE, weights=weights)
         loss = lambda p, options=options: iqa.loss(
-            p, (), jax.random.key(0), example, options=options
+            p, (), jax.random.key(0), example, options=options, protected=RESNET_TINY
         )
         bias = jax.grad(loss, has_aux=True)(params)[0]["linear"]["bias"]
         assert set(np.flatnonzero(np.asarray(bias) == 0)) == set(columns)
@@ -190,8 +191,8 @@ def test_auroc_is_mann_and_whitneys():
     scores, positive = rng.integers(0, 20, 200), rng.random(200) < 0.3
     u = scipy.stats.mannwhitneyu(scores[positive], scores[~positive]).statistic
     wanted = u / (positive.sum() * (~positive).sum())
-    assert iqa.auroc(scores, positive) == pytest.approx(wanted, abs=1e-12)
-    assert iqa.auroc(scores, np.ones(200, bool)) is None
+    assert iqa_measures.auroc(scores, positive) == pytest.approx(wanted, abs=1e-12)
+    assert iqa_measures.auroc(scores, np.ones(200, bool)) is None
 
 
 def test_the_program_teaches_and_goes_on_and_leaves_an_entry(tmp_path, entries):
@@ -217,6 +218,7 @@ def test_the_program_teaches_and_goes_on_and_leaves_an_entry(tmp_path, entries):
     assert entry.card["views"]["clean"] == 40
     assert "deepfool" not in entry.card["views"]
     assert entry.card["by_kind"]["deepfool"]["num"] == 3
+    assert entry.card["attacks"]["fgsm_8"]["radius"] == pytest.approx(8 / 255)
     assert entry.card["options"]["mix.held_out_attacks"] == ["deepfool"]
     images, _ = data.load("builtin", "validation").get(np.arange(4))
     detector = ImageQuality(entry.network)
@@ -243,10 +245,6 @@ def test_the_program_teaches_and_goes_on_and_leaves_an_entry(tmp_path, entries):
         (lambda: iqa.Weights(0, 0, 0, 0), "All weights are 0"),
         (lambda: dataclasses.replace(SMOKE, temperature=0.0), "temperature=0.0 must be positive"),
         (
-            lambda: dataclasses.replace(SMOKE, network=nets.QualityNet(num_features=3)),
-            "network.num_features=3: this program teaches",
-        ),
-        (
             lambda: iqa.train(dataclasses.replace(SMOKE, classifier=None)),
             "no protected network: name one by --classifier",
         ),
@@ -255,6 +253,27 @@ def test_the_program_teaches_and_goes_on_and_leaves_an_entry(tmp_path, entries):
 def test_bad_options_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_student_may_see_the_protected_networks_features(tmp_path, entries):
+    options = dataclasses.replace(
+        SMOKE,
+        run=Output("sees", out=tmp_path),
+        network=dataclasses.replace(SMOKE.network, num_features=32),
+        classifier=str(entries / "resnet"),
+        data=Data(num_training=24, num_validation=8),
+        num_epochs=1,
+        batch_size=16,
+    )
+    iqa.train(options)
+    entry, classifier = zoo.load(tmp_path / "sees"), zoo.load(entries / "resnet")
+    detector = ImageQuality(entry.network, nets.Features(classifier.network))
+    images, _ = data.load("builtin", "validation").get(np.arange(2))
+    params = {"student": entry.params, "network": classifier.params}
+    assert np.isfinite(score_images(detector, params, images / 255.0)).all()
+    wrong = dataclasses.replace(options.network, num_features=31)
+    with pytest.raises(ValueError, match="num_features=31, and the protected network has 32"):
+        iqa.train(dataclasses.replace(options, network=wrong))
 
 
 def test_a_student_of_other_classes_is_refused(tmp_path, entries):

@@ -12,22 +12,24 @@ are reported apart.
 import dataclasses
 import functools
 import pathlib
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import tyro
 
 from rainjax import zoo
 from rainjax.data.splits import Data, check_held_out, check_outputs
 from rainjax.detectors.teacher import QualityMeasure
-from rainjax.nets import QualityNet
+from rainjax.evaluation.describe import describe
+from rainjax.nets import Features, Network, QualityNet
+from rainjax.typing import Image, Params
 from train import loop, pairs
 from train.augment import random_flip
 from train.batches import Batches, Held
 from train.compute import Compute
+from train.iqa_measures import by_kind, counts, summary
 from train.measure import values_over
 from train.optimizers import Optimizer
 from train.options import (
@@ -48,9 +50,9 @@ from train.skeleton import fit_and_save
 class Weights:
     """What each term of the loss counts; at 0 a term is left out."""
 
-    quality: float = 5.0
+    quality: float = 2.0
     """Of the Huber loss of the quality."""
-    distillation: float = 0.1
+    distillation: float = 0.03
     """Of temperature**2 times the KL divergence of the student's classes from the teacher's."""
     risk: float = 1.0
     """Of the binary cross-entropy of whether the protected network errs."""
@@ -103,11 +105,6 @@ class IQA:
         for field in ("temperature", "huber_delta"):
             if not 0 < getattr(self, field) < float("inf"):
                 raise ValueError(f"{field}={getattr(self, field)} must be positive and finite.")
-        if self.network.num_features:
-            raise ValueError(
-                f"network.num_features={self.network.num_features}: this program teaches students "
-                "that see the image alone; set it to 0."
-            )
 
 
 PRESETS = {
@@ -117,7 +114,7 @@ PRESETS = {
             run=Output("cifar10_quality", dtype="float16"),
             data=Data("cifar10", num_training=6000, num_validation=600),
             network=QualityNet(),
-            optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=1.0),
+            optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=5.0),
             classifier=None,
             classifier_arch="resnet20",
             mix=pairs.Mix(num_held_out=60),
@@ -131,7 +128,7 @@ PRESETS = {
             run=Output("builtin_quality", dtype="float16"),
             data=Data(num_training=4000, num_validation=600),
             network=QualityNet(),
-            optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=1.0),
+            optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=5.0),
             classifier="builtin_resnet",
             mix=pairs.Mix(num_held_out=60),
             compute=Compute(average=0.999),
@@ -144,7 +141,7 @@ PRESETS = {
             run=Output("photographs_quality", dtype="float16"),
             data=Data("imagenette224", num_training=400, num_validation=100),
             network=QualityNet(width=8, num_stages=4, stem_stride=2),
-            optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=1.0),
+            optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=5.0),
             classifier=None,
             classifier_arch="mobilenetv2_imagenette",
             mix=pairs.Mix(
@@ -162,7 +159,7 @@ PRESETS = {
             run=Output("smoke_quality"),
             data=Data(num_training=300, num_validation=100),
             network=QualityNet(width=8),
-            optimizer=Optimizer(learning_rate=2e-3, clip_norm=1.0),
+            optimizer=Optimizer(learning_rate=2e-3, clip_norm=5.0),
             classifier="builtin_resnet",
             mix=pairs.Mix(num_held_out=10, held_out_attacks=("deepfool",)),
             num_epochs=4,
@@ -171,11 +168,14 @@ PRESETS = {
 }  # fmt: skip
 
 
-def loss(params, frozen, key, example, *, options: IQA):
-    """Returns the weighted sum of the terms for one view, perhaps mirrored, and each of them."""
-    del frozen
+def loss(params, frozen, key, example, *, options: IQA, protected: Network):
+    """Returns the weighted sum of the terms for one view, perhaps mirrored, and each of them.
+
+    `frozen` are the parameters of the protected network.
+    """
     image = random_flip(key, jnp.asarray(example["image"], jnp.float32) / 255)
-    outputs = options.compute.lower(options.network.apply)(params, image)
+    inputs = student_inputs(options.network, protected, frozen, image)
+    outputs = options.compute.lower(options.network.apply)(params, *inputs)
     terms = loss_terms(outputs, example, options=options)
     weights = dataclasses.asdict(options.weights)
     return jnp.stack([weights[name] * value for name, value in terms.items()]).sum(), terms
@@ -197,76 +197,25 @@ def loss_terms(outputs, example, *, options: IQA):
     }
 
 
-def judge(params, key, example, *, network: QualityNet):
+def student_inputs(network: QualityNet, protected: Network, frozen: Params, image: Image):
+    """Returns what a student takes: the image, and the protected network's features if it does."""
+    if not network.num_features:
+        return (image,)
+    return image, Features(protected).apply(frozen, image)[None, None]
+
+
+def judge(params, key, example, *, network: QualityNet, protected: Network, frozen: Params):
     """Returns what the student says of one view as it is."""
     del key
-    told = network.split(network.apply(params, jnp.asarray(example["image"], jnp.float32) / 255))
+    image = jnp.asarray(example["image"], jnp.float32) / 255
+    inputs = student_inputs(network, protected, frozen, image)
+    told = network.split(network.apply(params, *inputs))
     return {
         "quality": told.quality,
         "risk": told.risk,
         "change": told.change,
         "class": jnp.argmax(told.class_logits),
     }
-
-
-def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Returns the chance that a positive scores above a negative, ties by half; None for one kind.
-
-    That is the area under the receiver operating characteristic (Mann and Whitney's U).
-    """
-    positive = np.asarray(positive, bool)
-    num, others = int(positive.sum()), int((~positive).sum())
-    if not num or not others:
-        return None
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2
-    above = ranks[place][positive].sum() - num * (num + 1) / 2
-    return float(above / (num * others))
-
-
-def summary(told: dict[str, np.ndarray], views: dict[str, np.ndarray], mix: pairs.Mix) -> dict:
-    """Returns the numbers of an epoch: of all kinds learned from, and of those held out."""
-    clean = views["kind"] == pairs.CLEAN
-    seen = clean | np.isin(views["kind"], (*mix.distortions, *mix.attacks))
-    groups = {
-        "auroc": seen,
-        "auroc_held_out_distortions": clean | np.isin(views["kind"], mix.held_out_distortions),
-        "auroc_held_out_attacks": clean | np.isin(views["kind"], mix.held_out_attacks),
-    }
-    found = {name: auroc(told["risk"][g], views["errs"][g] > 0) for name, g in groups.items()}
-    # What the quality alone would say, if there were no risk.
-    found["auroc_of_quality"] = auroc(-told["quality"][seen], views["errs"][seen] > 0)
-    off = np.abs(told["quality"] - views["quality"])
-    moved = np.abs(told["change"] - views["change"])
-    return {
-        # Where the network never errs, or always, there is nothing to tell apart.
-        **{name: 0.5 if value is None else value for name, value in found.items()},
-        "quality_error": float(off[seen].mean()),
-        "quality_error_held_out": float(off[~seen].mean()) if (~seen).any() else 0.0,
-        "change_error": float(moved[seen].mean()),
-        "agreement": float((told["class"] == views["probs"].argmax(1))[seen].mean()),
-    }
-
-
-def by_kind(told: dict[str, np.ndarray], views: dict[str, np.ndarray]) -> dict[str, dict]:
-    """Returns for each kind of view how many there are, how often the network errs, and AUROCs.
-
-    `auroc_errs` tells the views on which the network errs from the clean images on which it does
-    not; `auroc_kind` all views of the kind from all clean images.
-    """
-    clean, errs = views["kind"] == pairs.CLEAN, views["errs"] > 0
-    found = {}
-    for kind in dict.fromkeys(views["kind"].tolist()):
-        mine = views["kind"] == kind
-        row = {"num": int(mine.sum()), "errs": float(errs[mine].mean())}
-        row["quality"] = float(views["quality"][mine].mean())
-        row["predicted_quality"] = float(told["quality"][mine].mean())
-        if kind != pairs.CLEAN:
-            chosen = (mine & errs) | (clean & ~errs)
-            row["auroc_errs"] = auroc(told["risk"][chosen], mine[chosen])
-            row["auroc_kind"] = auroc(told["risk"][mine | clean], mine[mine | clean])
-        found[kind] = row
-    return found
 
 
 def train(options: IQA) -> None:
@@ -285,17 +234,28 @@ def train(options: IQA) -> None:
             f"network.num_classes={options.network.num_classes}, and {options.data.dataset!r} has "
             f"{split.training.num_classes} classes: set network.num_classes to that."
         )
+    seen = options.network.num_features
+    if seen and seen != Features(classifier.network).num_features:
+        raise ValueError(
+            f"network.num_features={seen}, and the protected network has "
+            f"{Features(classifier.network).num_features}: set it to that, or to 0."
+        )
+    protected = {"protected": classifier.network}
     params, start = start_of(options)
     teacher = pairs.Teacher(classifier, temperature=options.temperature, measure=options.measure)
     folder = options.pairs_folder or options.run.folder / "pairs"
     make = functools.partial(pairs.make_pairs, mix=options.mix, teacher=teacher, seed=options.seed)
     views = make(folder / "training", split.training, learned)
     validation = make(folder / "validation", split.validation, held, held_out=True)
+    judged = functools.partial(
+        judge, network=options.network, frozen=classifier.params, **protected
+    )
     told_by = values_over(
-        functools.partial(judge, network=options.network),
+        judged,
         {name: validation[name] for name in ("image", "index")},
-        seed=options.seed, batch_size=250,
-    )  # fmt: skip
+        seed=options.seed,
+        batch_size=250,
+    )
     wanted = ("image", "index", "quality", "change", "errs", "probs")
     source = Held({name: views[name] for name in wanted})
 
@@ -303,13 +263,19 @@ def train(options: IQA) -> None:
         return save_entry(
             run, options.run, options.network, outcome, split, options=options,
             classifier_sha256=classifier.sha256, init_sha256=start,
-            views=counts(views), by_kind=by_kind(told_by(outcome.params), validation),
+            views=counts(views),
+            attacks={
+                name: describe(pairs.ATTACKS[name])
+                for name in (*options.mix.attacks, *options.mix.held_out_attacks)
+            },
+            by_kind=by_kind(told_by(outcome.params), validation),
             architecture_source="ours, in the spirit of the abstract: the paper is not public",
         )  # fmt: skip
 
     fit_and_save(
         options, split, options.network, params,
-        loss=functools.partial(loss, options=options),
+        loss=functools.partial(loss, options=options, **protected),
+        frozen=classifier.params if seen else (),
         batches=Batches(
             source, options.seed, options.batch_size, workers=options.compute.workers
         ),
@@ -321,17 +287,14 @@ def train(options: IQA) -> None:
             "fingerprint": split.training.fingerprint,
         },
         panel=functools.partial(
-            quality_panel, network=options.network, views=validation, clean=pairs.CLEAN
+            quality_panel,
+            views=validation,
+            clean=pairs.CLEAN,
+            judge=lambda params, view: judged(params, None, view),
         ),
         panel_shows="views of validation images, with true and predicted quality and risk",
         save=save,
     )  # fmt: skip
-
-
-def counts(views: dict[str, Any]) -> dict[str, int]:
-    """Returns how many views of each kind there are."""
-    kinds, numbers = np.unique(views["kind"], return_counts=True)
-    return dict(zip(kinds.tolist(), numbers.tolist(), strict=True))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 from rainjax import transforms
 from rainjax.keys import Purpose, example_keys
 from rainjax.metrics import psnr, ssim
-from rainjax.nets import Network, QualityNet
+from rainjax.nets import Network
 from rainjax.pipeline import Defended
 from rainjax.typing import Image, Params, PRNGKey
 
@@ -100,7 +101,7 @@ def quality_panel(
     params: Params,
     path: pathlib.Path,
     *,
-    network: QualityNet,
+    judge: Callable[[Params, dict[str, Any]], dict[str, Any]],
     views: dict[str, np.ndarray],
     clean: str,
     num_rows: int = 4,
@@ -108,22 +109,21 @@ def quality_panel(
     """Writes one row per image: itself and its first views, with quality and the chance of error.
 
     `views` are those of `train.pairs`; titles give what is true and, after an arrow, what the
-    student says of it.
+    student says of it: `judge(params, view)` returns "quality" and "risk".
     """
     order = np.flatnonzero(views["kind"] == clean)
-    judge = jax.jit(lambda params, image: network.split(network.apply(params, image)))
+    judge = jax.jit(judge)
     rows = []
     for source in views["source"][order][:num_rows]:
         mine = np.flatnonzero(views["source"] == source)[:3]
         row = []
         for i in np.resize(mine, 3):  # a grid has rows of one length
-            image = jnp.asarray(views["image"][i], jnp.float32) / 255
-            told = judge(params, image)
+            told = judge(params, {"image": views["image"][i]})
             title = (
-                f"{views['kind'][i]}\nquality {views['quality'][i]:.2f} -> {told.quality:.2f}\n"
-                f"errs {views['errs'][i]:.0f} -> {jax.nn.sigmoid(told.risk):.2f}"
+                f"{views['kind'][i]}\nquality {views['quality'][i]:.2f} -> {told['quality']:.2f}\n"
+                f"errs {views['errs'][i]:.0f} -> {jax.nn.sigmoid(told['risk']):.2f}"
             )
-            row.append((title, image))
+            row.append((title, views["image"][i]))
         rows.append(row)
     write_grid(path, rows)
 

@@ -43,8 +43,9 @@ class QualityOutputs(NamedTuple):
 class QualityNet(FlaxNetwork):
     """Judges an image: `h w c` in [0, 1] to the `3 + num_classes` numbers of `QualityOutputs`.
 
-    Beside the colours it sees what a 3x3 binomial blur takes away from them, times
-    `residual_gain`: that is where perturbations of few grey levels stand out. `num_stages` stages
+    Beside the colours it sees their `residuals`, as `arcsinh(residual_gain * residual)`: linear in
+    residuals of about a grey level, where small perturbations stand out, and logarithmic beyond,
+    where an image's own edges are. `num_stages` stages
     of `blocks` residual blocks each follow, the first at the resolution that `stem_stride` leaves,
     each further one at half the resolution and with twice the features of the one before. Of every
     stage the mean and the standard deviation over the image, channel by channel, go to a hidden
@@ -65,7 +66,7 @@ class QualityNet(FlaxNetwork):
     stem_stride: int = 1
     hidden: int = 64
     num_features: int = 0
-    residual_gain: float = 10.0
+    residual_gain: float = 255.0
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
@@ -105,18 +106,25 @@ class QualityNet(FlaxNetwork):
 _KERNEL_INIT = uniform_fan_in(2.0)
 
 
-def residual(images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    """Returns what a 3x3 binomial blur takes away from images; beyond the border they repeat."""
-    blurred = images
-    for axis in (1, 2):
-        pads = [(0, 0)] * 4
-        pads[axis] = (1, 1)
-        wide = jnp.pad(blurred, pads, mode="edge")
-        first, middle, last = (
-            jax.lax.slice_in_dim(wide, i, i + images.shape[axis], axis=axis) for i in range(3)
-        )
-        blurred = 0.25 * first + 0.5 * middle + 0.25 * last
-    return images - blurred
+def residuals(images: Float[Array, "n h w c"]) -> Float[Array, "n h w c_out"]:
+    """Returns three high passes of images: along columns, along rows, and along both.
+
+    Along an axis it is a pixel minus the mean of its two neighbours, halved; the third is a pixel
+    minus the 3x3 binomial blur around it. Beyond the border pixels repeat.
+    """
+    down, across = _blurred(images, 1), _blurred(images, 2)
+    both = _blurred(down, 2)
+    return jnp.concatenate([images - down, images - across, images - both], axis=-1)
+
+
+def _blurred(images, axis):
+    pads = [(0, 0)] * 4
+    pads[axis] = (1, 1)
+    wide = jnp.pad(images, pads, mode="edge")
+    first, middle, last = (
+        jax.lax.slice_in_dim(wide, i, i + images.shape[axis], axis=axis) for i in range(3)
+    )
+    return 0.25 * first + 0.5 * middle + 0.25 * last
 
 
 class _Block(nnx.Module):
@@ -133,7 +141,7 @@ class _Block(nnx.Module):
 class _QualityNet(nnx.Module):
     def __init__(self, config: QualityNet, rngs: nnx.Rngs):
         self.config = config
-        planes, features, stages, downs = 2 * len(config.mean), config.width, [], []
+        planes, features, stages, downs = 4 * len(config.mean), config.width, [], []
         for stage in range(config.num_stages):
             stride = 2 if stage else config.stem_stride
             downs.append(conv3x3(planes, features, stride=stride, init=_KERNEL_INIT, rngs=rngs))
@@ -159,7 +167,8 @@ class _QualityNet(nnx.Module):
                 f"{[f.shape[1:] for f in features]}."
             )
         colours = standardize(images, config.mean, config.std)
-        x = jnp.concatenate([colours, config.residual_gain * residual(images)], axis=-1)
+        fine = jnp.arcsinh(config.residual_gain * residuals(images))
+        x = jnp.concatenate([colours, fine], axis=-1)
         pooled = [f[:, 0, 0] for f in features]
         for down, blocks in zip(self.downs, self.stages, strict=True):
             x = down(x)
