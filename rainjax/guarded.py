@@ -1,12 +1,14 @@
 """A pipeline that answers or rejects: a detector in front of what it protects."""
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from rainjax._arrays import as_array, is_traced
 from rainjax._checks import check_fields
 from rainjax.defenses._base import Defense, is_number
 from rainjax.detectors._base import Detector
@@ -29,13 +31,14 @@ class Guarded(Pipeline):
     `logits` has one entry more than there are classes: the last one, the rejection, is the
     largest logit plus `scale` times what the score is above the threshold. So it is the largest
     exactly where an image is rejected (after Carlini and Wagner, 2017), and is differentiable
-    wherever the detector and the pipeline are.
+    wherever the detector and the pipeline are. `predict` returns the number of classes there.
 
     `rejected` says what an attacker has gained with a rejected image. `"safe"`: nothing, he has
     to be wrong *and* pass (Tramer, 2022). `"error"`: what he wanted, for the image got no right
     answer. Every attack and ladder follows it: a rejection counts as the label, or as another
-    class. Of an image that nobody attacked a rejection is never right. Robustness of several
-    draws counts each draw by itself.
+    class. Of an image that nobody has moved a rejection is never right: an attacker who finds one
+    rejected, or wrong, has nothing left to do. Where a score is steep the label's logit is far
+    above all others, and a cross-entropy is flat: climb a margin.
 
     Raises:
         ValueError: a part is of another kind.
@@ -100,8 +103,8 @@ class Guarded(Pipeline):
 
     @property
     def differentiable(self) -> bool:
-        """Whether the pipeline is."""
-        return self.pipeline.differentiable
+        """Whether the pipeline and the detector are."""
+        return self.pipeline.differentiable and self.detector.differentiable
 
     def map_defense(self, change: Callable[[Defense], Defense]) -> Pipeline | None:
         """Returns this with `change(defense)` for the pipeline's defense, None without one.
@@ -141,6 +144,8 @@ class Guarded(Pipeline):
                 "**rainjax.detectors.calibrate(detector, ...)}."
             )
         self.pipeline.check_params(params["pipeline"])
+        for name in ("threshold", "scale"):
+            _check_number(name, params[name])
 
     def used(self, params: Params) -> Params:
         """Returns all four parts, of the pipeline's what it uses."""
@@ -157,11 +162,22 @@ class Guarded(Pipeline):
     def _joined(self, params: Params, draw: Draw, image: Image, answer: Callable) -> Logits:
         logits = answer(params["pipeline"], draw, image)
         score = self.score(params, self._key(draw), image)
-        # XLA's maximum of many values passes over NaN on CPU: the sum does not.
-        highest = jnp.max(logits) + 0.0 * jnp.sum(logits)
+        if jnp.shape(score) != ():
+            raise ValueError(
+                f"{type(self.detector).__name__}.score returned shape {jnp.shape(score)} for one "
+                "image: return one number, of shape ()."
+            )
         above = params["scale"] * (score - params["threshold"])
-        joined = jnp.append(logits, highest + above)
-        return jnp.where(jnp.isnan(joined).any(), jnp.nan, joined)
+        highest = jnp.max(logits)
+        rejection = highest + above
+        # No class ties with it, whatever the sum is rounded to: a tie would be no verdict.
+        still, found = jax.lax.stop_gradient((highest, rejection))
+        least, most = (jnp.nextafter(still, jnp.full_like(still, x)) for x in (jnp.inf, -jnp.inf))
+        apart = jnp.where(above > 0, jnp.maximum(found, least), jnp.minimum(found, most))
+        rejection += jax.lax.stop_gradient(apart - found)
+        # XLA's maximum of many values passes over NaN on CPU.
+        broken = jnp.isnan(logits).any() | jnp.isnan(above)
+        return jnp.where(broken, jnp.nan, jnp.append(logits, rejection))
 
     def _key(self, draw: Draw) -> PRNGKey:
         if is_number(draw):
@@ -174,6 +190,22 @@ class Guarded(Pipeline):
         if isinstance(draw, Stratum):
             draw = jax.random.fold_in(draw.key, draw.number)
         return jax.random.fold_in(draw, _DETECTOR)
+
+
+def _check_number(name: str, given: Any) -> None:
+    """Refuses a threshold or a scale that would reject nothing, or the wrong images."""
+    array = as_array(name, given)
+    if array.shape != () or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"params[{name!r}] must be one float, not {array.dtype} of shape {array.shape}: take "
+            "what rainjax.detectors.calibrate returns."
+        )
+    if is_traced(array):
+        return
+    value = float(array)
+    if not math.isfinite(value) or (name == "scale" and value <= 0):
+        wanted = "finite and positive" if name == "scale" else "finite"
+        raise ValueError(f"params[{name!r}]={value} must be {wanted}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +257,8 @@ class _Unguarded(Pipeline):
 
     def check_params(self, params: Params) -> None:
         self.pipeline.check_params(params["pipeline"])
+        for name in ("threshold", "scale"):
+            _check_number(name, params[name])
 
     def used(self, params: Params) -> Params:
         return {"pipeline": self.pipeline.used(params["pipeline"])}

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from rainjax._arrays import check_key
 from rainjax._checks import check_fields, check_image, check_num_classes
@@ -130,7 +130,7 @@ class Pipeline(Value):
         return params
 
     def predict(self, params: Params, key: PRNGKey, image: Image) -> Int[Array, ""]:
-        """Returns the most likely class under one draw."""
+        """Returns the most likely class under one draw; of a rejection the number of classes."""
         return jnp.argmax(self.logits(params, key, image))
 
     def vote(self, params: Params, keys: Key[Array, "votes"], image: Image) -> Int[Array, ""]:
@@ -304,14 +304,20 @@ def majority(votes: Int[Array, "votes"], num_classes: int) -> Int[Array, ""]:
 
 
 def fold_rejection(
-    logits: Float[Array, "classes_and_rejection"], label: Label, *, is_label: bool
+    logits: Float[Array, "classes_and_rejection"],
+    label: Label,
+    *,
+    is_label: Bool[Array, ""] | bool,
 ) -> Logits:
     """Returns the classes' logits, with that of the rejection, the last one, folded into them.
 
-    It counts as the label, or as every other class: the label's logit, or all others, become the
-    larger of their own and the rejection's. So the largest of what is returned is the label's
-    exactly where a pipeline is right, or rejects and `is_label`.
+    It counts as the label, or as another class: the logit of the label, or the largest of the
+    others, becomes the larger of its own and the rejection's. So the largest of what is returned
+    is the label's exactly where a pipeline is right, or rejects and `is_label`; which takes a
+    rejection that no class ties with, such as `Guarded`'s.
     """
     classes, rejection = logits[:-1], logits[-1]
-    folded = (jnp.arange(len(classes)) == label) == is_label
+    own = jnp.arange(len(classes)) == label
+    other = jnp.arange(len(classes)) == jnp.argmax(jnp.where(own, -jnp.inf, classes))
+    folded = jnp.where(is_label, own, other)
     return jnp.where(folded, jnp.maximum(classes, rejection), classes)

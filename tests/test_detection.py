@@ -248,6 +248,10 @@ class Bright(Pipeline):
     def is_random(self):
         return False
 
+    @property
+    def rejection(self):
+        return "safe"
+
     def num_classes(self, params, image):
         return 10
 

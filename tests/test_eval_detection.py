@@ -59,7 +59,7 @@ def test_every_display_has_something_to_show(study):
 
 
 def test_thresholds_are_of_images_that_nothing_reports(study):
-    clean, _ = data.load("builtin", "validation").get(np.arange(60))
+    clean, _ = data.load("builtin", "validation").get(np.arange(600, 660))
     for subject in study.subjects:
         pipeline, params = subject.pipeline, subject.params
         assert isinstance(pipeline, Guarded)
@@ -84,7 +84,9 @@ def test_no_threshold_is_of_a_reported_image(name):
         ({"rows": ("nothing",)}, "rows='nothing' is none of quality"),
         ({"num_fitting": 0}, "num_fitting=0"),
         ({"calibration_skip": -1}, "calibration_skip=-1"),
-        ({"calibration_split": "test"}, "are reported: raise calibration_skip"),
+        ({"calibration_split": "test", "calibration_skip": 0}, "are what decides the thresholds"),
+        ({"fit_split": "test"}, r"are what detectors are fitted on: change fit_split"),
+        ({"fit_split": "validation", "num_fitting": 601}, "change fit_split"),
         ({"radii": (8.0,)}, r"8/255 is 0\.03137"),
         ({"adaptive_radii": ()}, "adaptive_radii"),
         ({"num_queries": 0}, "num_queries=0"),

@@ -9,25 +9,34 @@ import pytest
 
 import rainjax
 from rainjax import Defended, Guarded, Identity
+from rainjax.adapters._batched import Batched
 from rainjax.attacks import APGD, PGD, SelectivePGD, Square
 from rainjax.defenses import GaussianNoise
 from rainjax.detectors import Detector, calibrate, score_images
 from rainjax.evaluation import (
+    CLEAN,
     ClassifierAlone,
+    Detection,
     IdentityGradient,
     Itself,
     Knowledge,
+    Ladder,
     OwnGradient,
     Subject,
     ThreatModel,
+    WantsRejection,
     adaptive,
+    attack_batch,
     evaluate,
+    keep_worst,
     ladders,
     run_attack,
     score,
 )
 from rainjax.evaluation.batteries import climbable
+from rainjax.evaluation.ensemble import Member, run_ensemble
 from rainjax.evaluation.study import cells
+from rainjax.evaluation.universal import universal_perturbation
 from rainjax.evaluation.work import Work
 from rainjax.pipeline import fold_rejection
 from tests.small_studies import KERNEL, RIGHT, SIZE, SMALL, study_of
@@ -93,6 +102,7 @@ def test_the_last_logit_is_the_largest_exactly_where_the_score_is_above_the_thre
 def test_folding_says_who_is_right(is_label):
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(500, 6)).astype(np.float32), rng.integers(0, 5, 500)
+    logits[::4] *= 1000  # as a network's may be
     folded = jax.vmap(lambda row, label: fold_rejection(row, label, is_label=is_label))(
         logits, labels
     )
@@ -103,6 +113,29 @@ def test_folding_says_who_is_right(is_label):
     assert folded.shape == (500, 5)
     assert 50 < sum(right) < 450
     np.testing.assert_array_equal(np.asarray(folded).argmax(-1) == labels, right)
+
+
+@pytest.mark.parametrize("kernel", [1.0, 1e5])
+@pytest.mark.parametrize("rejected", ["safe", "error"])
+def test_a_score_at_the_threshold_is_accepted_whatever_the_classes(kernel, rejected):
+    """And one just above it is rejected, also where the sum of both rounds the rise away."""
+    pipeline, params = guarded(rejected=rejected)
+    params["pipeline"] = {**PARAMS, "classifier": {"kernel": kernel * KERNEL}}
+    scores = score_images(pipeline.detector, params["detector"], IMAGES)
+    for label, wrong in ((RIGHT, False), ((RIGHT + 1) % 10, True), ((RIGHT - 1) % 10, True)):
+        for above in (False, True):
+            for i in range(0, 16, 3):
+                nearest = np.nextafter(scores[i], np.float32(-np.inf if above else np.inf))
+                each = {**params, "threshold": jnp.asarray(nearest if above else scores[i])}
+                image, its = IMAGES[i : i + 1], label[i : i + 1]
+                answers = np.asarray(score(pipeline, each, KEYS[:1], image, num_draws=1))
+                assert (answers.argmax() == 10) == above
+                for moved in (False, True):
+                    seen = score(
+                        pipeline, each, KEYS[:1], image, num_draws=1, labels=its, attacked=moved
+                    )
+                    right = bool(np.asarray(seen).argmax() == its[0])
+                    assert right == (moved and rejected == "safe" if above else not wrong)
 
 
 def test_a_threshold_rejects_no_more_clean_images_than_it_says():
@@ -161,21 +194,169 @@ def test_an_attacker_has_to_be_wrong_and_pass_unless_a_rejection_is_what_he_want
     assert (outcomes["error"] != RIGHT).all()
 
 
-def test_a_detector_that_no_image_passes_leaves_nothing_to_an_evader_and_all_to_a_saboteur():
+def test_a_detector_that_rejects_everything_is_worth_nothing(tmp_path):
+    """To who attacks it, nothing is left to do: robust is never more than clean."""
     pipeline, params = guarded()
     params = {**params, "threshold": jnp.asarray(-1e3)}
-    attack = Square(radius=0.2, num_queries=10)
+    threats = (
+        *adaptive(0.2, num_steps=3, num_queries=5),
+        *ladders(0.2, num_steps=2, num_queries=4, max_gradients=40),
+    )
+    subject = Subject("closed", pipeline, params)
+    found = evaluate(study_of(subject, threats=threats), tmp_path, progress=False)
+    assert len(found) > 6
+    assert {record.score().accuracy for record in found} == {0.0}
+
+
+def test_robust_is_never_more_than_clean(tmp_path):
+    """Of detectors with false positives as well, under attacks that hardly move anything."""
+    pipeline, params = guarded(rate=0.5)
+    weak = PGD(radius=0.001, step_size=0.001, num_steps=1)
+    square = Square(radius=0.001, num_queries=2)
+    threats = (
+        CLEAN,
+        ThreatModel("weak", weak),
+        ThreatModel("scores", square, knowledge=Knowledge.SCORES),
+    )
+    study = study_of(Subject("guarded", pipeline, params), threats=threats, num_examples=16)
+    clean, *attacked = evaluate(study, tmp_path, progress=False)
+    assert 0 < clean.score().accuracy < 1
+    assert all(record.score().accuracy <= clean.score().accuracy for record in attacked)
+
+
+def test_a_saboteur_is_counted_by_what_he_wants(tmp_path):
+    """Whatever the pipeline says of a rejection, and on a ladder too."""
+    pipeline, params = guarded()
+    attack = PGD(radius=0.1, step_size=0.02, num_steps=10, loss="rejection")
+    climbing = APGD(radius=0.1, num_steps=4, loss="margin")
+    threats = (
+        ThreatModel("sabotage", attack, WantsRejection()),
+        ThreatModel("sabotage, ladder", Ladder(climbing, max_gradients=60), WantsRejection()),
+    )
+    study = study_of(Subject("guarded", pipeline, params), threats=threats)
+    found = {r.threat: r.score().accuracy for r in evaluate(study, tmp_path, progress=False)}
+    reach = np.sum(np.asarray(WEIGHTS["weights"]) * IMAGES[:12], (1, 2, 3))
+    reach += 0.1 * np.abs(WEIGHTS["weights"]).sum()
+    assert found["sabotage"] <= np.mean(reach <= float(params["threshold"])) + 0.1
+    assert found["sabotage, ladder"] <= 0.1
+
+
+@pytest.mark.parametrize("loss", ["rejection", "acceptance"])
+def test_what_an_attack_on_the_score_found_is_kept(loss):
+    pipeline, params = guarded(rejected="error")
+    attack = PGD(radius=0.1, step_size=0.02, num_steps=12, loss=loss)
     found = run_attack(pipeline, attack, params, KEYS, IMAGES, RIGHT)
-    folded = score(pipeline, params, KEYS, found, num_draws=1, labels=RIGHT)
-    assert (np.asarray(folded)[:, 0].argmax(-1) == RIGHT).all()
-    clean = score(pipeline, params, KEYS, IMAGES, num_draws=1, labels=RIGHT, attacked=False)
-    assert (np.asarray(clean)[:, 0].argmax(-1) != RIGHT).all()
+    kept = keep_worst(pipeline, attack, params, KEYS, IMAGES, found, RIGHT, num_draws=1)
+    rejected = lambda images: raw(pipeline, params, np.asarray(images)).argmax(-1) == 10
+    before, after = rejected(IMAGES), rejected(kept)
+    np.testing.assert_array_equal(after, rejected(found))
+    assert after.mean() > before.mean() if loss == "rejection" else after.mean() < before.mean()
+
+
+def test_a_rejected_image_has_not_reached_a_target():
+    pipeline, params = guarded()
+    params = {**params, "threshold": jnp.asarray(-1e3)}
+    targets = (RIGHT + 1) % 10
+    attack = PGD(radius=0.2, step_size=0.05, num_steps=3, targeted=True)
+    _, reached = attack_batch(pipeline, pipeline, attack, params, KEYS, KEYS, IMAGES, targets)
+    assert not np.asarray(reached).any()
+
+
+def test_every_loss_finds_a_saboteurs_way():
+    """A rejection counts as one other class: what compares several classes still has a slope."""
+    pipeline, params = guarded(rejected="error")
+    for attack in (
+        APGD(radius=0.05, num_steps=20, loss="margin"),
+        APGD(radius=0.05, num_steps=20, loss="dlr"),
+        APGD(radius=0.05, num_steps=20, num_targets=3),
+        PGD(radius=0.05, step_size=0.01, num_steps=20, loss="dlr"),
+    ):
+        found = run_attack(pipeline, attack, params, KEYS, IMAGES, RIGHT)
+        seen = score(pipeline, params, KEYS, found, num_draws=1, labels=RIGHT)
+        assert (np.asarray(seen)[:, 0].argmax(-1) != RIGHT).mean() > 0.9, attack
+
+
+def test_where_answers_are_compared_no_attack_is_on_the_score_alone():
+    pipeline, params = guarded()
+    attack = PGD(radius=0.1, loss="rejection")
+    with pytest.raises(ValueError, match="A ladder compares answers"):
+        Ladder(attack)
+    with pytest.raises(ValueError, match="An ensemble compares answers"):
+        run_ensemble(
+            pipeline, (Member("one", attack),), params, 0, np.arange(16), IMAGES, RIGHT,
+            batch_size=16, num_select_draws=1,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="of a detector's score"):
+        universal_perturbation(
+            pipeline, params, 0, np.arange(16), IMAGES, RIGHT, loss="acceptance"
+        )
+
+
+def test_other_peoples_attacks_do_not_take_a_rejection_for_a_success():
+    pipeline, params = guarded()
+    with pytest.raises(ValueError, match="a wrong answer that passes"):
+        Batched(pipeline, params, seed=0, fresh=True).num_classes((6, 6, 3))
+    sabotaged = dataclasses.replace(pipeline, rejected="error")
+    assert Batched(sabotaged, params, seed=0, fresh=True).num_classes((6, 6, 3)) == 11
+
+
+def test_only_what_rejects_is_measured_by_its_rejections():
+    threats = (ThreatModel("blind", PGD(num_steps=2)),)
+    study = study_of(Subject("bare", PLAIN, PARAMS), threats=threats, measure=Detection())
+    with pytest.raises(ValueError, match="'bare' rejects nothing"):
+        cells(study)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ((255 * IMAGES).astype(np.uint8), "not uint8: divide by 255"),
+        (2 * IMAGES, r"must lie in \[0, 1\]"),
+        (IMAGES[0], "n h w c"),
+        (np.where(IMAGES > 0.5, np.nan, IMAGES), r"must lie in \[0, 1\]"),
+    ],
+)
+def test_images_that_no_detector_should_see_are_refused(given, sentence):
+    for call in (score_images, calibrate):
+        with unchecked(), pytest.raises(ValueError, match=sentence):
+            call(Linearly(), WEIGHTS, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("scale", -1.0, "must be finite and positive"),
+        ("scale", 0.0, "must be finite and positive"),
+        ("threshold", np.nan, "must be finite"),
+        ("threshold", np.zeros(2, np.float32), r"one float, not float32 of shape \(2,\)"),
+    ],
+)
+def test_a_threshold_that_says_nothing_is_refused(name, value, sentence):
+    pipeline, params = guarded()
+    with pytest.raises(ValueError, match=sentence):
+        Subject("guarded", pipeline, {**params, name: jnp.asarray(value)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Twice(Linearly):
+    """Returns two numbers for an image."""
+
+    def score(self, params, key, image):
+        return jnp.zeros(2)
+
+
+def test_a_score_is_one_number():
+    with unchecked(), pytest.raises(ValueError, match=r"returns shape \(2,\) for one image"):
+        score_images(Twice(), WEIGHTS, IMAGES)
+    _, params = guarded()
+    with unchecked(), pytest.raises(ValueError, match=r"Twice\.score returned shape"):
+        raw(Guarded(PLAIN, Twice()), params)
 
 
 @pytest.mark.parametrize("orthogonal", [True, False])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_selective_gradients_find_what_a_linear_program_says_there_is(orthogonal, norm):
-    """Two half-spaces and a ball: with room for both, a wrong answer that passes exists."""
+def test_selective_gradients_find_a_wrong_answer_that_passes(orthogonal, norm):
+    """Of two linear functions and a ball that is wide enough for both."""
     pipeline, params = guarded()
     radius = 0.3 if norm == "linf" else 2.5
     attack = SelectivePGD(
@@ -237,7 +418,7 @@ def test_the_blind_attack_is_shared_by_all_detectors(tmp_path):
 
 
 def test_a_study_takes_it_under_every_attack_and_ladder(tmp_path):
-    """Of an image that nobody attacked a rejection is never right, of an attacked one it is."""
+    """Of an image that nobody attacked a rejection is never right."""
     pipeline, params = guarded()
     threats = (
         *adaptive(0.02, num_steps=3, num_queries=5),

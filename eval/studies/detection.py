@@ -73,8 +73,8 @@ class _Guards(StudyOptions):
     """How many they are."""
     calibration_split: str = "validation"
     """The split whose clean images decide the thresholds; nothing may be reported on them."""
-    calibration_skip: int = 0
-    """Images at the start of that split that are left out."""
+    calibration_skip: int = 600
+    """Images at the start of that split that are left out: those that chose among the students."""
     num_calibrating: int = 500
     """How many they are."""
     false_positive_rate: float = 0.05
@@ -90,13 +90,12 @@ class _Guards(StudyOptions):
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.calibration_skip < 0:
             raise ValueError(f"calibration_skip={self.calibration_skip} must be 0 or more.")
-        clean = self.calibration_skip, self.calibration_skip + self.num_calibrating
-        shown = self.skip, self.skip + self.num_examples
-        if self.calibration_split == self.split and clean[0] < shown[1] and shown[0] < clean[1]:
-            raise ValueError(
-                f"The thresholds are of the images {clean[0]}..{clean[1] - 1} of {self.split!r}, "
-                f"and {shown[0]}..{shown[1] - 1} are reported: raise calibration_skip."
-            )
+        _check_apart(
+            (self.split, self.skip, self.num_examples, "reported", "skip"),
+            (self.calibration_split, self.calibration_skip, self.num_calibrating,
+             "what decides the thresholds", "calibration_skip"),
+            (self.fit_split, 0, self.num_fitting, "what detectors are fitted on", "fit_split"),
+        )  # fmt: skip
 
     def guarded(self) -> tuple[Subject, ...]:
         """Returns the classifier behind every detector; raises ValueError as the rows do."""
@@ -108,6 +107,7 @@ class _Guards(StudyOptions):
         bench = Bench(
             network=classifier.network,
             params=classifier.params,
+            sha256=classifier.sha256,
             num_classes=calibrating.num_classes,
             fitting=load(self.fit_split),
             calibrating=calibrating,
@@ -132,6 +132,19 @@ class _Guards(StudyOptions):
                 )
             )
         return tuple(found)
+
+
+def _check_apart(*uses: tuple[str, int, int, str, str]) -> None:
+    """Refuses images that have two uses: each is a split, its first image, how many, and words."""
+    for place, (split, start, num, use, _) in enumerate(uses):
+        for other_split, other_start, other_num, other_use, option in uses[place + 1 :]:
+            apart = start + num <= other_start or other_start + other_num <= start
+            if split == other_split and not apart:
+                raise ValueError(
+                    f"The images {start}..{start + num - 1} of {split!r} are {use}, and "
+                    f"{other_start}..{other_start + other_num - 1} are {other_use}: change "
+                    f"{option}."
+                )
 
 
 @dataclasses.dataclass(frozen=True)

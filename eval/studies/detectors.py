@@ -31,7 +31,8 @@ from rainjax.typing import Params
 class Bench:
     """What detectors are made of: the protected network, and clean images that nothing reports.
 
-    They are fitted on `fitting`, and `calibrating` decides their thresholds.
+    `sha256` is that of the network's parameters. Detectors are fitted on `fitting`, and
+    `calibrating` decides their thresholds.
     """
 
     network: Network
@@ -41,6 +42,7 @@ class Bench:
     calibrating: ImageSet
     num_fitting: int
     num_calibrating: int
+    sha256: str
     student: str
     rain: str
     shift_fraction: float
@@ -101,6 +103,13 @@ def _quality(bench: Bench) -> Made:
         raise ValueError(
             f"{bench.student!r} holds a {type(entry.network).__name__}, not a QualityNet: give "
             "what `python -m train.iqa` wrote."
+        )
+    protected = entry.card.get("classifier_sha256")
+    if protected != bench.sha256:
+        raise ValueError(
+            f"{bench.student!r} was taught to protect another classifier, of sha256 "
+            f"{str(protected)[:12]} and not {bench.sha256[:12]}: give --student, what "
+            "`python -m train.iqa` wrote for this one."
         )
     return ImageQuality(entry.network), {"student": entry.params}, {"detector": entry.name}
 

@@ -29,6 +29,13 @@ class Batched:
     """
 
     def __init__(self, defended: Pipeline, params: Params, *, seed: int, fresh: bool):
+        if defended.rejection == "safe":
+            raise ValueError(
+                f"{type(defended).__name__}(rejected='safe') asks an attacker for a wrong "
+                "answer that passes, and other people's attacks know no rejections: they would "
+                "stop at one. Give it rejected='error', where a rejection is a class of its own, "
+                "or attack it with rainjax's."
+            )
         self.defended = defended
         self.device = _device(params)
         self.params = jax.device_put(params, self.device)

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from rainjax.attacks.eot import EOT, Query
 from rainjax.typing import Image, Label, LogitsFn, PRNGKey
 
 State = Any
+Goal = Literal["answer", "evasion", "rejection", "acceptance"]
 
 
 @jax.tree_util.register_dataclass
@@ -49,13 +50,21 @@ class Attack(Value):
     eot: EOT = EOT()
 
     @property
+    def goal(self) -> Goal:
+        """What it is for: an "answer", wrong or of a target, of any pipeline.
+
+        Of one that rejects it may also be "evasion", a wrong answer that passes; "rejection", or
+        "acceptance", of whatever answer.
+        """
+        return "answer"
+
+    @property
     def sees_rejection(self) -> bool:
         """Whether it needs a pipeline that rejects, and is given the rejection's logit, the last.
 
-        By default not: it is folded into the logits of the classes, and an attack never has to
-        know of it.
+        For others it is folded into the logits of the classes: they never have to know of it.
         """
-        return False
+        return self.goal != "answer"
 
     @property
     def num_draws(self) -> int:

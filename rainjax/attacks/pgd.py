@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rainjax.attacks import balls, losses
-from rainjax.attacks._base import BallAttack
+from rainjax.attacks import balls
+from rainjax.attacks._base import BallAttack, Goal
 from rainjax.attacks.queries import Aim, Ascent, Slope
 from rainjax.typing import Image, Label, PRNGKey
 
@@ -85,9 +85,9 @@ class PGD(BallAttack):
         return self.num_restarts * self._calls_per_start
 
     @property
-    def sees_rejection(self) -> bool:
-        """Whether its loss is one of the rejection's logit."""
-        return self.loss in losses.OF_REJECTION
+    def goal(self) -> Goal:
+        """An answer, or what a loss of the rejection's logit is called after."""
+        return self.loss if self.loss in ("rejection", "acceptance") else "answer"
 
     @property
     def query(self) -> Slope:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rainjax.attacks import balls, losses
-from rainjax.attacks._base import BallAttack
+from rainjax.attacks._base import BallAttack, Goal
 from rainjax.attacks.queries import Aim
 from rainjax.typing import Draw, Image, Label, LogitsFn, PRNGKey
 
@@ -104,9 +104,9 @@ class SelectivePGD(BallAttack):
             raise ValueError("SelectivePGD leads to any wrong answer: leave targeted=False.")
 
     @property
-    def sees_rejection(self) -> bool:
-        """It takes the rejection's logit apart."""
-        return True
+    def goal(self) -> Goal:
+        """A wrong answer that passes."""
+        return "evasion"
 
     @property
     def num_calls(self) -> int:

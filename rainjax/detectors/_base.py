@@ -12,11 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from rainjax._arrays import as_array
-from rainjax._checks import check_kind
+from rainjax._checks import as_plain, check_kind
 from rainjax._values import Value
 from rainjax.devices import padded
 from rainjax.keys import Purpose, example_keys
 from rainjax.typing import Image, Params, PRNGKey
+
+# What resizing and the like add to a border of [0, 1].
+_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Detector(Value):
         return params
 
     @property
+    def differentiable(self) -> bool:
+        """Whether `jax.grad` through `score` means anything; True unless a subclass says not."""
+        return True
+
+    @property
     def is_random(self) -> bool:
         """Whether another key may give another score; False unless a subclass says so."""
         return False
@@ -68,13 +76,12 @@ def score_images(
     The scores depend on neither `batch_size` nor what else is in a batch.
 
     Raises:
-        ValueError: `detector` is none, there are no images, or a score is not finite.
+        ValueError: `detector` is none, the images are no floats in [0, 1], or a score is no finite
+            number.
     """
     check_kind(detector, Detector, "score_images(detector=...)")
-    images = as_array("images", images)
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images must be at least one, `n h w c`, not of shape {images.shape}.")
-    if batch_size < 1:
+    images = _checked(images)
+    if as_plain("batch_size", batch_size, int) < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     size, found = min(batch_size, len(images)), []
     for start in range(0, len(images), size):
@@ -84,6 +91,11 @@ def score_images(
         batch = jnp.asarray(np.asarray(images)[full], jnp.float32)
         found.append(np.asarray(_scores(detector, params, keys, batch))[: len(rows)])
     scores = np.concatenate(found)
+    if scores.ndim != 1:
+        raise ValueError(
+            f"{type(detector).__name__}.score returns shape {scores.shape[1:]} for one image: "
+            "return one number, of shape ()."
+        )
     if not np.isfinite(scores).all():
         first = int((~np.isfinite(scores)).argmax())
         raise ValueError(
@@ -115,9 +127,10 @@ def calibrate(
     Raises:
         ValueError: as `score_images`, or there are too few images for so low a rate.
     """
+    false_positive_rate = as_plain("false_positive_rate", false_positive_rate)
     if not 0 < false_positive_rate < 1:
         raise ValueError(f"false_positive_rate={false_positive_rate} must lie in (0, 1).")
-    images = as_array("images", images)
+    images = _checked(images)
     rank = math.ceil((len(images) + 1) * (1 - false_positive_rate) - 1e-9)
     if rank > len(images):
         least = math.ceil(1 / false_positive_rate - 1 - 1e-9)
@@ -133,6 +146,26 @@ def calibrate(
         "threshold": jnp.asarray(threshold, jnp.float32),
         "scale": jnp.asarray(1 / spread, jnp.float32),
     }
+
+
+def _checked(images: Any) -> np.ndarray:
+    """Returns images as an array, or refuses what no detector should be shown.
+
+    Raises:
+        ValueError: they are no batch of floats in [0, 1].
+    """
+    images = np.asarray(as_array("images", images))
+    if images.ndim != 4 or not images.size:
+        raise ValueError(f"images must be at least one, `n h w c`, not of shape {images.shape}.")
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"images must be floats in [0, 1], not {images.dtype}: divide by 255.")
+    low, high = images.min(), images.max()
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # NaN compares false
+        raise ValueError(
+            f"images must lie in [0, 1], these in [{low:.7g}, {high:.7g}]: divide by 255, or undo "
+            "what standardized them."
+        )
+    return images
 
 
 @functools.partial(jax.jit, static_argnums=0)

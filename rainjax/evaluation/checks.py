@@ -19,9 +19,10 @@ from jax.sharding import Mesh
 from rainjax.attacks import PGD, Attack, BallAttack
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.devices import data_mesh, full_batches
-from rainjax.evaluation.driver import ask, folds, watched_attack
+from rainjax.evaluation.driver import ask, watched_attack
 from rainjax.evaluation.effort import with_draws
 from rainjax.evaluation.ladder import paired_change
+from rainjax.evaluation.rejections import folds
 from rainjax.evaluation.scoring import score
 from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.suspects import Suspect, Variations, attacks, whole

@@ -105,12 +105,14 @@ def climb(
     sizes = shrunk_sizes(size, mesh)[1:]  # without 0
     num_draws = ladder.num_select_draws if target.is_random else 1
     bill = _Bill(ladder.num_gradients * len(images), on_gradient)
-    judge = functools.partial(_judge, target, params, seed, num_draws, mesh)
+    # What a rejection is worth is the attacker's to say, of the pipeline that is scored.
+    rejection = surrogate.rejection or target.rejection
+    judge = functools.partial(_judge, target, params, seed, num_draws, mesh, rejection)
 
     first, noise = _first(
         surrogate, ladder, params, seed, indices, images, labels, size, mesh, memo
     )
-    right, margins, counts = judge(indices, images, labels, size=size)
+    right, margins, counts = judge(indices, images, labels, size=size, attacked=False)
     worst, correct = Worst.of(images, right, margins), counts
     zeros = ZeroGradients(len(images))
     rungs: list[Rung] = []
@@ -210,15 +212,19 @@ class _Bill:
         self.add(self._left)
 
 
-def _judge(target, params, seed, num_draws, mesh, indices, images, labels, *, size):
+def _judge(
+    target, params, seed, num_draws, mesh, rejection, indices, images, labels, *, size,
+    attacked=True,
+):  # fmt: skip
     """Returns the verdicts and margins of the selection draws, and how many others are right.
 
     On a pipeline without randomness the one draw is both.
     """
     total = 2 * num_draws if target.is_random else 1
     right, margins = judged(
-        target, params, seed, indices, images, labels, num_draws=total, size=size, mesh=mesh
-    )
+        target, params, seed, indices, images, labels,
+        num_draws=total, size=size, mesh=mesh, attacked=attacked, rejection=rejection,
+    )  # fmt: skip
     others = right[:, num_draws:] if target.is_random else right
     return right[:, :num_draws], margins[:, :num_draws], others.sum(1)
 

@@ -36,6 +36,7 @@ from rainjax.evaluation.batches import (
 )
 from rainjax.evaluation.compatibility import check_known_key, check_losses, check_outcomes
 from rainjax.evaluation.probes import check_purified
+from rainjax.evaluation.rejections import check_rejection, folds
 from rainjax.evaluation.watch import warn_of_softmax, warn_of_zero_gradients
 from rainjax.gradients import Draws
 from rainjax.pipeline import Pipeline, fold_rejection
@@ -275,32 +276,6 @@ def view(
         return logits if fold is None else fold_rejection(logits, label, is_label=fold)
 
     return logits_fn
-
-
-def check_rejection(surrogate: Pipeline, attack: Attack) -> None:
-    """Refuses an attack on a rejection where nothing is rejected.
-
-    Raises:
-        ValueError: naming both.
-    """
-    if attack.sees_rejection and surrogate.rejection is None:
-        loss = getattr(attack, "loss", None)
-        how = f"{type(attack).__name__}" + (f"(loss={loss!r})" if loss else "")
-        raise ValueError(
-            f"{how} attacks a detector, and {type(surrogate).__name__} rejects nothing: attack a "
-            "rainjax.Guarded, or take another attack."
-        )
-
-
-def folds(pipeline: Pipeline, attack: Attack | None = None) -> bool | None:
-    """Returns whether a rejection counts as the label for an attack, and not as other classes.
-
-    None where the pipeline rejects nothing, or the attack is one that looks at the rejection
-    itself. Where the label is a class to be reached, a rejection is none.
-    """
-    if pipeline.rejection is None or getattr(attack, "sees_rejection", False):
-        return None
-    return pipeline.rejection == "safe" and not getattr(attack, "targeted", False)
 
 
 def placement(mesh: Mesh | None, params: Params):

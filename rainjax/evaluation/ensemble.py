@@ -25,6 +25,7 @@ from rainjax.devices import full_batches
 from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
 from rainjax.evaluation.compatibility import with_fitting_loss
 from rainjax.evaluation.driver import watched_attack
+from rainjax.evaluation.rejections import check_answers
 from rainjax.evaluation.scoring import score
 from rainjax.evaluation.watch import ZeroGradients, zero_gradients
 from rainjax.keys import Purpose, example_keys
@@ -140,7 +141,7 @@ def run_ensemble(
     judge = functools.partial(
         judged, target, params, seed, num_draws=num_select_draws, size=size, mesh=mesh
     )
-    worst, records = Worst.of(images, *judge(indices, images, labels)), []
+    worst, records = Worst.of(images, *judge(indices, images, labels, attacked=False)), []
     zeros = ZeroGradients(len(images))
     for place, member in enumerate(members):
         began, spent, num_zero = time.perf_counter(), 0, 0
@@ -242,12 +243,19 @@ class Worst:
 
 
 def _check_members(members: tuple[Member, ...]) -> None:
+    """Refuses members that cannot be compared.
+
+    Raises:
+        ValueError: naming them, and how to mend them.
+    """
     if not isinstance(members, tuple) or not all(isinstance(m, Member) for m in members):
         raise ValueError(
             "members must be a tuple of Member(name, attack); AutoAttack has some: .members."
         )
     if not members:
         raise ValueError("An ensemble needs at least one member.")
+    for member in members:
+        check_answers(member.attack, "An ensemble")
     ball = lambda attack: (getattr(attack, "norm", None), getattr(attack, "radius", None))
     found = [(member.name, *ball(member.attack)) for member in members]
     balls = {(norm, radius) for _, norm, radius in found}
@@ -312,14 +320,19 @@ def judged(
     num_draws: int,
     size: int,
     mesh: Mesh | None,
+    attacked: bool = True,
+    rejection: str | None = None,
 ) -> tuple[Bool[np.ndarray, "n draws"], Float[np.ndarray, "n draws"]]:
-    """Returns whether each selection draw gets each image right, and by which margin not."""
+    """Returns whether each selection draw gets each image right, and by which margin not.
+
+    Of what may be rejected `attacked` and `rejection` say what that is worth: see `score`.
+    """
     rights, margins = [], []
     for chosen, rows in full_batches(np.arange(len(images)), size):
         keys = example_keys(seed, Purpose.SELECT, indices[rows])
         logits = score(
-            target, params, keys, images[rows],
-            num_draws=num_draws, labels=labels[rows], mesh=mesh,
+            target, params, keys, images[rows], num_draws=num_draws, labels=labels[rows],
+            attacked=attacked, rejection=rejection, mesh=mesh,
         )  # fmt: skip
         logits = np.asarray(logits, np.float64)[: len(chosen)]
         label = labels[chosen][:, None, None]

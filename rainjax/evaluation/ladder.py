@@ -13,6 +13,7 @@ from rainjax._checks import check_fields
 from rainjax.attacks import Attack
 from rainjax.attacks._base import BallAttack
 from rainjax.evaluation.effort import growing, grown
+from rainjax.evaluation.rejections import check_answers
 
 # A ladder is flat when so many doublings in a row, at least, changed nothing.
 _FLAT = 2
@@ -77,6 +78,7 @@ class Ladder(metaclass=Named):
                 f"Ladder(attack=...) compares rungs within one ball, and {type(attack).__name__} "
                 "looks for the nearest success: give an attack with a radius."
             )
+        check_answers(attack, "A ladder")
         if self.num_select_draws < 1:
             raise ValueError(f"num_select_draws={self.num_select_draws} must be at least 1.")
         if self.stability is not None and not 0 < self.stability < 1:

@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from rainjax._checks import as_plain
-from rainjax.attacks import EOT
+from rainjax.attacks import EOT, losses
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.devices import full_batches
-from rainjax.evaluation.driver import ask, folds, placement
+from rainjax.evaluation.driver import ask, placement
+from rainjax.evaluation.rejections import folds
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Params
@@ -71,6 +72,8 @@ def gradient_noise(
     for name, given in (("first", first), ("batch_size", batch_size)):
         if as_plain(name, given, int) < 1:
             raise ValueError(f"{name}={given} must be at least 1.")
+    if loss in losses.OF_REJECTION:
+        raise ValueError(f"{loss=} is of a detector's score, not of classes: take 'margin'.")
     devices = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, len(images)) // devices) * devices
     place, params = placement(mesh, params)

@@ -26,17 +26,11 @@ from rainjax.evaluation.batches import (
     refuse_traced,
 )
 from rainjax.evaluation.compatibility import check_known_key, check_losses, check_outcomes
-from rainjax.evaluation.driver import (
-    check_attacked,
-    check_rejection,
-    folds,
-    placement,
-    run_attack,
-    view,
-)
+from rainjax.evaluation.driver import check_attacked, placement, run_attack, view
 from rainjax.evaluation.probes import check_purified
+from rainjax.evaluation.rejections import check_rejection, folded, folds, succeeded
 from rainjax.evaluation.watch import warn_of_softmax, warn_of_zero_gradients
-from rainjax.pipeline import Pipeline, fold_rejection
+from rainjax.pipeline import Pipeline
 from rainjax.typing import Images, Params
 
 __all__ = ["attack_batch", "keep_worst", "round_to_8bit", "run_attack", "score"]
@@ -93,7 +87,9 @@ def attack_batch(
         warn_of_zero_gradients(attack, watch)
         check_attacked(attacked, surrogate, params, attack_keys, images)
     logits = _score_draws(target, params, score_keys, attacked, 0, num_score_draws)
-    logits = _folded(logits, labels, folds(target))
+    # A rejection is no success of who moved nothing, nor of who wants a class of his choice.
+    moved = jnp.any(attacked != images, axis=(1, 2, 3)) & (not getattr(attack, "targeted", False))
+    logits = folded(logits, labels, target.rejection, moved)
     if not traced:
         warn_of_softmax(logits)
     broken = jnp.isnan(logits).any(-1)  # NaN is first in argmax: class 0 would look right
@@ -108,14 +104,15 @@ def score(
     *,
     num_draws: int,
     labels: Labels | None = None,
-    attacked: bool = True,
+    attacked: Bool[np.ndarray, "n #draws"] | Bool[np.ndarray, "n"] | bool = True,
+    rejection: str | None = None,
     mesh: Mesh | None = None,
 ) -> Float[Array, "n draws classes"]:
     """Returns the target's logits under `num_draws` draws of each image's scoring key.
 
     Where the target may reject, they have one entry more, the last, or with `labels` the logit of
-    the rejection folded into those of the classes, as `Guarded` says what it is worth: of an image
-    that nobody `attacked` it is never right.
+    the rejection folded into those of the classes, as `Guarded` says what it is worth (or
+    `rejection` in its place): of an image that nobody `attacked` it is never right.
 
     It warns where all of them look like probabilities: attacks climb logits.
 
@@ -146,7 +143,7 @@ def score(
     warn_of_softmax(logits)
     if labels is None or target.rejection is None:
         return logits
-    return _folded(logits, jnp.asarray(labels), attacked and folds(target))
+    return folded(logits, labels, rejection or target.rejection, attacked)
 
 
 def keep_worst(
@@ -165,11 +162,12 @@ def keep_worst(
 
     That is one that was a success under every one of `num_draws` draws as it was, and is not any
     more as the attack left it: an attack that looks at the neighbourhood alone can lead out of a
-    mistake. So what is returned is never worse, for the attacker, than doing nothing, and no
-    success is undone. A success is what `attack` aims at: another class than the label or, where
-    it is targeted, the label itself, as `run_attack` takes it. The attacker asks
-    the `surrogate`, with `keys` that neither the attack nor the score uses. One draw is enough
-    where nothing is random; elsewhere it takes many, or lucky ones undo successful attacks.
+    mistake. Where images may be rejected, one that is before anybody moved it is a success too.
+    So what is returned is never worse, for the attacker, than doing nothing, and no success is
+    undone. A success is what `attack` aims at: another class than the label or, where it is
+    targeted, the label itself, as `run_attack` takes it; or what its `goal` says. The attacker
+    asks the `surrogate`, with `keys` that neither the attack nor the score uses. One draw is
+    enough where nothing is random; elsewhere it takes many, or lucky ones undo successful attacks.
     `run_ensemble` needs no such step: it keeps the original among its candidates.
 
     Raises:
@@ -183,14 +181,13 @@ def keep_worst(
         for each in both
     )
     _check_same_shape(attacked, images)
-    targeted, fold = bool(getattr(attack, "targeted", False)), folds(surrogate, attack)
 
-    def succeeds(images):
+    def succeeds(images, moved: bool) -> np.ndarray:
         logits = score(surrogate, params, keys, images, num_draws=num_draws, mesh=mesh)
-        logits = _folded(logits, jnp.asarray(labels), fold)
-        return ((np.asarray(logits).argmax(-1) == labels[:, None]) == targeted).all(1)
+        found = succeeded(logits, labels, surrogate.rejection, attack, attacked=moved)
+        return np.asarray(found.all(1))
 
-    undone = succeeds(images) & ~succeeds(attacked)
+    undone = succeeds(images, False) & ~succeeds(attacked, True)
     return jnp.where(undone[:, None, None, None], images, attacked)
 
 
@@ -244,14 +241,6 @@ def _floating(images: Given, what: str) -> np.ndarray:
             "integers by 255."
         )
     return in_range(values, what)
-
-
-def _folded(logits, labels, fold: bool | None):
-    """Returns logits of `n draws` with that of the rejection folded into them, if there is one."""
-    if fold is None:
-        return logits
-    one = lambda row, label: fold_rejection(row, label, is_label=fold)
-    return jax.vmap(jax.vmap(one, (0, None)))(logits, labels)
 
 
 def _score_draws(target: Pipeline, params, keys, images, start, num_draws: int):

@@ -140,6 +140,14 @@ class Cell:
         return self.threat.knowledge is not Knowledge.NONE
 
     @property
+    def rejection(self) -> str | None:
+        """What the attacker has gained with a rejected image; None where nothing is rejected."""
+        own = self.subject.pipeline.rejection
+        if own is None or self.surrogate is None or self.threat.knowledge is Knowledge.TRANSFER:
+            return own
+        return self.surrogate.rejection or own
+
+    @property
     def known_key(self) -> bool:
         """Whether the attacker holds the scoring draws."""
         return self.threat.knowledge is Knowledge.KEYS
@@ -318,6 +326,12 @@ def _check_subject(study: Study, subject: Subject, first: np.ndarray) -> None:
             f"The subject {subject.name!r} does not fit {study.images.name!r}, images of {height} "
             f"x {width} x {channels}: {why}"
         ) from error
+    measure = study.measure
+    if measure.takes_rejections and subject.pipeline.rejection is None:
+        raise ValueError(
+            f"{type(measure).__name__} measures what a detector rejects, and the subject "
+            f"{subject.name!r} rejects nothing: put its pipeline into rainjax.Guarded."
+        )
     if num != study.images.num_classes:
         raise ValueError(
             f"The subject {subject.name!r} tells {num} classes apart, but {study.images.name!r} "

@@ -13,8 +13,9 @@ from rainjax.attacks import EOT, balls, losses
 from rainjax.attacks.queries import Aim, Slope
 from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
 from rainjax.evaluation.compatibility import check_outcomes
-from rainjax.evaluation.driver import ask, folds
+from rainjax.evaluation.driver import ask
 from rainjax.evaluation.probes import check_purified
+from rainjax.evaluation.rejections import folds
 from rainjax.keys import Purpose, example_keys, purpose_key
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Image, Params
@@ -54,6 +55,8 @@ def universal_perturbation(
     balls.check(norm, radius)
     balls.check_size("step_size", step_size, norm, positive=True)
     losses.by_name(loss)
+    if loss in losses.OF_REJECTION:
+        raise ValueError(f"{loss=} is of a detector's score, not of classes: take 'margin'.")
     if as_plain("num_epochs", num_epochs, int) < 1 or as_plain("batch_size", batch_size, int) < 1:
         raise ValueError(f"{num_epochs=} and {batch_size=} must be at least 1.")
     if not as_plain("cap", cap) >= 0:  # NaN compares false

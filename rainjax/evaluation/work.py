@@ -118,14 +118,30 @@ class Work:
     def logits(self, cell: Cell, rows: Rows, images: np.ndarray) -> np.ndarray:
         """Returns the subject's logits of images at these positions, under the scoring draws.
 
-        That of a rejection is folded into those of the classes, as the cell's attacker counts it,
-        unless the measure takes it as it is.
+        That of a rejection is folded into those of the classes, unless the measure takes it as it
+        is. Where the attacker's image is no success for him, the original may have been one: so a
+        rejection is never right of an image that nobody moved, or whose original is not answered
+        right under the same draw (the robust error of Tramer, 2022).
 
         Raises:
             ValueError: one is not finite.
         """
-        subject, raw = cell.subject, self.study.measure.takes_rejections
-        labels = self.study.images.labels(rows)
+        raw = self.study.measure.takes_rejections
+        originals, labels = self.read(rows)
+        fine = np.zeros((len(rows), 1), bool)
+        if not raw and cell.attacked and cell.rejection == "safe":
+            moved = (images != originals).any((1, 2, 3))
+            clean = self._scores(cell, rows, originals, labels, fine)
+            fine = moved[:, None] & (clean.argmax(-1) == labels[:, None])
+        return self._scores(cell, rows, images, None if raw else labels, fine)
+
+    def _scores(self, cell: Cell, rows: Rows, images, labels, attacked) -> np.ndarray:
+        """Returns logits under the scoring draws, folded where there are labels.
+
+        Raises:
+            ValueError: one is not finite.
+        """
+        subject = cell.subject
         found = [
             scoring.score(
                 subject.pipeline,
@@ -133,8 +149,9 @@ class Work:
                 self._keys(Purpose.SCORE, full),
                 jnp.asarray(images[full - rows[0]]),
                 num_draws=self.num_draws(subject),
-                labels=None if raw else labels[full - rows[0]],
-                attacked=cell.attacked,
+                labels=None if labels is None else labels[full - rows[0]],
+                attacked=attacked[full - rows[0]],
+                rejection=cell.rejection,
                 mesh=self._mesh_for(cell),
             )
             for _, full in full_batches(rows, self._size(cell))
