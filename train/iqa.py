@@ -26,7 +26,7 @@ from rainjax.evaluation.describe import describe
 from rainjax.nets import Features, Network, QualityNet
 from rainjax.typing import Image, Params
 from train import loop, pairs
-from train.augment import random_flip
+from train.augment import random_flip, random_square
 from train.batches import Batches, Held
 from train.compute import Compute
 from train.iqa_measures import by_kind, counts, summary
@@ -93,6 +93,9 @@ class IQA:
     compute: Compute = Compute()
     init: str | None = None
     """Start from these parameters: the name or path of a zoo entry of the same network."""
+    crop: int | None = None
+    """Learn from random squares of so many pixels, each taken for the whole view that it is cut
+    out of; validation sees whole views. None for whole views in training too."""
     num_epochs: int = 10
     """Times every view is seen."""
     batch_size: int = 64
@@ -102,6 +105,8 @@ class IQA:
 
     def __post_init__(self):
         check_counts(self, "num_epochs", "batch_size")
+        if self.crop is not None and self.crop < 1:
+            raise ValueError(f"crop={self.crop} must be at least 1, or None for whole views.")
         for field in ("temperature", "huber_delta"):
             if not 0 < getattr(self, field) < float("inf"):
                 raise ValueError(f"{field}={getattr(self, field)} must be positive and finite.")
@@ -134,7 +139,7 @@ PRESETS = {
             classifier="builtin_resnet",
             mix=pairs.Mix(num_held_out=60),
             compute=Compute(average=0.999),
-            num_epochs=12,
+            num_epochs=8,
         ),
     ),
     "photographs": (
@@ -142,7 +147,7 @@ PRESETS = {
         "224, imported as imagenette224: few images, for the attacks take long on two cores.",
         IQA(
             run=Output("photographs_quality", dtype="float16"),
-            data=Data("imagenette224", num_training=400, num_validation=100),
+            data=Data("imagenette224", num_training=300, num_validation=80),
             network=QualityNet(width=8, num_stages=4, stem_stride=2),
             optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=5.0),
             classifier=None,
@@ -153,6 +158,8 @@ PRESETS = {
                 held_out_attacks=("deepfool",),
             ),
             measure="ms_ssim",
+            crop=112,
+            num_epochs=40,
             batch_size=32,
         ),
     ),
@@ -176,7 +183,10 @@ def loss(params, frozen, key, example, *, options: IQA, protected: Network):
 
     `frozen` are the parameters of the protected network.
     """
-    image = random_flip(key, jnp.asarray(example["image"], jnp.float32) / 255)
+    flip_key, crop_key = jax.random.split(key)
+    image = random_flip(flip_key, jnp.asarray(example["image"], jnp.float32) / 255)
+    if options.crop is not None:
+        image = random_square(crop_key, image, size=options.crop)
     inputs = student_inputs(options.network, protected, frozen, image)
     outputs = options.compute.lower(options.network.apply)(params, *inputs)
     terms = loss_terms(outputs, example, options=options)
