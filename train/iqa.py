@@ -183,10 +183,9 @@ def loss(params, frozen, key, example, *, options: IQA, protected: Network):
 
     `frozen` are the parameters of the protected network.
     """
-    flip_key, crop_key = jax.random.split(key)
-    image = random_flip(flip_key, jnp.asarray(example["image"], jnp.float32) / 255)
+    image = random_flip(key, jnp.asarray(example["image"], jnp.float32) / 255)
     if options.crop is not None:
-        image = random_square(crop_key, image, size=options.crop)
+        image = random_square(jax.random.fold_in(key, 1), image, size=options.crop)
     inputs = student_inputs(options.network, protected, frozen, image)
     outputs = options.compute.lower(options.network.apply)(params, *inputs)
     terms = loss_terms(outputs, example, options=options)
