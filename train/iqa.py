@@ -130,8 +130,8 @@ PRESETS = {
         ),
     ),
     "small": (
-        "A student for builtin_resnet on the built-in set: AUROC 0.87 on validation pictures under "
-        "blind PGD at 8/255, in 11 minutes after 4 for the views, on two busy cores.",
+        "A student for builtin_resnet on the built-in set: AUROC 0.87 on validation pictures "
+        "under blind PGD at 8/255, in 11 minutes after 4 for the views, on two busy cores.",
         IQA(
             run=Output("builtin_quality", dtype="float16"),
             data=Data(num_training=8000, num_validation=600),
