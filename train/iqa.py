@@ -149,10 +149,10 @@ PRESETS = {
         IQA(
             run=Output("photographs_quality", dtype="float16"),
             data=Data("imagenette224", num_training=300, num_validation=80),
-            network=QualityNet(width=8, num_stages=4, stem_stride=2),
+            network=QualityNet(num_classes=1000, width=8, num_stages=4, stem_stride=2),
             optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=5.0),
             classifier=None,
-            classifier_arch="mobilenetv2_imagenette",
+            classifier_arch="mobilenetv2",
             mix=pairs.Mix(
                 scale="imagenet_c", attacked_share=0.3, num_held_out=20, part_size=250,
                 attacks=("fgsm_2", "fgsm_4", "fgsm_8", "pgd_1", "pgd_2", "pgd_4", "pgd_8"),
