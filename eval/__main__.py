@@ -17,7 +17,16 @@ from typing import Annotated, Any
 import tyro
 
 from eval import design, report, sanity, smoothing
-from eval.benchmarks import attacks, gains, peers, residuals, scores, speed, super_resolution
+from eval.benchmarks import (
+    attacks,
+    gains,
+    peers,
+    residuals,
+    scores,
+    speed,
+    super_resolution,
+    terms,
+)
 from eval.pages import studies
 from eval.studies.common import StudyOptions
 from rainjax._files import check_holder, check_writable
@@ -51,6 +60,7 @@ _WORDS = {
     "speed": speed.Speed,
     "gains": gains.Gains,
     "scores": scores.Scores,
+    "terms": terms.Terms,
     "residuals": residuals.Residuals,
     "super_resolution": super_resolution.SuperResolution,
 }
@@ -62,6 +72,7 @@ _BENCHMARKS = {
     speed.Speed: speed.run,
     gains.Gains: gains.run,
     scores.Scores: scores.run,
+    terms.Terms: terms.run,
     residuals.Residuals: residuals.run,
     super_resolution.SuperResolution: super_resolution.run,
     smoothing.Smoothing: smoothing.run,

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval.benchmarks import scores
+from eval.benchmarks import scores, terms
 from eval.benchmarks.scores import Scores
+from eval.benchmarks.terms import Terms
 from eval.pages import studies
 from eval.studies.detection import DetectionStudy, GuardedStudy
 from eval.studies.detectors import MAKERS
@@ -135,3 +136,48 @@ def test_scores_are_timed_beside_the_classifier(tmp_path, capsys):
 def test_a_study_without_detectors_has_no_scores(tmp_path):
     with pytest.raises(ValueError, match="has no detectors"):
         scores.run(Scores("ncis", rows=("undefended",), batch_size=1, out=tmp_path))
+
+
+def card_of(folder, name, auroc=0.9, **changes):
+    """The card of a run as `train.iqa` writes it, as far as it is read."""
+    options = {"num_epochs": 2, "weights.risk": 1.0, "weights.quality": 2.0, "mix.scale": "x"}
+    measures = dict.fromkeys(terms._MEASURES, 0.5) | {"auroc": auroc}
+    card = {
+        "name": name,
+        "options": options | changes,
+        "data": {"name": "cifar10", "num_validation": 600},
+        "metrics": {"validation_last_epoch": measures},
+        "seconds": 1.0,
+        "command": "python -m train.iqa",
+        "revision": "abc",
+    }
+    path = folder / name / f"{name}.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(card))
+    return path.parent
+
+
+def test_runs_without_a_term_stand_beside_the_whole(tmp_path, capsys):
+    runs = (
+        card_of(tmp_path, "whole"),
+        card_of(tmp_path, "less", 0.81, **{"weights.quality": 0.0}),
+    )
+    path = terms.run(Terms(runs, out=tmp_path))
+    (table,) = terms.RECORD.tables(terms.RECORD.load(path))
+    rows = {str(row[0]): [str(cell) for cell in row] for row in table.rows}
+    assert list(rows) == ["nothing", "quality"]
+    assert rows["nothing"][1] == "0.900"
+    assert rows["quality"][1] == "0.810"
+    assert "2 epochs" in table.notes[0]
+    assert "0.810" in capsys.readouterr().out
+
+
+def test_runs_that_differ_in_more_are_no_comparison(tmp_path):
+    other = card_of(tmp_path, "other", **{"mix.scale": "y"})
+    with pytest.raises(
+        ValueError, match=r"differ in more than their weights, first in 'mix\.scale'"
+    ):
+        terms.run(Terms((card_of(tmp_path, "one"), other), out=tmp_path))
+    (tmp_path / "no.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no card of a student"):
+        terms.run(Terms((tmp_path / "no.json",), out=tmp_path))
