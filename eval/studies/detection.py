@@ -272,6 +272,14 @@ class DetectionStudy(_Guards):
             (False, APGD(radius=radius, num_steps=steps, loss="margin"), EOT()),
             (True, NoisyAPGD(radius=radius, num_steps=steps, loss="margin", eot=eot), eot),
         )
+        yield ThreatModel(
+            "joint, targeted",
+            APGD(radius=radius, num_steps=steps, num_targets=3),
+            When(Itself(), random=False),
+            description="knows the detector: towards each of the three next classes, by a loss "
+            "that no scale of the score makes flat",
+            num_examples=few,
+        )
         for random, joint, average in ways:
             yield ThreatModel(
                 "joint margin",
