@@ -59,10 +59,12 @@ class _Guards(StudyOptions):
     short_names: ClassVar[dict[str, str]] = {name: maker.title for name, maker in MAKERS.items()}
 
     rows: tuple[str, ...] = ()
-    """The detectors by name, empty for all: quality, max_softmax, energy, squeezing, fd, rain,
-    statistics, mahalanobis, lid."""
+    """The detectors by name, empty for all: quality, quality_features (with --features-student),
+    max_softmax, energy, squeezing, fd, rain, statistics, mahalanobis, lid."""
     student: str = "builtin_quality"
     """The student of the row `quality`: a zoo name or a path."""
+    features_student: str | None = None
+    """Also measure one that sees the classifier's features too: a zoo name or a path."""
     rain: str = "builtin_edsr_rain"
     """The EDSR of the row `rain`: a zoo name or a path."""
     shift_fraction: float = 0.0625
@@ -114,6 +116,7 @@ class _Guards(StudyOptions):
             num_fitting=self.num_fitting,
             num_calibrating=self.num_calibrating,
             student=self.student,
+            features_student=self.features_student,
             rain=self.rain,
             shift_fraction=self.shift_fraction,
             rate=self.false_positive_rate,
@@ -121,7 +124,9 @@ class _Guards(StudyOptions):
         )
         bare = {"defense": (), "classifier": classifier.params}
         found = []
-        for name in dict.fromkeys(self.rows or MAKERS):
+        absent = {"quality_features": self.features_student is None}
+        rows = self.rows or tuple(name for name in MAKERS if not absent.get(name))
+        for name in dict.fromkeys(rows):
             detector, part, sources = bench.part(name)
             found.append(
                 Subject(

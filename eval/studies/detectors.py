@@ -23,7 +23,7 @@ from rainjax.detectors import (
     calibrate,
     feature_squeezing,
 )
-from rainjax.nets import Network, QualityNet
+from rainjax.nets import Features, Network, QualityNet
 from rainjax.typing import Params
 
 
@@ -44,6 +44,7 @@ class Bench:
     num_calibrating: int
     sha256: str
     student: str
+    features_student: str | None
     rain: str
     shift_fraction: float
     rate: float
@@ -98,20 +99,37 @@ def _of_network(kind: Callable[[Bench], Detector]) -> Callable[[Bench], Made]:
 
 
 def _quality(bench: Bench) -> Made:
-    entry = zoo.load_any(bench.student)
+    return _student(bench, bench.student)
+
+
+def _with_features(bench: Bench) -> Made:
+    if bench.features_student is None:
+        raise ValueError(
+            "The row 'quality_features' needs a student that was taught with features: give "
+            "--features-student."
+        )
+    return _student(bench, bench.features_student)
+
+
+def _student(bench: Bench, name: str) -> Made:
+    entry = zoo.load_any(name)
     if not isinstance(entry.network, QualityNet):
         raise ValueError(
-            f"{bench.student!r} holds a {type(entry.network).__name__}, not a QualityNet: give "
+            f"{name!r} holds a {type(entry.network).__name__}, not a QualityNet: give "
             "what `python -m train.iqa` wrote."
         )
     protected = entry.card.get("classifier_sha256")
     if protected != bench.sha256:
         raise ValueError(
-            f"{bench.student!r} was taught to protect another classifier, of sha256 "
+            f"{name!r} was taught to protect another classifier, of sha256 "
             f"{str(protected)[:12]} and not {bench.sha256[:12]}: give --student, what "
             "`python -m train.iqa` wrote for this one."
         )
-    return ImageQuality(entry.network), {"student": entry.params}, {"detector": entry.name}
+    params, sources = {"student": entry.params}, {"detector": entry.name}
+    if not entry.network.num_features:
+        return ImageQuality(entry.network), params, sources
+    seen = Features(bench.network)
+    return ImageQuality(entry.network, seen), {**params, "network": bench.params}, sources
 
 
 def _rain(bench: Bench) -> Made:
@@ -133,6 +151,7 @@ def _squeezing(bench: Bench) -> Made:
 
 MAKERS: dict[str, Maker] = {
     "quality": Maker("image quality", _quality),
+    "quality_features": Maker("image quality and features", _with_features),
     "max_softmax": Maker("maximum softmax", _of_network(lambda b: MaxSoftmax(b.network))),
     "energy": Maker("energy", _of_network(lambda b: Energy(b.network))),
     "squeezing": Maker("feature squeezing", _squeezing),
