@@ -33,7 +33,7 @@ class OfAStudy(metaclass=Named):
     """Options of the study, as on its command line."""
 
     def __post_init__(self):
-        super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue] (of the other base)
+        getattr(super(), "__post_init__", lambda: None)()  # of the other base, if there is one
         if self.rows == ():
             raise ValueError(f"rows={self.rows} must name one.")
 

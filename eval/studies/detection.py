@@ -36,8 +36,9 @@ from rainjax.evaluation import (
 from rainjax.evaluation.extras import MostSuspicious
 from rainjax.report import (
     DetectionOverRadius,
+    DetectionTable,
     DistortionMap,
-    ResultsTable,
+    DistortionTable,
     RiskCoverageCurves,
     RocCurves,
     ScoreHistograms,
@@ -48,7 +49,7 @@ from rainjax.transforms.distortions import DistortionName, Scale
 
 _TABLE, _RADIUS, _POOR = "table", "radius", "distortions"
 # Figures of few lines: of blind attackers, of some of every kind, and of images.
-_BLIND, _SOME, _IMAGES = "blind", "some", "images"
+_BLIND, _SOME, _IMAGES, _SABOTAGE = "blind", "some", "images", "sabotage"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,13 +178,24 @@ class DetectionStudy(_Guards):
     def study(self) -> Study:
         """Loads and fits the detectors; raises ValueError where a part is missing."""
         displays = (
+            DetectionTable("auroc", _TABLE, "blind"),
+            DetectionTable("answered_wrong", _TABLE, "adaptive"),
+            DetectionTable("detected", _TABLE, "blind", "successful"),
+            DetectionTable("detected", _TABLE, "blind", "successful", 0.01),
+            DetectionTable("average_precision", _TABLE, "blind"),
+            DetectionTable("answered_wrong", _TABLE, "blind"),
+            DetectionTable("answered_right", _TABLE),
+            DetectionTable("right_among_answered", _TABLE),
+            DetectionTable("rejected", _TABLE),
+            DetectionTable("rejected", _SABOTAGE),
+            DetectionTable("egregiously_wrong", _TABLE),
+            DistortionTable(_POOR),
             RocCurves(_BLIND, log_x=True),
             DetectionOverRadius(_RADIUS),
             ScoreHistograms(_SOME),
             RiskCoverageCurves(_SOME),
             DistortionMap(_POOR),
             ShowMostSuspicious(_IMAGES),
-            ResultsTable(_TABLE),
         )
         extras = (MostSuspicious(tag=_IMAGES),)
         return dataclasses.replace(
@@ -293,6 +305,7 @@ class DetectionStudy(_Guards):
                 When(WantsRejection(), random=random),
                 description="knows the detector: makes a fine image look suspicious",
                 num_examples=few,
+                tags=(_SABOTAGE,),
             )
 
 

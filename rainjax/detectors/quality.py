@@ -1,8 +1,8 @@
 """A detector that a teacher with references taught: it judges quality and risk of an image alone.
 
-The architecture is ours, in the spirit of the abstract of Fan, Li, Zhou and Zhao's "Towards Robust
-Classification with Image Quality Assessment", which is all of that paper that is public. `python
--m train.iqa` trains one, `zoo.load("cifar10_quality")` is one that ships.
+The architecture is ours, in the spirit of the abstract of Feng and Cai's "Towards Robust
+Classification with Image Quality Assessment" (arXiv 2004.06288), which is all of that paper that
+is public. `python -m train.iqa` trains one, `zoo.load("cifar10_quality")` is one that ships.
 """
 
 import dataclasses

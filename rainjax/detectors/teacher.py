@@ -1,7 +1,8 @@
 """What a teacher knows of an image and its reference, for a student that sees the image alone.
 
-The signals are ours, in the spirit of the abstract of Fan, Li, Zhou and Zhao's "Towards Robust
-Classification with Image Quality Assessment", which is all of that paper that is public.
+The signals are ours, in the spirit of the abstract of Feng and Cai's "Towards Robust
+Classification with Image Quality Assessment" (arXiv 2004.06288), which is all of that paper that
+is public.
 """
 
 import functools

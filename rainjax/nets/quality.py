@@ -1,7 +1,8 @@
 """A compact network that judges an image without a reference: quality, risk and classes.
 
-The architecture is ours, in the spirit of the abstract of Fan, Li, Zhou and Zhao's "Towards Robust
-Classification with Image Quality Assessment", which is all of that paper that is public.
+The architecture is ours, in the spirit of the abstract of Feng and Cai's "Towards Robust
+Classification with Image Quality Assessment" (arXiv 2004.06288), which is all of that paper that
+is public.
 """
 
 import dataclasses

@@ -15,8 +15,10 @@ from rainjax.report import (
     Cell,
     Curve,
     DetectionOverRadius,
+    DetectionTable,
     Display,
     DistortionMap,
+    DistortionTable,
     DrawsTable,
     FieldCurve,
     Gallery,
@@ -53,6 +55,7 @@ EVERY = [
     Panels("c"), Gallery(), Iterates(), Spectrum(), Surfaces(),
     RocCurves(None, True, "successful"), ScoreHistograms("g", 10), RiskCoverageCurves("h"),
     DetectionOverRadius(None, 0.05, "successful"), DistortionMap("i"), MostSuspicious("j"),
+    DetectionTable("rejected", None, "blind", "successful", 0.01), DistortionTable("k"),
 ]  # fmt: skip
 
 
