@@ -102,14 +102,17 @@ def test_readme_example_runs(capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     # For the last one see tests/adapters.
     example, *others, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (detection,) = (other for other in others if "Guarded" in other)  # goes on from the first
+    others.remove(detection)
     assert len(others) == 2
     for other in others:
         exec(other, {})
     names = {}
-    exec(example, names)
+    exec(example + detection, names)
 
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert 0 <= float(printed["attacked"]) < float(printed["original"]) <= 1
+    assert 0 <= float(printed["rejected"]) <= 0.5
     moved = np.abs(np.asarray(names["attacked"]) - names["images"])
     assert 1e-3 < moved.max() <= 8 / 255 + 1e-6
 
