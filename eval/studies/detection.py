@@ -36,9 +36,9 @@ from rainjax.evaluation import (
 from rainjax.evaluation.extras import MostSuspicious
 from rainjax.report import (
     DetectionOverRadius,
+    DetectionSummary,
     DetectionTable,
     DistortionMap,
-    DistortionTable,
     RiskCoverageCurves,
     RocCurves,
     ScoreHistograms,
@@ -196,8 +196,7 @@ class DetectionStudy(_Guards):
     def study(self) -> Study:
         """Loads and fits the detectors; raises ValueError where a part is missing."""
         displays = (
-            DetectionTable("auroc", _TABLE, "blind"),
-            DetectionTable("answered_wrong", _TABLE, "adaptive"),
+            DetectionSummary(_TABLE, _POOR),
             DetectionTable("detected", _TABLE, "blind", "successful"),
             DetectionTable("detected", _TABLE, "blind", "successful", 0.01),
             DetectionTable("average_precision", _TABLE, "blind"),
@@ -207,7 +206,6 @@ class DetectionStudy(_Guards):
             DetectionTable("rejected", _TABLE),
             DetectionTable("rejected", _SABOTAGE),
             DetectionTable("egregiously_wrong", _TABLE),
-            DistortionTable(_POOR),
             RocCurves(_BLIND, log_x=True),
             DetectionOverRadius(_RADIUS),
             ScoreHistograms(_SOME),

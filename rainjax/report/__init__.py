@@ -9,7 +9,11 @@ from rainjax.report.contrast import BlindAgainstAdaptive
 from rainjax.report.curves import Curve
 from rainjax.report.detection import RiskCoverageCurves, RocCurves, ScoreHistograms
 from rainjax.report.detection_maps import DetectionOverRadius, DistortionMap
-from rainjax.report.detection_tables import DetectionTable, DistortionTable
+from rainjax.report.detection_tables import (
+    DetectionSummary,
+    DetectionTable,
+    DistortionTable,
+)
 from rainjax.report.displays import default_displays
 from rainjax.report.field_curve import FieldCurve
 from rainjax.report.iterates import Iterates
@@ -29,6 +33,7 @@ __all__ = [
     "Cell",
     "Curve",
     "DetectionOverRadius",
+    "DetectionSummary",
     "DetectionTable",
     "Display",
     "DistortionMap",

@@ -256,6 +256,29 @@ class DistortionTable(Display):
         ]
 
 
+@dataclasses.dataclass(frozen=True)
+class DetectionSummary(Display):
+    """What detectors cost, tell apart and let past: the tables to read first, of four questions.
+
+    How many clean images are rejected; how blind attackers are told from clean images; what gets
+    past from attackers who know the detector; and how errors on distorted images are told, from the
+    records with `distortions`.
+    """
+
+    tag: str | None = "table"
+    distortions: str | None = "distortions"
+
+    def tables(self, results: Results) -> list[Table]:
+        """Returns the tables of those questions that something was measured for."""
+        displays = (
+            DetectionTable("auroc", self.tag, "blind"),
+            DetectionTable("answered_wrong", self.tag, "adaptive"),
+            DetectionTable("rejected", self.tag, "nobody"),
+            DistortionTable(self.distortions),
+        )
+        return [table for display in displays for table in display.tables(results)]
+
+
 def _of_errors(shown: list[Record]) -> Cell:
     found = np.concatenate([scores(record)[1] for record in shown] or [np.zeros(0)])
     wrong = np.concatenate([wrong_shares(record)[1] for record in shown] or [np.zeros(0)]) > 0.5

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from rainjax.evaluation.packing import unpack_counts
-from rainjax.report import DetectionTable, DistortionTable
+from rainjax.report import DetectionSummary, DetectionTable, DistortionTable
 from tests.report.made_detections import detection_study, make_detection
 from tests.report.made_records import results_of
 from tests.tiny import unchecked
@@ -117,6 +117,15 @@ def test_too_few_errors_are_no_number():
     right = make_detection("one", "contrast 1", wrong=0.0, severity=1, tags=["distortions"])
     _, rows = only(DistortionTable(), results_of([right]))
     assert rows["contrast"]["one"].value == "—"
+
+
+def test_the_summary_asks_four_questions(results):
+    titles = [table.title for table in DetectionSummary().tables(results)]
+    assert titles == [
+        "Answered wrong, attackers who know the detector",
+        "Rejected, nobody attacks",
+        "Telling errors on distorted images: AUROC",
+    ]  # nobody is blind here
 
 
 def test_what_is_not_there_is_no_table(results):

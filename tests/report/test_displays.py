@@ -15,6 +15,7 @@ from rainjax.report import (
     Cell,
     Curve,
     DetectionOverRadius,
+    DetectionSummary,
     DetectionTable,
     Display,
     DistortionMap,
@@ -56,6 +57,7 @@ EVERY = [
     RocCurves(None, True, "successful"), ScoreHistograms("g", 10), RiskCoverageCurves("h"),
     DetectionOverRadius(None, 0.05, "successful"), DistortionMap("i"), MostSuspicious("j"),
     DetectionTable("rejected", None, "blind", "successful", 0.01), DistortionTable("k"),
+    DetectionSummary("l", "m"),
 ]  # fmt: skip
 
 
