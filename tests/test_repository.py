@@ -120,7 +120,7 @@ def test_readme_example_runs(capsys):
 def test_pages_show_what_the_records_say():
     records = ROOT / "eval" / "records"
     places = [path.parent for path in records.glob("*/records")]
-    lone = ("peers", "residuals", "smoothing", "speed", "super_resolution")
+    lone = ("peers", "residuals", "scores", "smoothing", "speed", "super_resolution", "terms")
     places += [records / f"{name}.json" for name in lone]
     training = benchmark.RECORD.tell(records / "training.json", "markdown")
     shown = {**blocks(places), "training": training}

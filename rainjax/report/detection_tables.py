@@ -261,8 +261,8 @@ class DetectionSummary(Display):
     """What detectors cost, tell apart and let past: the tables to read first, of four questions.
 
     How many clean images are rejected; how blind attackers are told from clean images; what gets
-    past from attackers who know the detector; and how errors on distorted images are told, from the
-    records with `distortions`.
+    past from attackers who know the detector; and how errors on distorted images are told, from
+    the records with the tag `distortions`.
     """
 
     tag: str | None = "table"
