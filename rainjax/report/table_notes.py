@@ -38,6 +38,7 @@ def table_notes(
             f"random draws that the attacker never saw{once}; in brackets the 95 % Wilson "
             "interval for the choice of images."
         )
+    notes += rejection_notes(shown)
     for name in unique(record.measure for record in shown if not record.scored):
         titles = unique(next(iter(r.shown), "") for r in shown if r.measure == name)
         what = f"**{' or '.join(filter(None, titles))}**, as {name} measures it,"
@@ -69,6 +70,26 @@ def table_notes(
     if any(subject in subjects for subject, _ in results.doubts):
         notes += doubt_note(name for found in results.doubts.values() for name in found)
     return (*notes, *zero_gradient_notes(shown))
+
+
+def rejection_notes(shown: Sequence[Record]) -> list[str]:
+    """Says of accuracies of detectors what a rejected image counts for."""
+    words = {
+        "safe": "as right if somebody moved it and its original is answered right: an attacker has "
+        "to be wrong and pass; else as an error",
+        "error": "as an error, which is what an attacker wants",
+    }
+    found = []
+    for rejected, how in words.items():
+        own = [r.subject for r in shown if r.scored and _rejected(r) == rejected]
+        if own:
+            found.append(f"A rejected image counts for {' and '.join(unique(own))} {how}.")
+    return found
+
+
+def _rejected(record: Record) -> str | None:
+    target = record.content["subject"].get("target")
+    return target.get("rejected") if isinstance(target, dict) else None
 
 
 def _column_note(title: str, column: list[Record]) -> str:

@@ -5,9 +5,10 @@ import pytest
 import scipy.stats
 
 from rainjax.evaluation.packing import unpack_counts
-from rainjax.report import DetectionSummary, DetectionTable, DistortionTable
+from rainjax.report import DetectionSummary, DetectionTable, DistortionTable, ResultsTable
+from rainjax.report.table_notes import rejection_notes
 from tests.report.made_detections import detection_study, make_detection
-from tests.report.made_records import results_of
+from tests.report.made_records import make_record, results_of
 from tests.tiny import unchecked
 
 
@@ -136,3 +137,16 @@ def test_what_is_not_there_is_no_table(results):
         DetectionTable("detected", false_positive_rate=5.0)
     with unchecked(), pytest.raises(ValueError, match="number"):
         DetectionTable("accuracy")
+
+
+def test_accuracies_behind_a_detector_say_what_a_rejection_counts_for():
+    """One of each convention, and one without a detector of which nothing is said."""
+    contents = [make_record(name, "white_box", [5] * 20) for name in ("safe", "error", "bare")]
+    for made in contents[:2]:
+        made["subject"]["target"] = {"class": "Guarded", "rejected": made["subject"]["name"]}
+    notes = rejection_notes(results_of(contents).records)
+    assert len(notes) == 2
+    assert notes[0].startswith("A rejected image counts for safe as right if somebody moved it")
+    assert notes[1].startswith("A rejected image counts for error as an error")
+    (table,) = ResultsTable().tables(results_of(contents))
+    assert set(notes) <= set(table.notes)
