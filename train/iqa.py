@@ -145,7 +145,8 @@ PRESETS = {
     ),
     "photographs": (
         "A student for a published MobileNetV2 (--classifier FILE.npz) on Imagenette at 224 x "
-        "224, imported as imagenette224: few images, for the attacks take long on two cores.",
+        "224, imported as imagenette224: few images, for the attacks take long on two cores. Not "
+        "run yet, and no such student ships.",
         IQA(
             run=Output("photographs_quality", dtype="float16"),
             data=Data("imagenette224", num_training=300, num_validation=80),
