@@ -75,8 +75,8 @@ def table_notes(
 def rejection_notes(shown: Sequence[Record]) -> list[str]:
     """Says of accuracies of detectors what a rejected image counts for."""
     words = {
-        "safe": "as right if somebody moved it and its original is answered right, for who attacks "
-        "has to be wrong and pass; else as an error",
+        "safe": "as right if somebody moved it and its original is answered right, for an "
+        "attacker has to be wrong and pass; else as an error",
         "error": "as an error, which is what an attacker wants",
     }
     found = []
