@@ -132,7 +132,7 @@ def _study_first(words: list[str]) -> list[str]:
         before = rest[place - 1]
         if rest[place] in studies() and not (before.startswith("--") and "=" not in before):
             return [word, rest.pop(place), *rest]
-    return [word, "quick", *rest]
+    return [word, _WORDS[word]().study, *rest]
 
 
 def _run(command: Any) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eval.__main__ import read
 from eval.benchmarks import scores, terms
 from eval.benchmarks.scores import Scores
 from eval.benchmarks.terms import Terms
@@ -131,6 +132,14 @@ def test_scores_are_timed_beside_the_classifier(tmp_path, capsys):
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match="no detectors"):
         scores.RECORD.load(path)
+
+
+@pytest.mark.parametrize("words", [["cifar10_detection"], []])
+def test_the_command_line_names_the_study_and_its_options(words):
+    command = read(["scores", *words, "--rows", "energy", "--num-fitting", "30"])
+    assert command.study == (words[0] if words else "detection")
+    assert command.rows == ("energy",)
+    assert command.study_options == ("--num-fitting", "30")
 
 
 def test_a_study_without_detectors_has_no_scores(tmp_path):

@@ -4,11 +4,12 @@ import dataclasses
 import pathlib
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 from eval.benchmarks._turns import turn
 from eval.pages import OfAStudy, options_of, with_rows
@@ -30,7 +31,7 @@ class Scores(OfAStudy):
     `python -m eval STUDY --help` lists them.
     """
 
-    study: str = "detection"
+    study: Annotated[str, tyro.conf.Positional] = "detection"
     """The study whose detectors are timed: detection, cifar10_detection, photographs_detection."""
     batch_size: int = 32
     """Images at a time."""
