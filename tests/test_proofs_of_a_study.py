@@ -259,7 +259,9 @@ def test_seeds_do_not_spread_proofs_and_proofs_alone_are_no_report(tmp_path):
 
 def test_a_certificate_is_no_attack():
     certificate = RoundingCertificate(radius=RADIUS)
-    with pytest.raises(ValueError, match="with NONE there is no attack, or a certificate"):
+    with pytest.raises(
+        ValueError, match="with NONE there is no attack, a certificate or a distortion"
+    ):
         ThreatModel("proved", certificate)
     with pytest.raises(ValueError, match="max_outcomes=0 must be at least 1"):
         RoundingCertificate(radius=RADIUS, max_outcomes=0)

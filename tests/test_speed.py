@@ -10,7 +10,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from eval import report
-from eval.benchmarks import _ncis_cost, _speed_entries, _speed_tables, speed
+from eval.benchmarks import _ncis_cost, _speed_entries, _speed_tables, _turns, speed
 from eval.benchmarks.speed import Speed
 from rainjax.defenses import FeatureDistillation
 from rainjax.nets import BlindSpot

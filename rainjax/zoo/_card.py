@@ -151,12 +151,18 @@ def build(card: dict, *, where: str) -> Network:
         raise ValueError(f"{where} describes a {cls} that cannot be built: {error}") from None
 
 
+# More names than these are no help in a sentence.
+_FEW = 8
+
+
 def unknown_name(name: str, known: list[str]) -> ValueError:
     """Returns the error for a name that is not in the zoo, with what was perhaps meant."""
     close = difflib.get_close_matches(name, known, n=3)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    few = len(known) <= _FEW
+    entries = _list(known) if few else f"{len(known)} entries, which `rainjax zoo` lists"
     return ValueError(
-        f"The zoo has no {name!r}.{hint} It has {_list(known)}; "
+        f"The zoo has no {name!r}.{hint} It has {entries}; "
         "a path to a file of parameters works as well, and no such file is there."
     )
 
