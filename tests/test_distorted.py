@@ -20,8 +20,8 @@ from rainjax.evaluation import (
 from rainjax.evaluation.study import cells
 from rainjax.evaluation.work import Work
 from rainjax.metrics import auroc
+from tests.guards import IMAGES, PARAMS, PLAIN, WEIGHTS, guarded, raw
 from tests.small_studies import RIGHT, study_of
-from tests.test_guarded import IMAGES, PARAMS, PLAIN, WEIGHTS, guarded, raw
 
 NOISE = Distorted(distortion="gaussian_noise", severity=5, scale="cifar10_c")
 POOR = ThreatModel("gaussian noise 5", NOISE, ClassifierAlone(), Knowledge.NONE)

@@ -13,8 +13,9 @@ from eval.benchmarks import scores, terms
 from eval.benchmarks.scores import Scores
 from eval.benchmarks.terms import Terms
 from eval.pages import studies
-from eval.studies.detection import DetectionStudy, GuardedStudy
+from eval.studies.detection import DetectionStudy
 from eval.studies.detectors import MAKERS
+from eval.studies.guarded import GuardedStudy
 from rainjax import Guarded, data
 from rainjax.evaluation import Knowledge
 from rainjax.evaluation.study import cells

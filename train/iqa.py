@@ -114,7 +114,7 @@ class IQA:
 
 PRESETS = {
     "cifar10": (
-        "A student for a published ResNet-20 (--classifier FILE.npz) on CIFAR-10: AUROC 0.997 on "
+        "A student for a published ResNet-20 (--classifier FILE.npz) on CIFAR-10: AUROC 0.999 on "
         "test images under blind PGD at 8/255, in 7 minutes after 12 for the views, on two busy "
         "cores.",
         IQA(

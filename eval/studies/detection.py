@@ -2,12 +2,9 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import ClassVar, get_args
+from typing import get_args
 
-from eval.studies.common import StudyOptions
-from eval.studies.detectors import MAKERS, Bench
-from eval.studies.later import Later
-from rainjax import Defended, Guarded, Identity, data, zoo
+from eval.studies._guards import CIFAR10, PHOTOGRAPHS, Guards
 from rainjax.attacks import (
     APGD,
     EOT,
@@ -30,8 +27,6 @@ from rainjax.evaluation import (
     ThreatModel,
     WantsRejection,
     When,
-    adaptive,
-    ladders,
 )
 from rainjax.evaluation.extras import MostSuspicious
 from rainjax.report import (
@@ -53,107 +48,7 @@ _BLIND, _SOME, _IMAGES, _SABOTAGE = "blind", "some", "images", "sabotage"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Guards(StudyOptions):
-    """Detectors in front of one classifier, with thresholds that other clean images decided."""
-
-    short_names: ClassVar[dict[str, str]] = {name: maker.title for name, maker in MAKERS.items()}
-
-    rows: tuple[str, ...] = ()
-    """The detectors by name, empty for all: quality, quality_features (with --features-student),
-    max_softmax, energy, squeezing, fd, rain, statistics, mahalanobis, lid."""
-    student: str = "builtin_quality"
-    """The student of the row `quality`: a zoo name or a path."""
-    features_student: str | None = None
-    """Also measure one that sees the classifier's features too: a zoo name or a path."""
-    rain: str = "builtin_edsr_rain"
-    """The EDSR of the row `rain`: a zoo name or a path."""
-    shift_fraction: float = 0.0625
-    """RAIN's largest circular shift as a share of the low-resolution height, rounded down."""
-    fit_split: str = "train"
-    """The split whose first images teach detectors what clean ones are like."""
-    num_fitting: int = 1000
-    """How many they are."""
-    calibration_split: str = "validation"
-    """The split whose clean images decide the thresholds; nothing may be reported on them."""
-    calibration_skip: int = 600
-    """Images at the start of that split that are left out: those that chose among the students."""
-    num_calibrating: int = 500
-    """How many they are."""
-    false_positive_rate: float = 0.05
-    """The share of clean images that a threshold may reject."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        unknown = [name for name in self.rows if name not in MAKERS]
-        if unknown:
-            raise ValueError(f"rows={unknown[0]!r} is none of {', '.join(MAKERS)}.")
-        for name in ("num_fitting", "num_calibrating"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.calibration_skip < 0:
-            raise ValueError(f"calibration_skip={self.calibration_skip} must be 0 or more.")
-        _check_apart(
-            (self.split, self.skip, self.num_examples, "reported", "skip"),
-            (self.calibration_split, self.calibration_skip, self.num_calibrating,
-             "what decides the thresholds", "calibration_skip"),
-            (self.fit_split, 0, self.num_fitting, "what detectors are fitted on", "fit_split"),
-        )  # fmt: skip
-
-    def guarded(self) -> tuple[Subject, ...]:
-        """Returns the classifier behind every detector; raises ValueError as the rows do."""
-        classifier = zoo.load_any(self.classifier, self.classifier_arch)
-        load = lambda split: data.load(self.data, split, data_dir=self.data_dir)
-        calibrating = load(self.calibration_split)
-        if self.calibration_skip:
-            calibrating = Later(calibrating, self.calibration_skip)
-        bench = Bench(
-            network=classifier.network,
-            params=classifier.params,
-            sha256=classifier.sha256,
-            num_classes=calibrating.num_classes,
-            fitting=load(self.fit_split),
-            calibrating=calibrating,
-            num_fitting=self.num_fitting,
-            num_calibrating=self.num_calibrating,
-            student=self.student,
-            features_student=self.features_student,
-            rain=self.rain,
-            shift_fraction=self.shift_fraction,
-            rate=self.false_positive_rate,
-            batch_size=self.batch_size,
-        )
-        bare = {"defense": (), "classifier": classifier.params}
-        found = []
-        absent = {"quality_features": self.features_student is None}
-        rows = self.rows or tuple(name for name in MAKERS if not absent.get(name))
-        for name in dict.fromkeys(rows):
-            detector, part, sources = bench.part(name)
-            found.append(
-                Subject(
-                    MAKERS[name].title,
-                    Guarded(Defended(Identity(), classifier.network), detector),
-                    {"pipeline": bare, **part},
-                    {"classifier": classifier.name, **sources},
-                )
-            )
-        return tuple(found)
-
-
-def _check_apart(*uses: tuple[str, int, int, str, str]) -> None:
-    """Refuses images that have two uses: each is a split, its first image, how many, and words."""
-    for place, (split, start, num, use, _) in enumerate(uses):
-        for other_split, other_start, other_num, other_use, option in uses[place + 1 :]:
-            apart = start + num <= other_start or other_start + other_num <= start
-            if split == other_split and not apart:
-                raise ValueError(
-                    f"The images {start}..{start + num - 1} of {split!r} are {use}, and "
-                    f"{other_start}..{other_start + other_num - 1} are {other_use}: change "
-                    f"{option}."
-                )
-
-
-@dataclasses.dataclass(frozen=True)
-class DetectionStudy(_Guards):
+class DetectionStudy(Guards):
     """Measures detectors: the image-quality student beside what others look at.
 
     Clean images; images of poor quality; attacks on the classifier by who is blind to the
@@ -333,83 +228,6 @@ class DetectionStudy(_Guards):
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class GuardedStudy(_Guards):
-    """Measures the accuracy that detectors leave an adaptive attacker, up to the ladder's end.
-
-    A rejected image counts as the defender's success if somebody attacked it, and as an error
-    otherwise: the classifier alone stands beside.
-    """
-
-    rows: tuple[str, ...] = ("quality", "max_softmax")
-    radius: float = 2 / 255
-    """Radius of the L-inf ball."""
-    num_queries: int = 500
-    """What Square asks, an image."""
-    ladder_budget: int = 2000
-    """The most gradients that one ladder takes per image."""
-    num_examples: int = 50
-    """Images for every attack."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.radius <= 1:
-            raise ValueError(f"radius={self.radius} must lie in (0, 1]; 8/255 is 0.03137.")
-        for name in ("num_queries", "ladder_budget"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-
-    def subjects(self) -> tuple[Subject, ...]:
-        """Returns the classifier alone, and behind every detector."""
-        guarded = self.guarded()
-        pipeline, params = guarded[0].pipeline, guarded[0].params["pipeline"]
-        assert isinstance(pipeline, Guarded)
-        sources = {"classifier": guarded[0].sources["classifier"]}
-        return (Subject("no detector", pipeline.pipeline, params, sources), *guarded)
-
-    def threats(self) -> Iterator[ThreatModel]:
-        """Yields the whole battery, and a ladder for every surrogate."""
-        yield from adaptive(self.radius, num_steps=self.num_steps, num_queries=self.num_queries)
-        yield ThreatModel(
-            "orthogonal gradients",
-            SelectivePGD(radius=self.radius, step_size=self.radius / 8, num_steps=self.num_steps),
-            description="white box: the gradients of classifier and detector taken apart",
-        )
-        yield from ladders(
-            self.radius,
-            num_steps=self.num_steps,
-            num_queries=self.num_queries,
-            max_gradients=self.ladder_budget,
-        )
-
-
-_CIFAR10 = {
-    "data": "cifar10",
-    "classifier": "cifar10_resnet20.npz",
-    "classifier_arch": "resnet20",
-    "student": "cifar10_quality",
-    "rain": "cifar10_edsr_rain",
-    "num_fitting": 2000,
-    "calibration_split": "test",
-    "calibration_skip": 5000,
-    "num_calibrating": 1000,
-    "batch_size": 50,
-}
-_PHOTOGRAPHS = {
-    "data": "imagenette224",
-    "split": "validation",
-    "classifier": "mobilenetv2.npz",
-    "classifier_arch": "mobilenetv2",
-    "student": "photographs_quality",
-    "rain": "imagenette96_edsr_rain",
-    "shift_fraction": 0.05,
-    "num_fitting": 200,
-    "calibration_split": "validation",
-    "calibration_skip": 800,
-    "num_calibrating": 200,
-    "batch_size": 8,
-}
-
 STUDIES = {
     "detection": (
         DetectionStudy(
@@ -423,7 +241,7 @@ STUDIES = {
         "adaptive ones.",
     ),
     "cifar10_detection": (
-        DetectionStudy(name="cifar10_detection", **_CIFAR10),
+        DetectionStudy(name="cifar10_detection", **CIFAR10),
         "The same of a published ResNet-20: import the data first, give --classifier FILE.npz.",
     ),
     "photographs_detection": (
@@ -437,19 +255,10 @@ STUDIES = {
             num_queries=100,
             num_examples=64,
             num_eot_examples=16,
-            **_PHOTOGRAPHS,
+            **PHOTOGRAPHS,
         ),
         "The same of photographs at 224 pixels: import Imagenette first, give --classifier "
         "FILE.npz of MobileNetV2's, and --student of `python -m train.iqa photographs`, for none "
         "ships yet. Not run here.",
-    ),
-    "guarded": (
-        GuardedStudy(name="guarded"),
-        "The accuracy that the image-quality detector and the maximum softmax leave, with "
-        "strength ladders, on the built-in set.",
-    ),
-    "cifar10_guarded": (
-        GuardedStudy(name="cifar10_guarded", **_CIFAR10),
-        "The same of a published ResNet-20: import the data first, give --classifier FILE.npz.",
     ),
 }
