@@ -32,10 +32,11 @@ from train.step import init_state, make_step
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def reads_damaged(test):
-    """Lets go what Orbax leaves to the garbage collector where a checkpoint cannot be read.
+def fails_in_orbax(test):
+    """Lets go what Orbax leaves behind where a checkpoint cannot be read or written.
 
-    The collector complains of event loops and coroutines wherever it next runs.
+    Event loops, coroutines, and answers to writes that come when their loop is closed: Python
+    complains of them wherever the garbage collector next runs or the answer comes.
     """
     for ignored in (
         "ignore::pytest.PytestUnraisableExceptionWarning",
@@ -253,7 +254,7 @@ def test_a_gradient_that_vanished_stops_and_keeps_the_checkpoint(tmp_path):
         fit_line(tmp_path, loss=clipped_loss)
 
 
-@reads_damaged
+@fails_in_orbax
 @pytest.mark.parametrize("part", ["arrays", "metadata"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, part):
     tree = lambda step: {"w": jnp.full((2,), float(step))}
@@ -284,7 +285,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, part):
     gc.collect()
 
 
-@reads_damaged
+@fails_in_orbax
 def test_where_all_checkpoints_are_damaged_nothing_is_taken(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(3, {"w": jnp.ones(2)}, {})
@@ -311,7 +312,7 @@ def test_the_last_checkpoints_and_the_best_stay(tmp_path):
         assert (found[0], found[1][0]["w"].tolist(), found[1][1]) == (2, [2.0, 2.0], 0.7)
 
 
-@reads_damaged
+@fails_in_orbax
 def test_a_damaged_checkpoint_takes_no_place(tmp_path):
     tree = lambda step: {"w": jnp.full((2,), float(step))}
     with Checkpoints(tmp_path) as checkpoints:
