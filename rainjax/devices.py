@@ -1,12 +1,17 @@
 """Which devices a program runs on, and how a batch is spread over them."""
 
+import itertools
 import os
 from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
+
+_WEEK = 7 * 24 * 3600 * 1000  # milliseconds
+_meetings = itertools.count()  # no two barriers may have one name; all processes count alike
 
 
 def use_all_cores() -> None:
@@ -47,6 +52,19 @@ def join_processes() -> None:
             "Kubernetes and TPU pods set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES "
             "and JAX_PROCESS_ID in each."
         ) from error
+
+
+def wait_for_all(point: str) -> None:
+    """Returns when every process that JAX joined has come to this `point`, however much later.
+
+    What Orbax waits with as well. `multihost_utils.sync_global_devices` is a computation on all
+    devices, and gives up when one process comes half a minute after another.
+    """
+    if jax.process_count() == 1:
+        return
+    client = distributed.global_state.client
+    assert client is not None
+    client.wait_at_barrier(f"rainjax {point} {next(_meetings)}", _WEEK)
 
 
 def data_mesh(num_devices: int | None = None, *, batch_size: int = 0) -> Mesh:

@@ -1,11 +1,13 @@
 """Images of poor quality in a study, which nobody attacked."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rainjax import PGD, Guarded, Purpose, example_keys, transforms
+from rainjax import EOT, PGD, Guarded, Purpose, example_keys, transforms
 from rainjax._files import read_array
 from rainjax.evaluation import (
     ClassifierAlone,
@@ -112,3 +114,32 @@ def test_sabotage_rejects_fine_images(tmp_path):
     share = np.mean(reach > float(params["threshold"]))
     assert 1 - record.result["coverage"]["value"] == pytest.approx(share, abs=0.1)
     assert share > 0.5
+
+
+def test_a_poor_image_is_made_to_look_fine(tmp_path):
+    """Around the distorted image, and never back to the original, which passes as it is."""
+    pipeline, params = guarded()
+    attack = PGD(radius=0.1, step_size=0.02, loss="acceptance", best_iterate=True, num_steps=10)
+    washed = dataclasses.replace(NOISE, then=attack)
+    study = study_of(
+        Subject("guarded", pipeline, params),
+        threats=(POOR, ThreatModel("noise, whitewashed", washed)),
+        measure=Detection(num_resamples=20),
+    )
+    poor, record = evaluate(study, tmp_path, progress=False)
+    weights = np.asarray(WEIGHTS["weights"])
+    lowest = np.clip(noisy() - 0.1 * np.sign(weights), 0, 1)
+    still = np.sum(weights * lowest, (1, 2, 3)) > float(params["threshold"])
+    rejected = 1 - record.result["coverage"]["value"]
+    assert rejected == pytest.approx(np.mean(still), abs=0.1)
+    assert rejected < 1 - poor.result["coverage"]["value"]
+    assert record.result["linf_max"] > 0.2
+    assert washed.num_gradients == attack.num_gradients
+
+
+def test_an_attack_on_a_poor_image_knows_something():
+    washed = dataclasses.replace(NOISE, then=PGD())
+    with pytest.raises(ValueError, match=r"a\s+distortion"):
+        ThreatModel("noise", washed, ClassifierAlone(), Knowledge.NONE)
+    with pytest.raises(ValueError, match="give both the same eot"):
+        dataclasses.replace(NOISE, then=PGD(eot=EOT(2)))

@@ -133,6 +133,26 @@ def test_a_stopped_run_goes_on_with_the_part_that_it_was_at(tmp_path, teacher, m
     assert again["probs"].max() < whole["probs"].max()
 
 
+def test_processes_share_the_parts_and_read_them_all(folder, tmp_path, teacher, monkeypatch):
+    """The second has its turn when the first waits for it."""
+    whole = _make(folder, teacher)
+    made = {}
+
+    def other(point):
+        monkeypatch.setattr(pairs, "wait_for_all", lambda point: None)
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        made["before"] = sorted(path.name[:10] for path in tmp_path.iterdir())
+        made["second"] = _make(tmp_path, teacher)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(pairs, "wait_for_all", other)
+    made["first"] = _make(tmp_path, teacher)
+    assert made["before"] == ["signals-00", "views-0000"]
+    for who in ("first", "second"):
+        for name, values in whole.items():
+            np.testing.assert_array_equal(made[who][name], values)
+
+
 def test_a_damaged_part_is_named(tmp_path, teacher):
     _make(tmp_path, teacher)
     path = next(tmp_path.glob("views-0001*"))

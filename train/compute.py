@@ -144,9 +144,3 @@ def anywhere(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
-
-
-def wait_for_all(what: str) -> None:
-    """Returns when every process has got here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

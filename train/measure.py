@@ -6,7 +6,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rainjax.devices import batch_sharding, data_mesh, full_batches, replicated
+from rainjax.devices import (
+    batch_sharding,
+    data_mesh,
+    full_batches,
+    replicated,
+    wait_for_all,
+)
 from rainjax.keys import Purpose, purpose_key
 from rainjax.typing import Params, PRNGKey
 from train.step import Example, Metrics
@@ -61,6 +67,7 @@ def values_over(
             parts.append({name: np.asarray(m)[: len(rows)] for name, m in part.items()})
         values = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
         if count > 1:  # process p has the values of examples p, p + count, ...
+            wait_for_all("validation")  # as long as it takes, which a collective does not wait
             values = multihost_utils.process_allgather(values)
             values = {name: v.T.reshape(-1)[:num_examples] for name, v in values.items()}
         return values

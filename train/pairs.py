@@ -22,14 +22,14 @@ from rainjax.attacks import PGD, Attack, CarliniWagner, DeepFool, Square, fgsm
 from rainjax.data import ImageSet
 from rainjax.defenses import Identity
 from rainjax.detectors.teacher import QualityMeasure, batch_signals
-from rainjax.devices import full_batches
+from rainjax.devices import full_batches, wait_for_all
 from rainjax.evaluation import run_attack
 from rainjax.evaluation.describe import describe, digest
+from rainjax.evaluation.shards import wait_for_files
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
 from rainjax.transforms import DISTORTIONS, SEVERITIES, distort
 from rainjax.transforms.distortions import DistortionName, Scale
-from train.compute import wait_for_all
 
 CLEAN = "clean"
 
@@ -198,6 +198,7 @@ def make_pairs(
                 write_arrays(signals, found)
                 bar.update(len(rows))
     wait_for_all("all teacher signals")
+    wait_for_files([path for _, _, *both in parts for path in both])
     return _joined(parts, image_set)
 
 

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from rainjax._output import until_closed
 from rainjax.checkpoints import Checkpoints, Note
+from rainjax.devices import wait_for_all
 from rainjax.evaluation.provenance import provenance
 from rainjax.typing import Params
-from train.compute import anywhere, wait_for_all
+from train.compute import anywhere
 
 
 class Stop(Exception):

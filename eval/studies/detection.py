@@ -44,7 +44,9 @@ from rainjax.transforms.distortions import DistortionName, Scale
 
 _TABLE, _RADIUS, _POOR = "table", "radius", "distortions"
 # Figures of few lines: of blind attackers, of some of every kind, and of images.
-_BLIND, _SOME, _IMAGES, _SABOTAGE = "blind", "some", "images", "sabotage"
+_BLIND, _SOME, _IMAGES = "blind", "some", "images"
+# The score itself attacked: fine images made to look poor, and poor ones made to look fine.
+_SABOTAGE, _WASHED = "sabotage", "washed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +55,8 @@ class DetectionStudy(Guards):
 
     Clean images; images of poor quality; attacks on the classifier by who is blind to the
     detector; and by who knows it, to whom a rejected image is worth nothing: joint objectives,
-    the two gradients taken apart, scores alone. Beside them the score itself is attacked, a fine
-    image made to look suspicious.
+    the two gradients taken apart, scores alone. Beside them the score itself is attacked: a fine
+    image made to look suspicious, and a poor one made to look fine.
     """
 
     scale: Scale = "cifar10_c"
@@ -71,6 +73,8 @@ class DetectionStudy(Guards):
     """Steps of attacks on classifier and detector together."""
     num_queries: int = 500
     """What Square asks, an image."""
+    washed: tuple[DistortionName, ...] = ("gaussian_noise", "defocus_blur")
+    """Distortions, at the highest severity, that an attacker makes look fine."""
     num_eot: int = 4
     """Draws that an attack on a random detector averages over."""
     num_examples: int = 500
@@ -100,6 +104,7 @@ class DetectionStudy(Guards):
             DetectionTable("right_among_answered", _TABLE),
             DetectionTable("rejected", _TABLE),
             DetectionTable("rejected", _SABOTAGE),
+            DetectionTable("rejected", _WASHED),
             DetectionTable("egregiously_wrong", _TABLE),
             RocCurves(_BLIND, log_x=True),
             DetectionOverRadius(_RADIUS),
@@ -124,18 +129,21 @@ class DetectionStudy(Guards):
         yield from self._blind()
         for radius in self.adaptive_radii:
             yield from self._adaptive(radius)
+        for name in self.washed:
+            yield from self._washed(name)
 
     def _poor(self) -> Iterator[ThreatModel]:
         for name in get_args(DistortionName):
             words = name.replace("_", " ")
             for severity in self.severities:
+                washed = name in self.washed and severity == max(self.severities)
                 yield ThreatModel(
                     f"{words} {severity}",
                     Distorted(distortion=name, severity=severity, scale=self.scale),
                     ClassifierAlone(),
                     Knowledge.NONE,
                     description=f"nobody attacks: {words} at severity {severity}",
-                    tags=(_POOR,),
+                    tags=(_POOR, _WASHED) if washed else (_POOR,),
                 )
 
     def _blind(self) -> Iterator[ThreatModel]:
@@ -226,6 +234,35 @@ class DetectionStudy(Guards):
                 num_examples=few,
                 tags=(_SABOTAGE,),
             )
+
+    def _washed(self, name: DistortionName) -> Iterator[ThreatModel]:
+        severity, eot = max(self.severities), self.eot(self.num_eot)
+        poor = f"{name.replace('_', ' ')} {severity}"
+        for radius in self.adaptive_radii:
+            for random, average in ((False, EOT()), (True, eot)):
+                attack = PGD(
+                    radius=radius,
+                    step_size=radius / 8,
+                    num_steps=self.num_steps,
+                    loss="acceptance",
+                    best_iterate=True,
+                    eot=average,
+                )
+                yield ThreatModel(
+                    f"{poor}, whitewashed by {255 * radius:g}/255",
+                    Distorted(
+                        distortion=name,
+                        severity=severity,
+                        scale=self.scale,
+                        then=attack,
+                        eot=average,
+                    ),
+                    When(Itself(), random=random),
+                    description=f"knows the detector: makes an image of {poor} look fine, within "
+                    f"{255 * radius:g}/255 of it",
+                    num_examples=self.num_eot_examples,
+                    tags=(_WASHED,),
+                )
 
 
 STUDIES = {

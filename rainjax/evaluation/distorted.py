@@ -1,4 +1,4 @@
-"""Images that nobody attacked, and that a camera, a file or a channel made worse."""
+"""Images that a camera, a file or a channel made worse, and perhaps somebody after it."""
 
 import dataclasses
 from typing import Any
@@ -7,6 +7,8 @@ import jax
 from jaxtyping import Array, Float
 
 from rainjax.attacks import Attack
+from rainjax.attacks._base import Goal
+from rainjax.attacks.eot import Query
 from rainjax.attacks.queries import Level
 from rainjax.transforms.distortions import Distortion, DistortionName, Scale
 from rainjax.typing import Image, Label, PRNGKey
@@ -15,9 +17,13 @@ from rainjax.typing import Image, Label, PRNGKey
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DistortedState:
-    """The image after the distortion. Outside of `vmap` it holds a batch."""
+    """The image after the distortion, and where the attack on it stands, if there is one.
+
+    Outside of `vmap` it holds a batch.
+    """
 
     image: Float[Array, "*n h w c"]
+    attack: Any = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,17 +34,52 @@ class Distorted(Attack):
     poor quality: `ThreatModel("pixelate 3", Distorted(distortion="pixelate", severity=3),
     ClassifierAlone(), Knowledge.NONE)`. Its draws are of the keys that an attack has.
 
+    With an attack in `then`, somebody works on the poor image, around which lies the ball of that
+    attack: `then=PGD(loss="acceptance")` makes it look fine to a detector. It is asked what that
+    attack asks, and nothing leads back to the image before the distortion.
+
     Raises:
-        ValueError: there is no such distortion, severity or scale.
+        ValueError: there is no such distortion, severity or scale, or `then` has another `eot`.
     """
 
     distortion: DistortionName
     severity: int = 3
     scale: Scale = "imagenet_c"
+    then: Attack | None = None
 
     def __post_init__(self):
         super().__post_init__()
         Distortion(self.distortion, self.severity, self.scale)  # or says what it does not know
+        if self.then is not None and self.then.eot != self.eot:
+            raise ValueError(
+                f"Distorted(eot={self.eot}) asks for {type(self.then).__name__}(eot="
+                f"{self.then.eot}): give both the same eot."
+            )
+
+    @property
+    def goal(self) -> Goal:
+        """What the attack in `then` is for."""
+        return super().goal if self.then is None else self.then.goal
+
+    @property
+    def sees_rejection(self) -> bool:
+        """Whether the attack in `then` needs a pipeline that rejects."""
+        return self.then is not None and self.then.sees_rejection
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the attack in `then` leaves an image alone once it has succeeded."""
+        return self.then is not None and self.then.stops_early
+
+    @property
+    def least_classes(self) -> int:
+        """How many classes the attack in `then` needs."""
+        return super().least_classes if self.then is None else self.then.least_classes
+
+    @property
+    def passes_per_draw(self) -> int:
+        """What one draw of a question of the attack in `then` takes."""
+        return super().passes_per_draw if self.then is None else self.then.passes_per_draw
 
     @property
     def norm(self) -> str:
@@ -51,29 +92,31 @@ class Distorted(Attack):
 
     @property
     def num_calls(self) -> int:
-        """It asks nothing."""
-        return 0
+        """It asks nothing, or what the attack in `then` asks."""
+        return 0 if self.then is None else self.then.num_calls
 
     @property
-    def query(self) -> Level:
-        """Nothing that is ever asked."""
-        return Level("margin")
+    def query(self) -> Query:
+        """What the attack in `then` asks; without one, nothing that is ever asked."""
+        return Level("margin") if self.then is None else self.then.query
 
     def init(self, key: PRNGKey, image: Image, label: Label) -> DistortedState:
-        """Returns the image distorted."""
-        del label
-        transform = Distortion(self.distortion, self.severity, self.scale)
-        return DistortedState(transform.apply(key, image))
+        """Returns the image distorted, and the attack on it before its first question."""
+        poor = Distortion(self.distortion, self.severity, self.scale).apply(key, image)
+        if self.then is None:
+            return DistortedState(poor)
+        return DistortedState(poor, self.then.init(jax.random.fold_in(key, 1), poor, label))
 
     def ask(self, state: DistortedState) -> tuple[Image, Any]:
-        """Returns the distorted image, for nobody to ask about."""
-        return state.image, ()
+        """Returns what the attack in `then` asks; without one, an image that nobody asks about."""
+        return (state.image, ()) if self.then is None else self.then.ask(state.attack)
 
     def update(self, key: PRNGKey, state: DistortedState, answer: Any) -> DistortedState:
-        """Returns the state unchanged."""
-        del key, answer
-        return state
+        """Returns the state after the answer to the attack in `then`."""
+        if self.then is None:
+            return state
+        return dataclasses.replace(state, attack=self.then.update(key, state.attack, answer))
 
     def result(self, state: DistortedState) -> Image:
-        """Returns the distorted image."""
-        return state.image
+        """Returns the distorted image, or what the attack in `then` has made of it."""
+        return state.image if self.then is None else self.then.result(state.attack)

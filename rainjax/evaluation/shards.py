@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import pathlib
 import re
@@ -12,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax._src import distributed
 
 from rainjax._checks import check_fields
 from rainjax._files import write_json
+from rainjax.devices import wait_for_all
 from rainjax.evaluation.plan import Entry, Plan, names, plan_digest, unit_path
 from rainjax.evaluation.provenance import provenance
 from rainjax.evaluation.records import SCHEMA
@@ -23,8 +22,6 @@ from rainjax.evaluation.work import Unit
 
 _SLURM, _KUBERNETES = "SLURM_ARRAY_TASK_", "JOB_COMPLETION_INDEX"
 _PATIENCE = 60  # seconds until a machine on a network file system sees what another one wrote
-_WEEK = 7 * 24 * 3600 * 1000  # milliseconds
-_meetings = itertools.count()  # no two barriers may have one name; all processes count alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +147,7 @@ def together(shard: Shard, *points: str) -> Iterator[Callable[[], None]]:
 
     def reach() -> None:
         for point in left:
-            _wait_for_all(point)
+            wait_for_all(point)
             return
 
     try:
@@ -159,18 +156,10 @@ def together(shard: Shard, *points: str) -> Iterator[Callable[[], None]]:
         if shard.distributed:
             print(f"Process {shard.index}: {error}", file=sys.stderr, flush=True)
             for point in left:
-                _wait_for_all(point)
+                wait_for_all(point)
         raise
     for point in left:
-        _wait_for_all(point)
-
-
-def _wait_for_all(point: str) -> None:
-    # Not multihost_utils.sync_global_devices: that is a computation on all devices, and gives up
-    # when one process comes half a minute after another. What Orbax waits with is JAX's own.
-    client = distributed.global_state.client
-    assert client is not None
-    client.wait_at_barrier(f"rainjax {point} {next(_meetings)}", _WEEK)
+        wait_for_all(point)
 
 
 def wait_for_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:

@@ -227,7 +227,8 @@ class ThreatModel(metaclass=Named):
     """An attacker: an attack, what it differentiates, and what that takes to know.
 
     `attack` is None where nobody attacks, a `RoundingCertificate` where it is proved what
-    nobody can change, and `Distorted` where an image is of poor quality. With
+    nobody can change, and `Distorted` where an image is of poor quality; nobody attacks it then
+    unless it says so. With
     `knowledge=Knowledge.KEYS` the attacker is given the draws that will be scored, all of them,
     and needs `EOT(draws="enumerated")`; that applies to random pipelines alone. A `Ladder` asks
     the whole pipeline what still stands, so its attacker knows SCORES or DEFENSE. `num_examples`
@@ -254,7 +255,9 @@ class ThreatModel(metaclass=Named):
         check_fields(self)
         if self.protocol is not None:
             self.protocol.check(self.attack)
-        nobody = self.attack is None or isinstance(self.attack, RoundingCertificate | Distorted)
+        nobody = self.attack is None or isinstance(self.attack, RoundingCertificate)
+        if isinstance(self.attack, Distorted):
+            nobody = self.attack.then is None
         if nobody != (self.knowledge is Knowledge.NONE):
             raise ValueError(
                 f"The threat model {self.name!r} has attack={self.attack!r} and knowledge="

@@ -28,6 +28,7 @@ from rainjax.evaluation.describe import (
     digest,
     without_chunks,
 )
+from rainjax.evaluation.distorted import Distorted
 from rainjax.evaluation.ensemble import Member, fitting_members, run_ensemble
 from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.provenance import code_digest
@@ -330,8 +331,10 @@ class Work:
             mesh=mesh,
             on_gradient=lambda n: on_gradient(n * len(rows)),
         )
-        # Who knows the scoring keys needs no other draws to choose by, and nobody does not choose.
-        if cell.attacked and not cell.known_key:
+        # Who knows the scoring keys needs no other draws to choose by, nobody does not choose, and
+        # the original of an image that was distorted first is not the attacker's.
+        chooses = cell.attacked and not isinstance(cell.attack, Distorted)
+        if chooses and not cell.known_key:
             attacked = scoring.keep_worst(
                 cell.surrogate,
                 cell.attack,
