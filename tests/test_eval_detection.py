@@ -111,7 +111,13 @@ def test_the_guarded_classifier_stands_beside_the_bare_one():
         name="guarded", rows=("energy",), num_fitting=20, num_calibrating=40, num_examples=4
     )
     study = options.study()
-    assert [subject.name for subject in study.subjects] == ["no detector", "energy"]
+    bare, energy, purified, both = study.subjects
+    assert (bare.name, energy.name) == ("no detector", "energy")
+    assert purified.name == "no detector, Feature Distillation"
+    assert both.name == "energy, then Feature Distillation"
+    assert both.pipeline == dataclasses.replace(energy.pipeline, pipeline=purified.pipeline)
+    with pytest.raises(ValueError, match="purifiers='nothing' is none of fd, smoothing"):
+        dataclasses.replace(options, purifiers=("nothing",))
     threats = {threat.name for threat in study.threats}
     assert {"own gradient, ladder", "Square, ladder", "orthogonal gradients", "clean"} <= threats
     assert MAKERS.keys() == options.short_names.keys()
