@@ -95,17 +95,13 @@ class DetectionStudy(Guards):
     def study(self) -> Study:
         """Loads and fits the detectors; raises ValueError where a part is missing."""
         displays = (
-            DetectionSummary(_TABLE, _POOR),
+            DetectionSummary(_TABLE, _POOR, _SABOTAGE, _WASHED),
             DetectionTable("detected", _TABLE, "blind", "successful"),
             DetectionTable("detected", _TABLE, "blind", "successful", 0.01),
-            DetectionTable("average_precision", _TABLE, "blind"),
             DetectionTable("answered_wrong", _TABLE, "blind"),
             DetectionTable("answered_right", _TABLE),
             DetectionTable("right_among_answered", _TABLE),
             DetectionTable("rejected", _TABLE),
-            DetectionTable("rejected", _SABOTAGE),
-            DetectionTable("rejected", _WASHED),
-            DetectionTable("egregiously_wrong", _TABLE),
             RocCurves(_BLIND, log_x=True),
             DetectionOverRadius(_RADIUS),
             ScoreHistograms(_SOME),

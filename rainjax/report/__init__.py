@@ -10,6 +10,7 @@ from rainjax.report.curves import Curve
 from rainjax.report.detection import RiskCoverageCurves, RocCurves, ScoreHistograms
 from rainjax.report.detection_maps import DetectionOverRadius, DistortionMap
 from rainjax.report.detection_tables import (
+    CleanTable,
     DetectionSummary,
     DetectionTable,
     DistortionTable,
@@ -31,6 +32,7 @@ from rainjax.report.verdict import verdict
 __all__ = [
     "BlindAgainstAdaptive",
     "Cell",
+    "CleanTable",
     "Curve",
     "DetectionOverRadius",
     "DetectionSummary",

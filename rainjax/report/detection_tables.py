@@ -50,7 +50,7 @@ class DetectionTable(Display):
     "nobody", one who is "blind" to the detector, or an "adaptive" one, who asks the whole. The
     numbers of ranking, "auroc", "average_precision" and "detected" at `false_positive_rate`, are
     `of` "all" attacked images, or of "successful" attacks. Of "answered_wrong" the last column is
-    the most that any attacker of the table reaches within a ball.
+    the most that any attacker of the table reaches within a ball. `about` ends the title.
 
     Raises:
         ValueError: a field is not what it says.
@@ -61,6 +61,7 @@ class DetectionTable(Display):
     attacker: Attacker = "anybody"
     of: Pick = "all"
     false_positive_rate: float = 0.05
+    about: str = ""
 
     def __post_init__(self):
         super().__post_init__()
@@ -82,10 +83,10 @@ class DetectionTable(Display):
         rows = []
         for subject in subjects_of(results, shown):
             found = {_column(r): r for r in shown if r.subject == subject}
-            cells = [self._cell(found.get(column), whole) for column in columns]
+            cells = [self.cell(found.get(column), whole) for column in columns]
             if strongest:
                 worst = max(found.values(), key=lambda r: r.result["slips_through"]["value"])
-                cell = self._cell(worst, whole)
+                cell = self.cell(worst, whole)
                 cells.append(Cell(cell.value, f"{cell.detail} {_column(worst)}".strip()))
             rows.append((Cell(subject), *cells))
         names = [*columns, *(["the most"] if strongest else [])]
@@ -98,7 +99,7 @@ class DetectionTable(Display):
         of = ", successful attacks alone" if self._ranks and self.of == "successful" else ""
         return [
             Table(
-                f"{self._title}{who}{of}",
+                f"{self._title}{who}{of}{self.about and f', {self.about}'}",
                 (Cell(""), *map(Cell, names)),
                 tuple(rows),
                 notes=(
@@ -128,7 +129,8 @@ class DetectionTable(Display):
             or knows >= Knowledge.DEFENSE,
         }[self.attacker]
 
-    def _cell(self, record: Record | None, whole: int) -> Cell:
+    def cell(self, record: Record | None, whole: int) -> Cell:
+        """Returns what a record says; n beside it where it is not of the `whole` number."""
         quantity = _QUANTITIES[self.number]
         found = None if record is None else quantity.read(self, record)
         if record is None or found is None:
@@ -257,23 +259,76 @@ class DistortionTable(Display):
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectionSummary(Display):
-    """What detectors cost, tell apart and let past: the tables to read first, of four questions.
+class CleanTable(Display):
+    """What a detector does to images as they are: rejections, and both ways to count them.
 
-    How many clean images are rejected; how blind attackers are told from clean images; what gets
-    past from attackers who know the detector; and how errors on distorted images are told, from
-    the records with the tag `distortions`.
+    A row for each detector, from the records of `Detection` with the tag, all for None, that are
+    of nobody's attack.
+    """
+
+    tag: str | None = "table"
+
+    def tables(self, results: Results) -> list[Table]:
+        """Returns the table; none where clean images were not measured."""
+        shown = [r for r in detections(results, self.tag) if r.attack is None]
+        if not shown:
+            return []
+        numbers = ("rejected", "answered_right", "right_among_answered", "egregiously_wrong")
+        columns = [DetectionTable(number, self.tag, "nobody") for number in numbers]
+        whole = max(record.num_examples for record in shown)
+        rows = []
+        for record in shown:
+            alone = record.result["egregious_without_detector"]["value"]
+            cells = [column.cell(record, whole) for column in columns]
+            rows.append((Cell(record.subject), *cells, Cell(percent(alone))))
+        confidence = percent(shown[0].result["confidence"])
+        return [
+            Table(
+                "Images as they are",
+                (
+                    Cell(""),
+                    Cell("rejected"),
+                    Cell("answered right"),
+                    Cell("right among answered"),
+                    Cell("egregiously wrong"),
+                    Cell("without the detector"),
+                ),
+                tuple(rows),
+                notes=(
+                    f"{_OWN} **answered right**: a rejection is an error; **right among "
+                    "answered**: it is left out. **egregiously wrong**: answered wrong with a "
+                    f"probability of at least {confidence}, and how often the classifier alone "
+                    f"is. In brackets 95 % intervals for the choice of {whole} images.",
+                ),
+            )
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionSummary(Display):
+    """What detectors cost, tell apart and let past: the tables to read first.
+
+    How blind attackers are told from clean images; what gets past from attackers who know the
+    detector, and how much of it is egregiously wrong; what becomes of clean images; what becomes
+    of fine images that are made to look poor, the tag `sabotage`, and of poor ones that are made
+    to look fine, `washed`; and how errors on distorted images are told, `distortions`.
     """
 
     tag: str | None = "table"
     distortions: str | None = "distortions"
+    sabotage: str = "sabotage"
+    washed: str = "washed"
 
     def tables(self, results: Results) -> list[Table]:
         """Returns the tables of those questions that something was measured for."""
         displays = (
             DetectionTable("auroc", self.tag, "blind"),
+            DetectionTable("average_precision", self.tag, "blind"),
             DetectionTable("answered_wrong", self.tag, "adaptive"),
-            DetectionTable("rejected", self.tag, "nobody"),
+            DetectionTable("egregiously_wrong", self.tag),
+            CleanTable(self.tag),
+            DetectionTable("rejected", self.sabotage, about="fine images made to look poor"),
+            DetectionTable("rejected", self.washed, about="poor images made to look fine"),
             DistortionTable(self.distortions),
         )
         return [table for display in displays for table in display.tables(results)]

@@ -5,7 +5,13 @@ import pytest
 import scipy.stats
 
 from rainjax.evaluation.packing import unpack_counts
-from rainjax.report import DetectionSummary, DetectionTable, DistortionTable, ResultsTable
+from rainjax.report import (
+    CleanTable,
+    DetectionSummary,
+    DetectionTable,
+    DistortionTable,
+    ResultsTable,
+)
 from rainjax.report.table_notes import rejection_notes
 from tests.report.made_detections import detection_study, make_detection
 from tests.report.made_records import make_record, results_of
@@ -120,13 +126,33 @@ def test_too_few_errors_are_no_number():
     assert rows["contrast"]["one"].value == "—"
 
 
-def test_the_summary_asks_four_questions(results):
+def test_the_summary_asks_first_what_gets_past(results):
     titles = [table.title for table in DetectionSummary().tables(results)]
     assert titles == [
         "Answered wrong, attackers who know the detector",
-        "Rejected, nobody attacks",
+        "Answered egregiously wrong",
+        "Images as they are",
         "Telling errors on distorted images: AUROC",
     ]  # nobody is blind here
+
+
+def test_images_as_they_are_are_counted_both_ways(results):
+    table, rows = only(CleanTable(), results)
+    shown = [record for record in results.records if record.attack is None]
+    assert {record.subject for record in shown} == rows.keys()
+    for record in shown:
+        if "table" in record.tags:
+            result, row = record.result, rows[record.subject]
+            share = result["accuracy_of_answered"]["value"]
+            assert row["right among answered"].value == f"{100 * share:.1f} %"
+            alone = result["egregious_without_detector"]["value"]
+            assert row["without the detector"].value == f"{100 * alone:.1f} %"
+    assert "at least 90.0 %" in table.notes[0]
+
+
+def test_a_title_says_what_it_is_about(results):
+    (table,) = DetectionTable("rejected", about="of fine images").tables(results)
+    assert table.title == "Rejected, of fine images"
 
 
 def test_what_is_not_there_is_no_table(results):

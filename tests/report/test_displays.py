@@ -13,6 +13,7 @@ from rainjax.evaluation.describe import describe
 from rainjax.report import (
     BlindAgainstAdaptive,
     Cell,
+    CleanTable,
     Curve,
     DetectionOverRadius,
     DetectionSummary,
@@ -57,7 +58,7 @@ EVERY = [
     RocCurves(None, True, "successful"), ScoreHistograms("g", 10), RiskCoverageCurves("h"),
     DetectionOverRadius(None, 0.05, "successful"), DistortionMap("i"), MostSuspicious("j"),
     DetectionTable("rejected", None, "blind", "successful", 0.01), DistortionTable("k"),
-    DetectionSummary("l", "m"),
+    CleanTable("n"), DetectionSummary("l", "m", "o", "p"),
 ]  # fmt: skip
 
 
