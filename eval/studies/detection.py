@@ -291,7 +291,6 @@ STUDIES = {
             **PHOTOGRAPHS,
         ),
         "The same of photographs at 224 pixels: import Imagenette first, give --classifier "
-        "FILE.npz of MobileNetV2's, and --student of `python -m train.iqa photographs`, for none "
-        "ships yet. Not run here.",
+        "FILE.npz of MobileNetV2's.",
     ),
 }
