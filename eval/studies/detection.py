@@ -156,8 +156,10 @@ class DetectionStudy(Guards):
 
         steps, few = self.num_steps, self.num_eot_examples
         for radius in self.radii:
-            shown = (_TABLE, _BLIND, _RADIUS) if radius in self.adaptive_radii else (_RADIUS,)
-            some = (_SOME, _IMAGES) if radius == max(self.radii) else ()
+            widest = radius == max(self.radii)
+            in_table = widest or radius in self.adaptive_radii
+            shown = (_TABLE, _BLIND, _RADIUS) if in_table else (_RADIUS,)
+            some = (_SOME, _IMAGES) if widest else ()
             pgd = PGD(radius=radius, step_size=radius / 4, num_steps=steps)
             yield blind("PGD", pgd, (*shown, *some))
             square = Square(radius=radius, num_queries=self.num_queries, paired=False)
