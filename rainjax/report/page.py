@@ -162,7 +162,7 @@ def write_report(
     *,
     extra_tables: Sequence[Table] = (),
 ) -> list[pathlib.Path]:
-    """Writes `folder`/report.html, report.md and figures/*.png; returns their paths, HTML first.
+    """Writes `report.html`, `report.md` and `figures/*.png` to `folder`; returns paths, HTML first.
 
     The HTML needs no other file. A display whose ingredients were not recorded is left out with a
     sentence saying so.
