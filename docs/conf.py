@@ -4,11 +4,14 @@ import functools
 import importlib
 import importlib.metadata
 import pkgutil
+import re
 
+from docutils import nodes
 from sphinx.util.logging import getLogger
 from sphinx.util.nodes import make_refnode
 
 import rainjax
+from rainjax.report.page import _together as keep_together
 
 logger = getLogger(__name__)
 
@@ -30,7 +33,18 @@ extensions = [
 # reads it on the site: to README, to a notebook, to a figure beside its records.
 root_doc = "docs/index"
 include_patterns = ["docs/**", "notebooks/*.ipynb", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-exclude_patterns = ["docs/_templates", ".*", "build", "dist", "results", "runs", "eval", "tests", "rainjax", "train"]
+exclude_patterns = [
+    "docs/_templates",
+    ".*",
+    "build",
+    "dist",
+    "results",
+    "runs",
+    "eval",
+    "tests",
+    "rainjax",
+    "train",
+]
 
 # Notebooks are shown as they were executed when they were committed; `make notebooks` runs them.
 nb_execution_mode = "off"
@@ -61,6 +75,8 @@ copybutton_exclude = ".linenos, .gp, .go"
 def setup(app):
     """Adds what the API reference needs beyond Sphinx."""
     app.connect("autodoc-process-docstring", _keep_tables_of_modules)
+    app.connect("autodoc-process-signature", _as_written)
+    app.connect("doctree-read", _keep_numbers_together)
     app.connect("missing-reference", _link_alias)
     app.connect("env-check-consistency", _warn_of_missing_names)
 
@@ -73,6 +89,29 @@ def _keep_tables_of_modules(app, what, name, value, options, lines):
                 before = next(line for line in reversed(lines[:place]) if line)
                 if not before.startswith("    "):
                     lines[place:place] = ["::", ""]
+
+
+def _as_written(app, what, name, value, options, signature, returned):
+    """Shows defaults and annotations as the source has them: 8/255, and Array."""
+    return tuple(text and _plain(text) for text in (signature, returned))
+
+
+def _plain(text):
+    text = re.sub(r"(\w+\.)+Array\b", "Array", text)
+    return re.sub(r"\b0\.\d{12,}", lambda found: _in_grey_levels(found[0]), text)
+
+
+def _in_grey_levels(text):
+    levels = 255 * float(text)
+    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-9 else text
+
+
+def _keep_numbers_together(app, doctree):
+    """Keeps an interval of a table's cell on one line."""
+    for entry in doctree.findall(nodes.entry):
+        for text in list(entry.findall(nodes.Text)):
+            if not isinstance(text.parent, nodes.literal):
+                text.parent.replace(text, nodes.Text(keep_together(text.astext())))
 
 
 def _link_alias(app, env, node, contnode):

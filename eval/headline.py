@@ -55,8 +55,8 @@ def headline(folder: pathlib.Path | str, rows: tuple[Row, ...] = ROWS) -> Table:
     found = {row.study: Results.read(pathlib.Path(folder) / row.study) for row in rows}
     made = [_row(found[row.study], row) for row in rows]
     notes = [
-        "Accuracy; in brackets its 95 % interval for the choice of images; the attack that left so "
-        "little; the number of images. Of a random defense it is the mean over draws that no "
+        "Accuracy; in brackets its 95 % interval for the choice of images; the attack that left "
+        "so little; the number of images. Of a random defense it is the mean over draws that no "
         "attacker saw.",
         "**blind**: the strongest attack by somebody who does not know the defense. **strongest "
         "attack**: the strongest of all.",
