@@ -45,8 +45,8 @@ notebooks: $(TEST) ## Runs every notebook from top to bottom.
 	@$(TESTS) --nbmake --numprocesses 2 notebooks $(ARGS)
 
 docs: $(DOCS) ## Builds the site in build/site; a warning is an error, a link that leads nowhere too.
-	@$(BIN)/python -m sphinx --config-dir docs --builder html --fail-on-warning --keep-going --quiet --jobs auto \
-	  --doctree-dir build/doctrees $(ARGS) . build/site
+	@$(BIN)/python -m sphinx --conf-dir docs --builder html --fail-on-warning --keep-going --quiet \
+	  --jobs auto --doctree-dir build/doctrees $(ARGS) . build/site
 	@echo "Built build/site/index.html."
 
 clean: ## Deletes the environment, caches and builds; results stay.

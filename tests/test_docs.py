@@ -55,7 +55,8 @@ def test_links_lead_to_files(guide):
 def test_commands_are_commands():
     pages = [*GUIDES, ROOT / "README.md"]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
-    lines = set(re.findall(r"^((?:rainjax|python -m eval) [^`\n]+)", text, re.MULTILINE))
+    shells = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    lines = set(re.findall(r"^((?:rainjax|python -m eval) .+)", shells, re.MULTILINE))
     lines = [line for line in lines if "--help" not in line]
     assert len(lines) > 20
     for line in lines:
