@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 PEERS := $(VENV)/.installed-peers
 
 # The one release of which CI has a CPU build at hand; elsewhere any torch that is there will do.
@@ -18,7 +19,7 @@ TESTS := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(abspath $(VENV))/bytecod
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help eval test test-fast test-peers lint notebooks clean
+.PHONY: help eval test test-fast test-peers lint notebooks docs clean
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,11 @@ lint: $(TEST) $(DEV) ## Checks formatting, lint and types.
 notebooks: $(TEST) ## Runs every notebook from top to bottom.
 	@$(TESTS) --nbmake --numprocesses 2 notebooks $(ARGS)
 
+docs: $(DOCS) ## Builds the site in build/site; a warning is an error, a link that leads nowhere too.
+	@$(BIN)/python -m sphinx --conf-dir docs --builder html --fail-on-warning --keep-going --quiet \
+	  --jobs auto --doctree-dir build/doctrees $(ARGS) . build/site
+	@echo "Built build/site/index.html."
+
 clean: ## Deletes the environment, caches and builds; results stay.
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -61,7 +67,8 @@ $(BIN)/python:
 $(RUN): EXTRAS := [data,report]
 $(TEST): EXTRAS := [test]
 $(DEV): EXTRAS := [dev]
-$(RUN) $(TEST) $(DEV): pyproject.toml | $(BIN)/python
+$(DOCS): EXTRAS := [docs]
+$(RUN) $(TEST) $(DEV) $(DOCS): pyproject.toml | $(BIN)/python
 	@echo "Installing rainjax$(EXTRAS) into $(VENV); the first time takes a few minutes ..."
 	@$(BIN)/python -m pip install --quiet --quiet --editable ".$(EXTRAS)"
 	@touch $(RUN) $@

@@ -27,6 +27,7 @@ from eval.benchmarks import (
     super_resolution,
     terms,
 )
+from eval.headline import headline
 from eval.pages import studies
 from eval.studies.common import StudyOptions
 from rainjax._files import check_holder, check_writable
@@ -34,20 +35,21 @@ from rainjax._output import until_closed
 from rainjax.compilation_cache import use_compilation_cache
 from rainjax.devices import use_all_cores
 from rainjax.evaluation import evaluate
-from rainjax.report import update_readme
+from rainjax.report import as_plain, update_readme
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Writes the report of a folder of records again, and the tables of a README."""
+    """Writes the report of a folder of records again, and its table in a page of Markdown."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
     """The study's folder: the one that holds records/. Or gains.json, peers.json, residuals.json,
-    smoothing.json, speed.json or super_resolution.json."""
+    smoothing.json, speed.json or super_resolution.json. Or eval/records, a folder of studies, for
+    the README's table."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
-    """NAME in those markers; by default the study's name."""
+    """NAME in those markers; by default the name of the folder or the file."""
 
 
 # The words beside the names of studies.
@@ -167,6 +169,8 @@ def _report(options: Report) -> None:
         raise ValueError(f"name={options.name!r} is for a study: {options.folder} names itself.")
     if options.folder.is_file():
         print(report.record_text(options.folder))
+    elif report.holds_studies(options.folder):
+        print(as_plain(headline(options.folder)))
     else:
         _show(options.folder)
     if options.readme is not None:

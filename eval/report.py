@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 
 from eval.benchmarks import speed as benchmark
 from eval.claims import claims_tables
+from eval.headline import headline
 from eval.pages import modules
 from rainjax import report
 from rainjax._files import read_json
-from rainjax.report import Table
+from rainjax.report import Table, as_markdown
 from rainjax.report.single_file import SingleFileRecord
 
 _SPEED = ("speed.json", "speed/speed.json")
@@ -37,15 +38,25 @@ def summary(folder: pathlib.Path | str) -> str:
 
 
 def blocks(places: Iterable[pathlib.Path]) -> dict[str, str]:
-    """Returns what the README shows of studies' folders and of records that are files, by name."""
+    """Returns what pages show of studies' folders and of records that are files, by name."""
     return {place.stem: block(place) for place in places}
 
 
 def block(place: pathlib.Path) -> str:
-    """Returns what the README shows of a study's folder, or of a record that is a file."""
+    """Returns what a page shows of a study's folder, or of a record that is a file.
+
+    Of a folder of studies it is the README's table, `headline`.
+    """
     if place.is_file():
         return record_text(place, "markdown")
+    if holds_studies(place):
+        return as_markdown(headline(place))
     return report.readme_block(place, extra_tables=extra_tables(place))
+
+
+def holds_studies(folder: pathlib.Path) -> bool:
+    """Whether a folder holds folders of studies, and is none itself."""
+    return not (folder / "records").is_dir() and any(folder.glob("*/records"))
 
 
 def record_text(path: pathlib.Path, style: str = "plain") -> str:

@@ -130,7 +130,7 @@ def _plain(options: Training) -> dict[str, Any]:
 
 
 def _fill(readme: pathlib.Path | None, path: pathlib.Path) -> None:
-    """Writes a record's table into a README, if there is one to write."""
+    """Writes a record's table into a page, if there is one to write."""
     if readme is not None:
         table = RECORD.tell(path, "markdown")
         update_readme(readme, {"training": table})

@@ -73,7 +73,7 @@ STUDIES = {
             ncis_iterations=1,  # chosen by `cifar10_ncis_iterations`
         ),
         "Every transformation in front of a published ResNet-20: import the data first, give "
-        "--classifier FILE.npz. The README's options make it 45 minutes on two busy cores, "
+        "--classifier FILE.npz. The options of docs/results make it 45 minutes on two busy cores, "
         "without smoothing and NCIS, which have joined since.",
     ),
     "cifar10_robust_base": (

@@ -162,10 +162,10 @@ def write_report(
     *,
     extra_tables: Sequence[Table] = (),
 ) -> list[pathlib.Path]:
-    """Writes `folder`/report.html, report.md and figures/*.png; returns their paths, HTML first.
+    """Writes `report.html`, `report.md` and `figures/*.png` to `folder`, and returns the paths.
 
-    The HTML needs no other file. A display whose ingredients were not recorded is left out with a
-    sentence saying so.
+    The HTML comes first, and needs no other file. A display whose ingredients were not recorded is
+    left out with a sentence saying so.
 
     Raises:
         ValueError: as `report` does, what figures are made of is damaged, or nothing can be

@@ -187,19 +187,26 @@ def test_torchattacks_fools_the_undefended_network(torch, network):
     torchattacks.PGDL2(module, eps=0.5, steps=1)(images, labels)
 
 
-def test_readme_example_runs(torch, network, capsys):
-    """The last one, with a small pipeline under the names that the first one leaves."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    *_, example = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+def test_the_loop_of_the_page_runs(torch, network, capsys):
+    """As it stands, with a small pipeline under the names that the page gives."""
+    page = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    *_, example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (pipeline, params), _ = network
     names = {
-        "defended": pipeline, "params": params, "images": jnp.asarray(IMAGES), "np": np,
-        "labels": jnp.asarray(LABELS), "score_keys": keys_of(1, 0, 12),
-        "predict": jax.vmap(pipeline.predict, in_axes=(None, 0, 0)),
+        "pipeline": pipeline, "params": params, "images": jnp.asarray(IMAGES), "np": np,
+        "labels": jnp.asarray(LABELS), "score_keys": keys_of(1, 0, 12), "score": score,
     }  # fmt: skip
     exec(example, names)
     assert float(capsys.readouterr().out.removeprefix("attacked ")) < 0.2
     assert 1e-3 < np.abs(names["attacked"] - IMAGES).max() <= 8 / 255 + 1e-6
+
+
+def test_the_classifier_of_the_page_is_one(torch, capsys):
+    page = (ROOT / "docs" / "your-own-classifier.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(import torch.*?)```", page, re.DOTALL)
+    image = jnp.full((32, 32, 3), 0.5)
+    exec(example, {"jax": jax, "Defended": Defended, "Identity": Identity, "image": image})
+    assert 0 <= int(capsys.readouterr().out) <= 9
 
 
 def test_torch_is_told_what_is_wrong(torch, network):
