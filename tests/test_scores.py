@@ -165,13 +165,13 @@ def test_a_study_takes_them_as_threats_by_scores(tmp_path):
 
     threats = [
         ThreatModel(type(attack).__name__, attack, knowledge=Knowledge.SCORES)
-        for attack in (ATTACKS["nes"], ATTACKS["simba"], ATTACKS["zoo"])
+        for attack in (ATTACKS["nes"], ATTACKS["zoo"])
     ]
     subject = Subject("bare", Defended(Identity(), network), params)
     study = Study("scores", Pictures(images, np.arange(3)), [subject], threats, num_examples=3)
     records = {r.content["threat"]["name"]: r for r in evaluate(study, tmp_path)}
     assert {r.knowledge for r in records.values()} == {Knowledge.SCORES}
-    assert [records[name].num_steps for name in ("NES", "SimBA")] == [28, 29]
+    assert [records[name].num_steps for name in ("NES", "ZOO")] == [28, 28]
     assert "29 queries, steps of 2.55/255" in attack_text(records["NES"])
     assert records["ZOO"].ball is not None
 

@@ -84,7 +84,7 @@ _flat_above.defvjp(_forward, _backward)
 def smaller(attack):
     """Returns the attack in a ball so small that nothing is won in it, and with few steps."""
     names = {field.name for field in dataclasses.fields(attack)}
-    least = {"radius": 1e-3, "step_size": 1e-4, "num_steps": 3, "num_queries": 3}
+    least = {"radius": 1e-3, "step_size": 1e-4, "num_steps": 3, "num_queries": 8}
     return dataclasses.replace(attack, **{k: v for k, v in least.items() if k in names})
 
 

@@ -105,12 +105,12 @@ class ZOO(ScoreAttack, MinimumNormAttack):
     importance: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         if self.num_coordinates < 1 or self.num_search_steps < 1:
             raise ValueError(
                 f"num_coordinates={self.num_coordinates} and num_search_steps="
                 f"{self.num_search_steps} must be at least 1."
             )
-        super().__post_init__()
         if not 0 <= self.confidence < float("inf"):
             raise ValueError(f"confidence={self.confidence} must be finite and not negative.")
         for name in ("initial_const", "step_size"):
@@ -161,7 +161,7 @@ class ZOO(ScoreAttack, MinimumNormAttack):
 
     def _opening(self, call: int | Int[Array, ""]) -> int | Int[Array, ""]:
         place = call % self._calls_per_round % self._calls_per_step
-        return call - jnp.where(self._is_last(call), 0, place)
+        return call - jnp.where(self._is_last(jnp.asarray(call)), 0, place)
 
     def _place(self, calls: Int[Array, ""]) -> Int[Array, ""]:
         """Returns what is asked about: 0 for the iterate, 2k - 1 and 2k for coordinate k's sides.
@@ -171,7 +171,7 @@ class ZOO(ScoreAttack, MinimumNormAttack):
         place = calls % self._calls_per_round % self._calls_per_step
         return jnp.where(self._is_last(calls), 0, place)
 
-    def _is_last(self, calls: int | Int[Array, ""]) -> bool | Bool[Array, ""]:
+    def _is_last(self, calls: Int[Array, ""]) -> Bool[Array, ""]:
         return calls % self._calls_per_round == self._calls_per_round - 1
 
     def _stage(self, calls: Int[Array, ""]) -> Int[Array, ""]:
@@ -229,7 +229,7 @@ class ZOO(ScoreAttack, MinimumNormAttack):
         slopes = state.slopes.at[at].set(slope, mode="drop")
         bends = state.bends.at[at].set(bend, mode="drop")
 
-        ends = jnp.logical_not(last) & ((place == 2 * self.num_coordinates) | self._is_last(calls))
+        ends = ~last & ((place == 2 * self.num_coordinates) | self._is_last(calls))
         known = jnp.arange(self.num_coordinates) <= number
         stepped = self._step(state, slopes, bends, known)
         stage, following = self._stage(state.calls), self._stage(calls)
