@@ -14,6 +14,8 @@ _ELSEWHERE = {
         "nb_iter", "n_iter", "n_steps", "max_iter", "max_iterations",
     ),
     "num_queries": ("n_queries", "queries", "max_queries", "query_budget"),
+    "probe_size": ("sigma", "delta", "h", "variable_h", "fd_eta"),
+    "low_frequencies": ("freq_dims", "freq_dim"),
     "num_restarts": ("restarts", "n_restarts", "nb_restarts"),
     "num_search_steps": ("binary_search_steps", "search_steps"),
     "num_targets": ("n_target_classes", "n_targets"),

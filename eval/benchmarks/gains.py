@@ -3,7 +3,8 @@
 Each part holds proposals against what the library has, on the same images, at the same number of
 gradients, and scored under the same draws. A proposal joins the library where the accuracy it
 leaves is below the other's beyond chance: the 95 % interval of the paired difference lies below
-zero. What does not is kept in `_gain_candidates.py`.
+zero. What does not is kept in `_gain_candidates.py`. Of attacks by scores it is the default, draws
+in common on both sides of a difference, that is held against draws of their own.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from eval.benchmarks._gain_candidates import (
 )
 from rainjax import RAIN, Defended, Identity, data, zoo
 from rainjax._files import write_json
-from rainjax.attacks import APGD, EOT, PGD, Attack
+from rainjax.attacks import APGD, EOT, NES, PGD, SPSA, ZOO, Attack, SimBA
 from rainjax.devices import data_mesh
 from rainjax.evaluation import run_attack, score
 from rainjax.evaluation.describe import describe_attack
@@ -68,13 +69,20 @@ class Gains:
     """Classes aimed at, one after the other, by targeted attacks."""
     num_candidates: int = 9
     """Classes that these are chosen from; fewer where there are fewer."""
+    query_radius: float = 8 / 255
+    """Radius in L-inf of the attacks by scores on RAIN, which have few queries."""
+    num_queries: int = 300
+    """Queries of an image that each of them has."""
+    only: str = ""
+    """Only parts whose names hold this are measured, such as `queries`."""
     seed: int = 0
     """Root of every draw."""
     out: pathlib.Path = pathlib.Path("results/gains")
     """The record is written to OUT/gains.json."""
 
     def __post_init__(self):
-        for field in ("num_examples", "num_steps", "num_draws", "num_score_draws"):
+        names = ("num_examples", "num_steps", "num_draws", "num_score_draws", "num_queries")
+        for field in names:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1.")
 
@@ -105,7 +113,9 @@ def run(options: Gains) -> pathlib.Path:
     images, labels = source.get(np.arange(options.num_examples))
     batch = jnp.asarray(images, jnp.float32) / 255, jnp.asarray(labels)
     bare = Defended(Identity(), classifier.network)
-    parts = _parts(options, rain, bare)
+    parts = [part for part in _parts(options, rain, bare) if options.only in part.name]
+    if not parts:
+        raise ValueError(f"only={options.only!r} is in the name of no part.")
     entries = []
     with tqdm(total=sum(len(part.attacks) for part in parts), desc="gains", unit="run") as bar:
         for part in parts:
@@ -171,7 +181,39 @@ def _parts(options: Gains, rain: Defended, bare: Defended) -> list[_Part]:
             for title, (target, attacks) in margins.items()
         ),
         _Part("targets, classifier alone", bare, 1, targets),
+        *(
+            _Part(f"queries of {name}, behind RAIN", rain, scored, pair)
+            for name, pair in _queries(options).items()
+        ),
     ]
+
+
+def _queries(options: Gains) -> dict[str, dict[str, Attack]]:
+    """Returns attacks by scores, each with draws of its own for every query and in common."""
+    radius = options.query_radius
+    ball = {"radius": radius, "num_queries": options.num_queries}
+    pairs = {**ball, "num_pairs": 10, "step_size": radius / 4, "loss": "margin"}
+    attacks = {
+        "NES": NES(**pairs),
+        "SPSA": SPSA(**pairs),
+        "SimBA, pixels": SimBA(**ball, loss="margin"),
+        "SimBA, cosines": SimBA(**ball, loss="margin", basis="dct", low_frequencies=16),
+        "ZOO": ZOO(
+            num_queries=options.num_queries,
+            num_coordinates=25,
+            attack_sizes=((0, 8),),
+            initial_const=10.0,
+            probe_size=1e-3,
+            step_size=0.02,
+        ),
+    }
+    return {
+        name: {
+            "draws of its own for each query": dataclasses.replace(attack, paired=False),
+            "draws in common, in the library": attack,
+        }
+        for name, attack in attacks.items()
+    }
 
 
 def _measured(
@@ -254,6 +296,9 @@ def _table(record: dict[str, Any]) -> Table:
         cells.append(Cell("" if entry is first else "yes" if gained else "no"))
         rows.append(tuple(cells))
     radii = [f"{255 * options[f'{name}_radius']:.3g}/255" for name in ("rain", "bare")]
+    queried = ""
+    if "query_radius" in options:  # older records have no such part
+        queried = f", {255 * options['query_radius']:.3g}/255 of attacks by scores behind RAIN"
     return Table(
         "What proposed attacks gain over the library's",
         tuple(
@@ -266,10 +311,10 @@ def _table(record: dict[str, Any]) -> Table:
         (
             f"Accuracy left of the first {options['num_examples']} images of {options['data']} "
             f"({options['split']} split), {options['classifier']}; L∞ radius {radii[0]} behind "
-            f"RAIN ({options['edsr']}), {radii[1]} on the classifier alone.",
+            f"RAIN ({options['edsr']}), {radii[1]} on the classifier alone{queried}.",
             f"**one-shot**: the mean over {options['num_score_draws']} draws behind RAIN; "
             "**N-shot**: an image counts only if all of these are right; **gradients**: of an "
-            "image, draws counted.",
+            "image, draws counted; of attacks by scores their queries.",
             "**difference**: in points, paired image by image, with its 95 % interval; a "
             "proposal **gains** where all of it lies below zero.",
         ),

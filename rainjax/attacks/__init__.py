@@ -9,18 +9,26 @@ from rainjax.attacks.elastic_net import ElasticNet
 from rainjax.attacks.eot import EOT
 from rainjax.attacks.fab import FAB
 from rainjax.attacks.minimum_norm import MinimumNormAttack
+from rainjax.attacks.nes import NES
 from rainjax.attacks.noisy_apgd import NoisyAPGD
 from rainjax.attacks.pgd import PGD, fgsm
 from rainjax.attacks.reachable import ReachableOutputs
+from rainjax.attacks.scores import ScoreAttack
 from rainjax.attacks.selective import SelectivePGD
+from rainjax.attacks.simba import SimBA
+from rainjax.attacks.spsa import SPSA
 from rainjax.attacks.square import Square
 from rainjax.attacks.transfer import InputDiversity, ScaleInvariance, TranslationInvariance
+from rainjax.attacks.zeroth_order import ZOO
 
 __all__ = [
     "APGD",
     "EOT",
     "FAB",
+    "NES",
     "PGD",
+    "SPSA",
+    "ZOO",
     "Attack",
     "BallAttack",
     "CarliniWagner",
@@ -34,7 +42,9 @@ __all__ = [
     "NoisyAPGD",
     "ReachableOutputs",
     "ScaleInvariance",
+    "ScoreAttack",
     "SelectivePGD",
+    "SimBA",
     "Square",
     "TranslationInvariance",
     "fgsm",

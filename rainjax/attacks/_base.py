@@ -44,7 +44,8 @@ class Attack(Value):
     It looks for a point around the image, and may lead one that is wrong already out of its
     mistake: `rainjax.evaluation.keep_worst` hands such an original out instead.
 
-    The keys of call `t` are the halves of `fold_in(loop_key, t)`, whoever drives the loop.
+    The keys of call `t` are the halves of `fold_in(loop_key, t)`, whoever drives the loop; an
+    attack may have calls that are compared ask on the draws of one of them.
     """
 
     eot: EOT = EOT()

@@ -51,6 +51,20 @@ class Reading:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class HingeReading:
+    """The mean margin at a point, the mean of the hinges on it, and the share of successes.
+
+    Outside of `vmap` it holds a batch.
+    """
+
+    value: Float[Array, "*n"]
+    hinge: Float[Array, "*n"]
+    success: Float[Array, "*n"]
+    logits: Float[Array, "*n classes"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Rivals:
     """The label of an image, and the classes it is compared with: any without a logit is none.
 
@@ -116,8 +130,8 @@ class Level:
 
 
 @dataclasses.dataclass(frozen=True)
-class Hinge:
-    """Asks for the margin, and for the gradient of minus what it lacks to `confidence`.
+class HingeLevel:
+    """Asks for the margin, and for minus what it lacks to `confidence`, without a gradient.
 
     Each draw has its own hinge (the `f_6` of Carlini and Wagner, 2017), so a mean of them goes
     on rising until the last draw is beaten, where a hinge on the mean margin would rest at the
@@ -128,20 +142,34 @@ class Hinge:
     confidence: float = 0.0
     targeted: bool = False
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Ascent:
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> HingeReading:
         """Returns the answer of one draw."""
-
-        def climbed(image):
-            logits = logits_fn(draw, image)
-            margin = losses.margin(logits, about.label)
-            margin = -margin if self.targeted else margin
-            return jnp.minimum(margin - self.confidence, 0.0), (margin, logits)
-
-        (_, (margin, logits)), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
+        logits = logits_fn(draw, image)
+        margin = losses.margin(logits, about.label)
+        margin = -margin if self.targeted else margin
         lead = -self.confidence if self.targeted else self.confidence
         handicapped = logits.at[about.label].add(lead)
         success = succeeds(handicapped, about.label, self.targeted)
-        return Ascent(margin, gradient, success, logits)
+        return HingeReading(margin, jnp.minimum(margin - self.confidence, 0.0), success, logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hinge:
+    """Asks for what `HingeLevel` does, and for the gradient of the hinge."""
+
+    confidence: float = 0.0
+    targeted: bool = False
+
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Ascent:
+        """Returns the answer of one draw."""
+        level = HingeLevel(self.confidence, self.targeted)
+
+        def climbed(image):
+            answer = level(logits_fn, draw, image, about)
+            return answer.hinge, answer
+
+        gradient, answer = jax.grad(climbed, has_aux=True)(image)
+        return Ascent(answer.value, gradient, answer.success, answer.logits)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from rainjax.attacks import EOT
+from rainjax.attacks import EOT, ScoreAttack
 
 _COUNTS = ("steps", "queries", "restarts")
 _ORDER = ("steps", "queries", "draws", "restarts")
@@ -28,10 +28,14 @@ def growing(attack: Any, is_random: bool) -> tuple[str, ...]:
 
 
 def grown(attack: Any, kind: str) -> Any:
-    """Returns the attack with twice as many steps, queries, restarts or draws."""
+    """Returns the attack with twice as many steps, queries, restarts or draws.
+
+    Where a budget of queries pays for the draws, it is doubled with them.
+    """
     if kind == "draws":
-        eot = _eot(attack)
-        return dataclasses.replace(attack, eot=with_draws(eot, 2 * eot.num_samples))
+        eot = with_draws(_eot(attack), 2 * _eot(attack).num_samples)
+        budget = {"num_queries": 2 * attack.num_queries} if isinstance(attack, ScoreAttack) else {}
+        return dataclasses.replace(attack, eot=eot, **budget)
     return dataclasses.replace(attack, **{f"num_{kind}": 2 * getattr(attack, f"num_{kind}")})
 
 

@@ -190,7 +190,9 @@ def _settled(record: Record) -> bool:
 def _surrogate(record: Record) -> tuple[str, str]:
     """Returns how an attack climbs, as `climbable` tells it, and a digest of what."""
     attack = record.content["threat"].get("attack") or {}
-    kind = (attack.get("attack") or attack).get("class")  # a ladder holds its attack
-    asks = kind == "Square" or record.knowledge <= Knowledge.SCORES
-    how = "outputs" if kind == "ReachableOutputs" else "scores" if asks else "gradient"
+    attack = attack.get("attack") or attack  # a ladder holds its attack
+    asks = "num_queries" in attack and "num_steps" not in attack  # an ensemble has both
+    asks |= record.knowledge <= Knowledge.SCORES
+    outputs = attack.get("class") == "ReachableOutputs"
+    how = "outputs" if outputs else "scores" if asks else "gradient"
     return how, digest(record.content["threat"].get("differentiates"))

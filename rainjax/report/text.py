@@ -98,7 +98,8 @@ def attack_text(record: Record) -> str:
         return f"{norm_text(norm)} radius {radius_text(norm, radius)}, {_ladder_text(record)}"
     steps = steps_text(record)
     if isinstance(attack.get("step_size"), int | float):
-        steps += f" of {radius_text(norm, attack['step_size'])}"
+        what = " of" if "num_steps" in attack else ", steps of"
+        steps += f"{what} {radius_text(norm, attack['step_size'])}"
     if isinstance(attack.get("num_restarts"), int) and attack["num_restarts"] > 1:
         steps += f", {attack['num_restarts']} starts"
     samples = f", K = {record.num_draws}" if attack.get("eot") else ""

@@ -17,11 +17,11 @@ Blocks = Float[Array, "rows cols 8 8 c"]
 Rounding = Literal["true", "straight_through", "sine", "cubic"]
 
 
-def dct_matrix() -> Float[np.ndarray, "8 8"]:
-    """Returns the orthonormal DCT-II of eight values: row `k` is the cosine of frequency `k`."""
-    n, k = np.arange(BLOCK), np.arange(BLOCK)[:, None]
-    matrix = np.sqrt(2 / BLOCK) * np.cos(np.pi * (2 * n + 1) * k / (2 * BLOCK))
-    matrix[0] = np.sqrt(1 / BLOCK)
+def dct_matrix(size: int = BLOCK) -> Float[np.ndarray, "n n"]:
+    """Returns the orthonormal DCT-II of `size` values: row `k` is the cosine of frequency `k`."""
+    n, k = np.arange(size), np.arange(size)[:, None]
+    matrix = np.sqrt(2 / size) * np.cos(np.pi * (2 * n + 1) * k / (2 * size))
+    matrix[0] = np.sqrt(1 / size)
     return matrix
 
 

@@ -162,7 +162,7 @@ def test_plain_bpda_does_not_stand_for_a_choice_among_outputs():
     chosen["threat"]["attack"]["attack"]["class"] = "ReachableOutputs"
     assert last_cells(results_of([bare, flat, chosen]))[0][RAIN].startswith("50.0 %")
     # Nor does a search, whatever its attacker is said to know.
-    chosen["threat"]["attack"]["attack"]["class"] = "Square"
+    chosen["threat"]["attack"]["attack"] = {"class": "Square", "num_queries": 500}
     assert last_cells(results_of([bare, flat, chosen]))[0][RAIN].startswith("≤ 50.0 %")
 
 
