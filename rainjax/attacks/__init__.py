@@ -2,18 +2,25 @@
 
 from rainjax.attacks._base import Attack, BallAttack
 from rainjax.attacks.apgd import APGD
+from rainjax.attacks.boundary import Boundary
 from rainjax.attacks.carlini_wagner import CarliniWagner, CarliniWagnerLinf
 from rainjax.attacks.deepfool import DeepFool
 from rainjax.attacks.directions import Direction, JointDirection
 from rainjax.attacks.elastic_net import ElasticNet
 from rainjax.attacks.eot import EOT
 from rainjax.attacks.fab import FAB
+from rainjax.attacks.hop_skip_jump import HopSkipJump
+from rainjax.attacks.labels import LabelAttack
 from rainjax.attacks.minimum_norm import MinimumNormAttack
 from rainjax.attacks.noisy_apgd import NoisyAPGD
 from rainjax.attacks.pgd import PGD, fgsm
+from rainjax.attacks.rays import RayS
 from rainjax.attacks.reachable import ReachableOutputs
 from rainjax.attacks.selective import SelectivePGD
+from rainjax.attacks.sequential import SequentialTest
 from rainjax.attacks.square import Square
+from rainjax.attacks.starts import GivenImages, Start, UniformNoise
+from rainjax.attacks.surfree import SurFree
 from rainjax.attacks.transfer import InputDiversity, ScaleInvariance, TranslationInvariance
 
 __all__ = [
@@ -23,19 +30,28 @@ __all__ = [
     "PGD",
     "Attack",
     "BallAttack",
+    "Boundary",
     "CarliniWagner",
     "CarliniWagnerLinf",
     "DeepFool",
     "Direction",
     "ElasticNet",
+    "GivenImages",
+    "HopSkipJump",
     "InputDiversity",
     "JointDirection",
+    "LabelAttack",
     "MinimumNormAttack",
     "NoisyAPGD",
+    "RayS",
     "ReachableOutputs",
     "ScaleInvariance",
     "SelectivePGD",
+    "SequentialTest",
     "Square",
+    "Start",
+    "SurFree",
     "TranslationInvariance",
+    "UniformNoise",
     "fgsm",
 ]
