@@ -32,9 +32,7 @@ class Recent:
         verdicts = jnp.concatenate([self.verdicts[1:], success[None]])
         return Recent(verdicts, jnp.minimum(self.count + 1, self.verdicts.shape[-1]))
 
-    def judged(
-        self, low: float, high: float
-    ) -> tuple[Bool[Array, ""], Bool[Array, ""], "Recent"]:
+    def judged(self, low: float, high: float) -> tuple[Bool[Array, ""], Bool[Array, ""], "Recent"]:
         """Returns whether too many are successes, or too few; cleared then. Both wait for all."""
         full, share = self.count == self.verdicts.shape[-1], jnp.mean(self.verdicts)
         many, few = full & (share > high), full & (share < low)
@@ -99,11 +97,11 @@ class Boundary(LabelAttack):
         if self.probe_every < 1:
             raise ValueError(f"probe_every={self.probe_every} must be at least 1.")
 
-    def begin(self, key: PRNGKey, origin: Image, point: Image) -> tuple[Walk, Image]:
-        """Returns the walk at its start, and its first proposal."""
+    def begin(self, origin: Image, point: Image) -> Walk:
+        """Returns the walk at its start."""
         no = jnp.array(False)
         one = jnp.ones((), origin.dtype)
-        walk = Walk(
+        return Walk(
             image=point,
             on_sphere=point,
             probing=no,
@@ -114,18 +112,17 @@ class Boundary(LabelAttack):
             spheres=Recent.none(100),
             steps=Recent.none(30),
         )
-        return self._propose(key, origin, walk)
 
     def move(
         self,
-        key: PRNGKey,
         origin: Image,
         search: Walk,
         asked: Image,
         success: Bool[Array, ""],
         share: Float[Array, ""],
-    ) -> tuple[Walk, Image]:
+    ) -> Walk:
         """Returns the walk after a proposal was judged, or the point on the sphere below it."""
+        del share
         closer = jnp.linalg.norm(asked - origin) < jnp.linalg.norm(search.image - origin)
         accepts = ~search.probing & success & closer
         image = jnp.where(accepts, asked, search.image)
@@ -136,10 +133,14 @@ class Boundary(LabelAttack):
             search, image=image, probing=probes, stepped=stepped, proposals=proposals
         )
         adapted = self._adapted(walk, success)
-        walk = jax.tree.map(lambda a, b: jnp.where(search.probing, a, b), adapted, walk)
-        following, proposal = self._propose(key, origin, walk)
-        walk = jax.tree.map(lambda a, b: jnp.where(probes, a, b), walk, following)
-        return walk, jnp.where(probes, search.on_sphere, proposal)
+        return jax.tree.map(lambda a, b: jnp.where(search.probing, a, b), adapted, walk)
+
+    def pose(self, key: PRNGKey, origin: Image, search: Walk) -> tuple[Walk, Image]:
+        """Returns the walk with another proposal, or with the point on the sphere of its last."""
+        on_sphere, proposal = self._propose(key, origin, search)
+        on_sphere = jnp.where(search.probing, search.on_sphere, on_sphere)
+        point = jnp.where(search.probing, on_sphere, proposal)
+        return dataclasses.replace(search, on_sphere=on_sphere), point
 
     def rests(self, search: Walk) -> Bool[Array, ""]:
         """Returns whether the walk has converged."""
@@ -163,8 +164,8 @@ class Boundary(LabelAttack):
             steps=steps,
         )
 
-    def _propose(self, key: PRNGKey, origin: Image, walk: Walk) -> tuple[Walk, Image]:
-        """Returns the walk with a new point on the sphere, and the step from there."""
+    def _propose(self, key: PRNGKey, origin: Image, walk: Walk) -> tuple[Image, Image]:
+        """Returns a random point on the sphere, and the step from there."""
         inward = origin - walk.image
         distance = jnp.linalg.norm(inward)
         unit = inward / jnp.maximum(distance, jnp.finfo(inward.dtype).tiny)
@@ -178,4 +179,4 @@ class Boundary(LabelAttack):
         reach = jnp.linalg.norm(left)
         step = jnp.maximum(walk.source_step * distance + reach - distance, 0.0)
         proposal = on_sphere + step / jnp.maximum(reach, jnp.finfo(left.dtype).tiny) * left
-        return dataclasses.replace(walk, on_sphere=on_sphere), jnp.clip(proposal, 0.0, 1.0)
+        return on_sphere, jnp.clip(proposal, 0.0, 1.0)

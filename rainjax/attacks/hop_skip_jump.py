@@ -78,27 +78,24 @@ class HopSkipJump(LabelAttack):
         """Returns whether the open question is one of the votes on the normal."""
         return search.part == VOTES
 
-    def begin(self, key: PRNGKey, origin: Image, point: Image) -> tuple[Hop, Image]:
+    def begin(self, origin: Image, point: Image) -> Hop:
         """Returns the search at the first projection."""
-        del key
         zeros, none = jnp.zeros_like(point), jnp.array(0)
         zero = jnp.zeros((), point.dtype)
-        hop = Hop(
+        return Hop(
             none + PROJECTS, none, point, point, self._whole_way(origin, point),
             none, zero, zeros, zeros, zeros, zero, none,
         )  # fmt: skip
-        return hop, self._between(origin, point, hop.way.middle)
 
     def move(
         self,
-        key: PRNGKey,
         origin: Image,
         search: Hop,
         asked: Image,
         success: Bool[Array, ""],
         share: Float[Array, ""],
-    ) -> tuple[Hop, Image]:
-        """Returns the search after the verdict on one point, and the next point."""
+    ) -> Hop:
+        """Returns the search after the verdict on one point."""
         projecting, voting = search.part == PROJECTS, search.part == VOTES
         stepping = search.part == STEPS
 
@@ -124,7 +121,7 @@ class HopSkipJump(LabelAttack):
         part = jnp.where(begins_votes, VOTES, jnp.where(begins_step, STEPS, part))
         halved = jnp.where(stepping & ~success, 0.5 * search.step, search.step)
         sums = lambda old, new: jnp.where(begins_votes, 0, jnp.where(voting, new, old))
-        hop = Hop(
+        return Hop(
             part=part,
             iteration=search.iteration + (stepped | stays),
             image=jnp.where(stepped, asked, image),
@@ -143,14 +140,14 @@ class HopSkipJump(LabelAttack):
             step=jnp.where(begins_step, reach, halved),
             halvings=jnp.where(begins_step, 0, search.halvings + stepping),
         )  # fmt: skip
-        return hop, self._point(key, origin, hop)
 
-    def _point(self, key: PRNGKey, origin: Image, hop: Hop) -> Image:
-        """Returns the point that the search asks about next."""
-        vote = hop.image + self._delta(origin, hop) * self._direction(key, origin)
-        moved = jnp.where(hop.part == VOTES, vote, hop.image + hop.step * hop.update)
-        between = self._between(origin, hop.far, hop.way.middle)
-        return jnp.where(hop.part == PROJECTS, between, jnp.clip(moved, 0.0, 1.0))
+    def pose(self, key: PRNGKey, origin: Image, search: Hop) -> tuple[Hop, Image]:
+        """Returns the search, and the point halfway, in a random direction, or a step further."""
+        image, part = search.image, search.part
+        vote = image + self._delta(origin, search) * self._direction(key, origin)
+        moved = jnp.where(part == VOTES, vote, image + search.step * search.update)
+        between = self._between(origin, search.far, search.way.middle)
+        return search, jnp.where(part == PROJECTS, between, jnp.clip(moved, 0.0, 1.0))
 
     def _whole_way(self, origin: Image, far: Image) -> Bisection:
         """Returns the bisection before its first question: over a share in L2, a size in L-inf."""
@@ -193,9 +190,9 @@ class HopSkipJump(LabelAttack):
         return noise / jnp.linalg.norm(noise)
 
     def _update(self, signed: Image, plain: Image, mean: Float[Array, ""]) -> Image:
-        """Returns the direction of the step: the weighted directions, less what all have in common.
+        """Returns the direction of the step: that of the weighted directions, less their bias.
 
-        Where all votes are alike there is nothing to subtract, and their mean is followed.
+        Where all votes are alike there is none to subtract, and their mean is followed.
         """
         alike = jnp.abs(mean) == 1
         return balls.steepest(jnp.where(alike, signed, signed - mean * plain), self.norm)

@@ -154,23 +154,26 @@ class LabelAttack(MinimumNormAttack):
         return True
 
     @abc.abstractmethod
-    def begin(self, key: PRNGKey, origin: Image, point: Image) -> tuple[Any, Image]:
-        """Returns the search that begins at a success, and the first point to ask about."""
+    def begin(self, origin: Image, point: Image) -> Any:
+        """Returns the search that begins at a success, before its first question."""
 
     @abc.abstractmethod
     def move(
         self,
-        key: PRNGKey,
         origin: Image,
         search: Any,
         asked: Image,
         success: Bool[Array, ""],
         share: Float[Array, ""],
-    ) -> tuple[Any, Image]:
-        """Returns the search after the verdict on the point `asked`, and the next point.
+    ) -> Any:
+        """Returns the search after the verdict on the point `asked`, before its next question.
 
         `share` is that of the draws that were a success.
         """
+
+    @abc.abstractmethod
+    def pose(self, key: PRNGKey, origin: Image, search: Any) -> tuple[Any, Image]:
+        """Returns the search with its next question, and the point to ask about."""
 
     def averages(self, search: Any) -> Bool[Array, ""]:
         """Returns whether the open question is one of many that the search averages over."""
@@ -184,10 +187,19 @@ class LabelAttack(MinimumNormAttack):
 
     def init(self, key: PRNGKey, image: Image, label: Label) -> LabelState:
         """Returns the state before the first question, which is about the image itself."""
+        del key
         zero = jnp.array(0)
-        search, _ = self.begin(key, image, image)  # of the right shape, until there is one
+        search = self.begin(image, image)  # of the right shape, until there is one
         return LabelState(
-            Nearest.none(image), label, image, Votes.none(), zero + ORIGIN, zero, image, zero, search
+            Nearest.none(image),
+            label,
+            image,
+            Votes.none(),
+            zero + ORIGIN,
+            zero,
+            image,
+            zero,
+            search,
         )
 
     def ask(self, state: LabelState) -> tuple[Image, Label]:
@@ -195,7 +207,7 @@ class LabelAttack(MinimumNormAttack):
         return state.asked, state.label
 
     def update(self, key: PRNGKey, state: LabelState, answer: Verdict) -> LabelState:
-        """Returns the state after one more vote, with another question where this one is decided."""
+        """Returns the state after one more answer, with a new question where that decides."""
         votes = state.votes.after(answer.success, self.num_draws)
         many = (state.phase == SEARCHING) & self.averages(state.search)
         decided, success = self._verdict(votes)
@@ -210,7 +222,7 @@ class LabelAttack(MinimumNormAttack):
         queries = state.queries + (state.phase != RESTING)
         state = dataclasses.replace(state, best=best, queries=queries, votes=votes)
         moved = self._next(key, state, success, votes.share)
-        return _either(decided | many, moved, state)
+        return moved if self.test is None else _either(decided | many, moved, state)
 
     def _verdict(self, votes: Votes) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
         """Returns whether the question is decided, and whether its point is a success."""
@@ -223,30 +235,30 @@ class LabelAttack(MinimumNormAttack):
         self, key: PRNGKey, state: LabelState, success: Bool[Array, ""], share: Float[Array, ""]
     ) -> LabelState:
         """Returns the state with the next question."""
-        search_key, begin_key = jax.random.split(key)
+        start_key, pose_key = jax.random.split(key)
         origin, phase = state.best.origin, state.phase
         of_origin, searches = phase == ORIGIN, phase == SEARCHING
-        search, moved = self.move(search_key, origin, state.search, state.asked, success, share)
-        state = dataclasses.replace(
-            state,
-            search=_either(searches, search, state.search),
-            asked=jnp.where(searches, moved, state.asked),
-            votes=Votes.none(),
-        )
+        # Before there is a search it makes nothing of nothing, and is begun anew.
+        search = self.move(origin, state.search, state.asked, success, share)
         rests = (of_origin & success) | (searches & self.rests(search))
+        state = dataclasses.replace(state, search=search, votes=Votes.none())
         if self.needs_start:
-            return self._start(begin_key, state, success, rests)
-        begins = of_origin & ~success
-        return self._begin(begin_key, _in(state, RESTING, rests), begins)
+            state, begins, rests = self._start(start_key, state, success, rests)
+        else:
+            begins = of_origin & ~success
+        phase = jnp.where(rests, RESTING, jnp.where(begins, SEARCHING, state.phase))
+        begun = self.begin(origin, state.best.image)
+        search, posed = self.pose(pose_key, origin, _either(begins, begun, state.search))
+        asked = jnp.where(phase == SEARCHING, posed, state.asked)
+        return dataclasses.replace(state, phase=phase, search=search, asked=asked)
 
     def _start(
         self, key: PRNGKey, state: LabelState, success: Bool[Array, ""], rests: Bool[Array, ""]
-    ) -> LabelState:
-        """Returns the state with the next question that a start needs, or at the search's first.
+    ) -> tuple[LabelState, Bool[Array, ""], Bool[Array, ""]]:
+        """Returns the state with the next question for a start, whether it is there, or given up.
 
         `tries` counts the starts that were tried, and then the halvings of the way to the one.
         """
-        try_key, begin_key = jax.random.split(key)
         origin, phase, starts = state.best.origin, state.phase, self.starts
         tried, blending = phase == TRIES, phase == BLENDING
         unfound = (tried | (phase == ORIGIN)) & ~success
@@ -254,31 +266,19 @@ class LabelAttack(MinimumNormAttack):
         found = tried & success
         halvings = jnp.where(blending, state.tries, 0)
         begins = (found | blending) & (halvings >= starts.num_halvings)
-        blends = (found | blending) & ~begins
-        tries = unfound & ~rests
+        blends, tries = (found | blending) & ~begins, unfound & ~rests
         # The nearest success on the way is the last one; what failed last is its other end.
         failed = jnp.where(blending & ~success, state.asked, state.failed)
         asked = jnp.where(blends, 0.5 * (failed + state.best.image), state.asked)
-        trial = starts.point(try_key, origin, jnp.minimum(state.tries, starts.most_tries - 1))
+        trial = starts.point(key, origin, jnp.minimum(state.tries, starts.most_tries - 1))
         state = dataclasses.replace(
             state,
+            phase=jnp.where(tries, TRIES, jnp.where(blends, BLENDING, phase)),
             failed=failed,
             asked=jnp.where(tries, trial, asked),
             tries=jnp.where(blends, halvings, state.tries) + (tries | blends),
         )
-        for phase, there in ((TRIES, tries), (BLENDING, blends), (RESTING, rests)):
-            state = _in(state, phase, there)
-        return self._begin(begin_key, state, begins)
-
-    def _begin(self, key: PRNGKey, state: LabelState, begins: Bool[Array, ""]) -> LabelState:
-        search, first = self.begin(key, state.best.origin, state.best.image)
-        begun = dataclasses.replace(state, search=search, asked=first)
-        return _either(begins, _in(begun, SEARCHING, jnp.array(True)), state)
-
-
-def _in(state: LabelState, phase: int, there: Bool[Array, ""]) -> LabelState:
-    """Returns the state, in another phase where it is `there`."""
-    return dataclasses.replace(state, phase=jnp.where(there, phase, state.phase))
+        return state, begins, rests
 
 
 def _either(first: Bool[Array, ""], one: Any, other: Any) -> Any:

@@ -57,26 +57,25 @@ class RayS(LabelAttack):
         """Rays begin at the image itself."""
         return False
 
-    def begin(self, key: PRNGKey, origin: Image, point: Image) -> tuple[Ray, Image]:
+    def begin(self, origin: Image, point: Image) -> Ray:
         """Returns the search at its first direction, with all signs turned."""
-        del key, point
+        del point
         ones, one, zero = jnp.ones_like(origin), jnp.ones((), origin.dtype), jnp.array(0)
         no = jnp.array(False)
         # Every direction ends in a corner of the cube at a radius of 1.
-        ray = Ray(ones, one, no, _turned(ones, zero, zero), zero, zero, no, Bisection(0 * one, one))
-        return ray, self._point(origin, ray)
+        way = Bisection(0 * one, one)
+        return Ray(ones, one, no, _turned(ones, zero, zero), zero, zero, no, way)
 
     def move(
         self,
-        key: PRNGKey,
         origin: Image,
         search: Ray,
         asked: Image,
         success: Bool[Array, ""],
         share: Float[Array, ""],
-    ) -> tuple[Ray, Image]:
-        """Returns the search after the verdict on one point, and the next point."""
-        del key, asked, share
+    ) -> Ray:
+        """Returns the search after the verdict on one point."""
+        del asked, share
         way = search.way.after(success)
         tolerance = self.tolerance / np.sqrt(origin.size)
         ends = search.searching & way.within(tolerance)
@@ -90,7 +89,7 @@ class RayS(LabelAttack):
         block = jnp.where(passes, block, search.block)
         whole = Bisection(jnp.zeros_like(radius), radius)
         halves = search.searching & ~ends
-        ray = Ray(
+        return Ray(
             signs=signs,
             radius=radius,
             found=search.found | better,
@@ -100,11 +99,12 @@ class RayS(LabelAttack):
             searching=halves | (~search.searching & success),
             way=jax.tree.map(lambda a, b: jnp.where(halves, a, b), way, whole),
         )
-        return ray, self._point(origin, ray)
 
-    def _point(self, origin: Image, ray: Ray) -> Image:
-        at = jnp.where(ray.searching, ray.way.middle, ray.radius)
-        return jnp.clip(origin + at * ray.tried, 0.0, 1.0)
+    def pose(self, key: PRNGKey, origin: Image, search: Ray) -> tuple[Ray, Image]:
+        """Returns the search, and the point at the radius so far, or halfway in a bisection."""
+        del key
+        at = jnp.where(search.searching, search.way.middle, search.radius)
+        return search, jnp.clip(origin + at * search.tried, 0.0, 1.0)
 
 
 def _sizes(size: int) -> Int[np.ndarray, "levels"]:
@@ -123,7 +123,7 @@ def _turned(signs: Image, level: Int[Array, ""], block: Int[Array, ""]) -> Image
 def _after(
     level: Int[Array, ""], block: Int[Array, ""], size: int
 ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """Returns the next block, at the next level after the last; there is none beyond single ones."""
+    """Returns the next block, after the last one of a level the first of the next level."""
     sizes = _sizes(size)
     last = (block + 1) * jnp.asarray(sizes)[level] >= size
     return (

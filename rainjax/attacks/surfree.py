@@ -85,11 +85,11 @@ class SurFree(LabelAttack):
                 "at least 1."
             )
 
-    def begin(self, key: PRNGKey, origin: Image, point: Image) -> tuple[Arc, Image]:
-        """Returns the search in its first plane."""
+    def begin(self, origin: Image, point: Image) -> Arc:
+        """Returns the search before its first plane."""
         zero, one = jnp.array(0), jnp.ones((), origin.dtype)
         earlier = jnp.zeros((self.num_orthogonal, *origin.shape), origin.dtype)
-        arc = Arc(
+        return Arc(
             part=zero + SIGNS,
             image=point,
             across=point,
@@ -101,19 +101,16 @@ class SurFree(LabelAttack):
             way=Bisection(one, one),
             held=point,
         )
-        arc = self._turned(key, origin, arc)
-        return arc, self._point(origin, arc)
 
     def move(
         self,
-        key: PRNGKey,
         origin: Image,
         search: Arc,
         asked: Image,
         success: Bool[Array, ""],
         share: Float[Array, ""],
-    ) -> tuple[Arc, Image]:
-        """Returns the search after the verdict on one point, and the next point."""
+    ) -> Arc:
+        """Returns the search after the verdict on one point."""
         del share
         part, number = search.part, search.number
         tries, extends, halves = part == SIGNS, part == EXTENDS, part == HALVES
@@ -147,19 +144,27 @@ class SurFree(LabelAttack):
         nearer = ends & (size(held) < size(search.image))
         widest = jnp.where(lost, search.widest * self.shrinkage, search.widest)
         widest = jnp.where(found, jnp.minimum(widest / self.shrinkage, _MOST_DEGREES), widest)
-        arc = dataclasses.replace(
+        image, turns = jnp.where(nearer, held, search.image), ends | lost
+        return dataclasses.replace(
             search,
             part=jnp.where(extended, EXTENDS, jnp.where(bisects, HALVES, SIGNS)),
-            image=jnp.where(nearer, held, search.image),
+            image=image,
             widest=widest,
-            number=jnp.where(bisects, halvings, jnp.where(extended, 0, number + 1)),
+            number=jnp.where(bisects, halvings, jnp.where(extended | turns, 0, number + 1)),
             sign=jnp.where(tries, self._sign(number), search.sign),
             way=way,
-            held=held,
+            held=jnp.where(turns, image, held),
         )
-        fresh = self._turned(key, origin, arc)
-        arc = jax.tree.map(lambda a, b: jnp.where(ends | lost, a, b), fresh, arc)
-        return arc, self._point(origin, arc)
+
+    def pose(self, key: PRNGKey, origin: Image, search: Arc) -> tuple[Arc, Image]:
+        """Returns the search, in another plane where it begins one, and a point of its arc."""
+        arc = self._turned(key, origin, search, (search.part == SIGNS) & (search.number == 0))
+        angle = self._angle(arc)
+        sign = jnp.where(arc.part == SIGNS, self._sign(arc.number), arc.sign)
+        outward = arc.image - origin
+        distance = balls.length(outward, "l2")
+        turned = _cos(angle) * outward + sign * distance * _sin(angle) * arc.across
+        return arc, jnp.clip(origin + _cos(angle) * turned, 0.0, 1.0)
 
     def _sign(self, number: Int[Array, ""]) -> Float[Array, ""]:
         return 1.0 - 2.0 * (number % 2)
@@ -170,39 +175,28 @@ class SurFree(LabelAttack):
         halfway = jnp.where(arc.part == EXTENDS, arc.way.fails, arc.way.middle)
         return jnp.where(arc.part == SIGNS, share * arc.widest, halfway)
 
-    def _point(self, origin: Image, arc: Arc) -> Image:
-        """Returns the point of the arc at the angle that is asked about."""
-        angle = self._angle(arc)
-        sign = jnp.where(arc.part == SIGNS, self._sign(arc.number), arc.sign)
-        outward = arc.image - origin
-        distance = balls.length(outward, "l2")
-        turned = _cos(angle) * outward + sign * distance * _sin(angle) * arc.across
-        return jnp.clip(origin + _cos(angle) * turned, 0.0, 1.0)
-
-    def _turned(self, key: PRNGKey, origin: Image, arc: Arc) -> Arc:
-        """Returns the search in another random plane."""
+    def _turned(self, key: PRNGKey, origin: Image, arc: Arc, turns: Bool[Array, ""]) -> Arc:
+        """Returns the search in another random plane, where it `turns`."""
         noise = self._random(key, origin)
         weights = jnp.einsum("khwc,hwc->k", arc.earlier, noise)
         noise -= jnp.einsum("k,khwc->hwc", weights, arc.earlier)
         outward = balls.steepest(arc.image - origin, "l2")
         noise -= jnp.sum(noise * outward) * outward
-        across = balls.steepest(noise, "l2")
-        place = arc.directions % self.num_orthogonal
+        across = jnp.where(turns, balls.steepest(noise, "l2"), arc.across)
+        place = (arc.directions - ~turns) % self.num_orthogonal
         return dataclasses.replace(
             arc,
-            part=jnp.array(SIGNS),
             across=across,
             earlier=arc.earlier.at[place].set(across),
-            directions=arc.directions + 1,
-            number=jnp.array(0),
-            held=arc.image,
+            directions=arc.directions + turns,
         )
 
     def _random(self, key: PRNGKey, like: Image) -> Image:
         if self.basis == "pixels":
             return jax.random.normal(key, like.shape, like.dtype)
         height, width, _ = like.shape
-        drawn = jax.random.randint(key, like.shape, -1, 2).astype(like.dtype)
+        drawn = jnp.floor(jax.random.uniform(key, like.shape, like.dtype, -1.0, 2.0))
+        drawn = jnp.minimum(drawn, 1.0)
         low = _lowest(height, width, self.frequency_share).astype(like.dtype)
         rows, columns = _dct(height).astype(like.dtype), _dct(width).astype(like.dtype)
         return jnp.einsum("uh,vw,uvc->hwc", rows, columns, drawn * low[..., None])
