@@ -11,12 +11,12 @@ from tests.adapters.common import CONV, MARKS, Conv, nchw, nhwc, peer, torch_con
 pytestmark = MARKS
 
 RNG = np.random.default_rng(2)
-NUM = 16
+NUM = 12
 IMAGES = RNG.uniform(0.2, 0.8, size=(NUM, 8, 8, 3)).astype(np.float32)
 PARAMS = jax.tree.map(jnp.asarray, CONV)
 LOGITS = jax.jit(jax.vmap(lambda x: Conv().apply(PARAMS, x)))
 LABELS = np.asarray(LOGITS(IMAGES)).argmax(-1)
-POOL = RNG.uniform(size=(30, 8, 8, 3)).astype(np.float32)
+POOL = RNG.uniform(size=(10, 8, 8, 3)).astype(np.float32)
 CLASSES = np.asarray(LOGITS(POOL)).argmax(-1)
 STARTS = POOL[[np.argmax(label != CLASSES) for label in LABELS]]  # each image's first success
 ORDERS = {"l2": 2, "linf": np.inf}
@@ -36,27 +36,24 @@ def distances(found, norm):
 
 
 @pytest.mark.parametrize(
-    ("name", "theirs", "attack", "most"),
+    ("name", "theirs", "attack", "size"),
     [
-        ("HopSkipJumpAttack", {"steps": 9}, HopSkipJump(), 2500),
-        (
-            "HopSkipJumpAttack",
-            {"steps": 9, "constraint": "linf"},
-            HopSkipJump(norm="linf"),
-            2500,
-        ),
-        ("BoundaryAttack", {"steps": 2000}, Boundary(), 2500),
+        # Its HopSkipJump brings directions to length one over a whole batch, not for each image.
+        ("HopSkipJumpAttack", {"steps": 6}, HopSkipJump(), 1),
+        ("HopSkipJumpAttack", {"steps": 6, "constraint": "linf"}, HopSkipJump(norm="linf"), 1),
+        ("BoundaryAttack", {"steps": 1200}, Boundary(), NUM),
     ],
     ids=["hop_skip_jump", "hop_skip_jump_linf", "boundary"],
 )
-def test_foolbox_comes_as_near_with_as_many_queries(name, theirs, attack, most):
+def test_foolbox_comes_as_near_with_as_many_queries(name, theirs, attack, size):
+    """The median distance of twelve images, within ten percent."""
     foolbox, torch = peer("foolbox"), peer("torch")
     torch.manual_seed(0)
-    calls = []
+    asked = []
 
     def counting(batch):
-        calls.append(len(batch))
-        with torch.no_grad():
+        asked.append(len(batch))
+        with torch.inference_mode():
             return module(batch)
 
     module = torch_conv(torch)
@@ -64,14 +61,17 @@ def test_foolbox_comes_as_near_with_as_many_queries(name, theirs, attack, most):
     counted.forward = counting
     model = foolbox.PyTorchModel(counted.eval(), bounds=(0, 1), device="cpu")
     rival = getattr(foolbox.attacks, name)(**theirs)
-    found = rival.run(
-        model, nchw(torch, IMAGES), torch.tensor(LABELS), starting_points=nchw(torch, STARTS)
-    )
-    assert set(calls) == {NUM}  # every call is a query of every image
-    assert 1500 < len(calls) < most
+    images, starts = nchw(torch, IMAGES), nchw(torch, STARTS)
+    found = [
+        rival.run(model, images[rows], torch.tensor(LABELS[rows]), starting_points=starts[rows])
+        for rows in (slice(first, first + size) for first in range(0, NUM, size))
+    ]
+    queries = sum(asked) // NUM
+    assert set(asked) == {size}
+    assert 1000 < queries < 1500
     # Ours asks about the image and the pool as well.
-    budget = len(calls) + 1 + len(POOL)
-    starts = GivenImages.of(POOL, num_halvings=0)
-    near = ours(type(attack)(norm=attack.norm, num_queries=budget, starts=starts))
-    ratio = np.median(near) / np.median(distances(nhwc(found), attack.norm))
+    pool = GivenImages.of(POOL, num_halvings=0)
+    budget = queries + 1 + len(POOL)
+    near = ours(type(attack)(norm=attack.norm, num_queries=budget, starts=pool))
+    ratio = np.median(near) / np.median(distances(nhwc(torch.cat(found)), attack.norm))
     assert 0.9 < ratio < 1.1, ratio
