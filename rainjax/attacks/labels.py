@@ -107,6 +107,8 @@ class LabelAttack(MinimumNormAttack):
     it, which takes few draws far from the boundary and many on it. With a test the draws of a
     question are queries of their own, so that the budget holds. Where an attack averages over
     many points (HopSkipJump's gradient), an answer is one vote for all of them, and not tested.
+    What is handed out lies at the boundary, where draws are divided as `success_share` says: more
+    than half of them makes it dearer, and surer of other draws.
 
     Raises:
         ValueError: an option is out of range; `eot` averages logits, which labels do not tell;
@@ -238,7 +240,7 @@ class LabelAttack(MinimumNormAttack):
         start_key, pose_key = jax.random.split(key)
         origin, phase = state.best.origin, state.phase
         of_origin, searches = phase == ORIGIN, phase == SEARCHING
-        # Before there is a search it makes nothing of nothing, and is begun anew.
+        # In other phases it means nothing yet: it will be begun anew.
         search = self.move(origin, state.search, state.asked, success, share)
         rests = (of_origin & success) | (searches & self.rests(search))
         state = dataclasses.replace(state, search=search, votes=Votes.none())
