@@ -16,7 +16,7 @@ import rainjax.attacks
 import rainjax.defenses
 import rainjax.detectors
 from rainjax import evaluation
-from rainjax.attacks import Attack, ScoreAttack, Square, losses
+from rainjax.attacks import Attack, LabelAttack, ScoreAttack, Square, losses
 from rainjax.contracts import DefenseOutputs, check_attack, check_defense, check_detector
 from rainjax.defenses import Defense, Identity
 from rainjax.detectors import Detector
@@ -208,7 +208,7 @@ def test_a_pipeline_that_returns_nan_does_not_look_robust(case, target_params):
     found = run(False, KEYS[0], image, label)
     assert np.isnan(found).any() == (case.name != "fgsm")  # which asks about the image alone
     found = run(True, KEYS[0], image, label)
-    asks_for_gradients = not isinstance(case.attack, Square | ScoreAttack)
+    asks_for_gradients = not isinstance(case.attack, Square | ScoreAttack | LabelAttack)
     assert np.isnan(found).any() == asks_for_gradients
 
 

@@ -8,6 +8,7 @@ from rainjax._arguments import Named
 from rainjax._checks import check_fields
 from rainjax._values import Value
 from rainjax.attacks import EOT, Attack
+from rainjax.attacks.labels import LabelOnly
 from rainjax.defenses import Identity
 from rainjax.defenses._base import Defense, quantizes
 from rainjax.evaluation.autoattack import AutoAttack
@@ -231,7 +232,8 @@ class ThreatModel(metaclass=Named):
     unless it says so. With
     `knowledge=Knowledge.KEYS` the attacker is given the draws that will be scored, all of them,
     and needs `EOT(draws="enumerated")`; that applies to random pipelines alone. A `Ladder` asks
-    the whole pipeline what still stands, so its attacker knows SCORES or DEFENSE. `num_examples`
+    the whole pipeline what still stands, so its attacker knows SCORES or DEFENSE; one who knows
+    LABELS has an attack that asks for no more, such as `HopSkipJump`. `num_examples`
     lowers a study's, where an attack is dear, and never raises it. `tags` name the displays it is
     for: "table", or the curve that it is a point of.
     `protocol` is what a published protocol fixes: where the measurement deviates, its record and
@@ -287,6 +289,13 @@ class ThreatModel(metaclass=Named):
                 f"The attack of {self.name!r} is a Ladder, which asks the whole pipeline what "
                 f"still stands, and knowledge={self.knowledge.name} does not allow that: give "
                 "SCORES, or DEFENSE, whatever the surrogate."
+            )
+        query = getattr(self.attack, "query", None)
+        if self.knowledge is Knowledge.LABELS and not isinstance(query, LabelOnly):
+            raise ValueError(
+                f"The attacker of {self.name!r} knows LABELS, and {type(self.attack).__name__} "
+                "asks for more: give SCORES for logits, DEFENSE for gradients, or an attack whose "
+                "query is LabelOnly, such as HopSkipJump."
             )
         if self.knowledge is Knowledge.KEYS:
             eot = getattr(self.attack, "eot", None)

@@ -89,3 +89,15 @@ CONV = {
     "bias": RNG.normal(0, 0.1, size=6).astype(np.float32),
     "head": RNG.normal(0, 0.3, size=(4 * 4 * 6, 10)).astype(np.float32),
 }
+
+
+def torch_conv(torch):
+    """Returns the same network of PyTorch, of images `n c h w`."""
+    conv, head = torch.nn.Conv2d(3, 6, 2, stride=2), torch.nn.Linear(96, 10, bias=False)
+    model = torch.nn.Sequential(conv, torch.nn.Tanh(), torch.nn.Flatten(), head)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor(CONV["kernel"].transpose(3, 2, 0, 1)))
+        conv.bias.copy_(torch.tensor(CONV["bias"]))
+        rows = CONV["head"].reshape(4, 4, 6, 10).transpose(2, 0, 1, 3)  # flattened c h w there
+        head.weight.copy_(torch.tensor(rows.reshape(96, 10).T))
+    return model.eval()

@@ -19,23 +19,12 @@ from rainjax.defenses import Identity
 from rainjax.evaluation import run_attack
 from rainjax.evaluation.describe import describe
 from rainjax.pipeline import Defended
-from tests.adapters.common import CONV, IMAGES, LABELS, MARKS, RNG, Conv, peer
+from tests.adapters.common import CONV, IMAGES, LABELS, MARKS, RNG, Conv, peer, torch_conv
 from tests.tiny import Mask, unchecked
 
 pytestmark = MARKS
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def _torch_conv(torch):
-    conv, head = torch.nn.Conv2d(3, 6, 2, stride=2), torch.nn.Linear(96, 10, bias=False)
-    model = torch.nn.Sequential(conv, torch.nn.Tanh(), torch.nn.Flatten(), head)
-    with torch.no_grad():
-        conv.weight.copy_(torch.tensor(CONV["kernel"].transpose(3, 2, 0, 1)))
-        conv.bias.copy_(torch.tensor(CONV["bias"]))
-        rows = CONV["head"].reshape(4, 4, 6, 10).transpose(2, 0, 1, 3)  # flattened c h w there
-        head.weight.copy_(torch.tensor(rows.reshape(96, 10).T))
-    return model.eval()
 
 
 def _tensorflow_conv(tf):
@@ -55,7 +44,7 @@ def _tensorflow_conv(tf):
 def foreign(request):
     """The classifier `Conv` in another framework, and a list of the batches it was asked for."""
     framework = peer(request.param)
-    made = {"torch": _torch_conv, "tensorflow": _tensorflow_conv}[request.param](framework)
+    made = {"torch": torch_conv, "tensorflow": _tensorflow_conv}[request.param](framework)
     make = {"torch": adapters.from_torch_module, "tensorflow": adapters.from_tensorflow}
     return make[request.param](made, 10)
 
@@ -99,7 +88,7 @@ def test_our_attack_finds_the_same_image_through_a_foreign_classifier(foreign, e
 
 def test_a_batch_is_one_call_of_the_foreign_classifier(torch):
     sizes = []
-    model = _torch_conv(torch)
+    model = torch_conv(torch)
     model.register_forward_hook(lambda module, inputs, out: sizes.append(len(inputs[0])))
     network = adapters.from_torch_module(model, 10)
     loss = lambda image: network.apply((), image).sum()
@@ -110,7 +99,7 @@ def test_a_batch_is_one_call_of_the_foreign_classifier(torch):
 
 
 def test_a_record_names_a_foreign_classifier_by_its_content(foreign, monkeypatch):
-    again = {"torch": _torch_conv, "tensorflow": _tensorflow_conv}
+    again = {"torch": torch_conv, "tensorflow": _tensorflow_conv}
     kind = "torch" if hasattr(foreign.model, "state_dict") else "tensorflow"
     twin = dataclasses.replace(foreign, held=Held(again[kind](peer(kind))))
     assert twin != foreign  # another object, which may change by itself
@@ -230,7 +219,7 @@ def test_large_batches_do_not_hang_on_one_core(torch):
 
 
 def test_from_torch_module_is_told_what_is_wrong(torch):
-    model = _torch_conv(torch)
+    model = torch_conv(torch)
     with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, not function"):
         adapters.from_torch_module(lambda x: x, 10)
     with pytest.raises(ValueError, match="num_classes=1 must be at least 2"):
@@ -303,15 +292,15 @@ def test_a_foreign_model_is_tried_at_the_size_of_the_images(torch):
     assert jax.eval_shape(network.apply, (), image).shape == (12,)
     with pytest.raises(ValueError, match=r"shape \(1, 3\), not \(1, 12\): give num_classes=3"):
         jax.eval_shape(network.apply, (), image[:4, :4])
-    conv = adapters.from_torch_module(_torch_conv(torch), 10)
+    conv = adapters.from_torch_module(torch_conv(torch), 10)
     with pytest.raises(ValueError, match=r"cannot take a float32 image of 8 x 8 x 1: .*channels"):
         jax.jit(conv.apply)((), image[..., :1])
-    blocked = torch.nn.Sequential(_torch_conv(torch), part(torch, lambda logits: logits.detach()))
+    blocked = torch.nn.Sequential(torch_conv(torch), part(torch, lambda logits: logits.detach()))
     network = adapters.from_torch_module(blocked.eval(), 10)
     assert network.apply((), image).shape == (10,)
     with pytest.raises(ValueError, match="cannot be differentiated at a float32 image of 8 x 8"):
         jax.grad(lambda image: network.apply((), image).sum())(image)
-    double = torch.nn.Sequential(_torch_conv(torch), part(torch, lambda logits: logits.double()))
+    double = torch.nn.Sequential(torch_conv(torch), part(torch, lambda logits: logits.double()))
     network = adapters.from_torch_module(double.eval(), 10)
     slope, expected = (
         jax.grad(lambda image, network=network: network.apply((), image).sum())(image)
