@@ -58,7 +58,7 @@ def make_table(folder: pathlib.Path) -> bytes:
     shown, capitals, head = set(), set(), []
     for line in (folder / "data.noun").read_text(encoding="utf-8").splitlines():
         if line.startswith("  "):
-            head.append("# " + line[5:].strip())
+            head.append(re.sub(r"^\s+\d+", "#", line).rstrip())
             continue
         number, lexicographer, _, count, *words = line.split(" ")
         if int(lexicographer) in _SHOWN:
