@@ -259,7 +259,7 @@ def _service(
 
 def _settings(kind: type[Service], words: tuple[str, ...]) -> dict[str, Any]:
     """Returns the fields of a service that a command line sets."""
-    apart = ("endpoint", "max_labels", "anonymous")
+    apart = ("endpoint", "max_labels", "anonymous", "stand_in")
     fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in apart}
     found: dict[str, Any] = {}
     for word in words:

@@ -48,9 +48,9 @@ class Rekognition(Service):
 
     Credentials and the region are boto3's: environment, ~/.aws, a role. Its limits are those of
     the developer guide's "Guidelines and quotas": 5 MB sent as bytes, 80 to 10,000 pixels a side.
-    The price is the list's for the first million images a month, Group 2; the rate is the least
-    default quota of a region. Labels come with `aliases`; their parents, which are broader words
-    and no synonyms, are left out.
+    The price is that of the first million images a month, Group 2, as listed in October 2026. Five
+    requests a second are a cautious rate: quotas differ by region. Labels come with `aliases`;
+    their parents, which are broader words and no synonyms, are left out.
     """
 
     name: ClassVar[str] = "aws"

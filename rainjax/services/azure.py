@@ -27,9 +27,9 @@ class AzureVision(Service):
 
     The endpoint and the key are where the client's documentation has them, in VISION_ENDPOINT and
     VISION_KEY; without a key, azure-identity's default credential is taken where that package is
-    installed. Pictures have under 20 MB and 50 to 16,000 pixels a side. The price is the list's
-    for tags, tier S1, and the rate its default of ten a second. The service returns all the tags
-    it has; the most confident ones are kept.
+    installed. Pictures have under 20 MB and 50 to 16,000 pixels a side. The price is the listed
+    one of tags in tier S1, not checked lately; ten requests a second are a cautious rate. The
+    service returns all the tags it has; the most confident ones are kept.
     """
 
     name: ClassVar[str] = "azure"

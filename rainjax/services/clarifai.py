@@ -55,8 +55,9 @@ class Clarifai(Service):
     The personal access token is looked for in CLARIFAI_PAT, and the address, where no endpoint is
     given, in CLARIFAI_API_BASE, as Clarifai's clients do. The client is clarifai-grpc, on its
     channel of JSON over HTTP: that one takes any address. Pictures have under 20 MB and 85
-    megapixels. The price is the list's for pre-trained models, and the rate the default limit of
-    every account. Concepts come with an `identifier` of Clarifai's.
+    megapixels. The price is one that was listed for pre-trained models before plans came with a
+    number of operations; the rate is the default limit of every account. Concepts come with an
+    `identifier` of Clarifai's.
     """
 
     name: ClassVar[str] = "clarifai"

@@ -29,9 +29,9 @@ class GoogleVision(Service):
     Credentials are Google's application default ones: GOOGLE_APPLICATION_CREDENTIALS, `gcloud
     auth application-default login`, a service account. The client speaks REST, for which an
     endpoint may be any address. A request is JSON of 10 MB at most, in which a file takes a third
-    more than its bytes. The price is the list's from the 1,001st image of a month on, and the rate
-    the default quota of 1,800 a minute. Labels come with an `identifier` of Google's knowledge
-    graph.
+    more than its bytes. The price is the listed one beyond the first thousand images of a month,
+    not checked lately, and the rate the default quota of 1,800 a minute. Labels come with an
+    `identifier` of Google's knowledge graph.
     """
 
     name: ClassVar[str] = "google"
