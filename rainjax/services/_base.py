@@ -123,7 +123,11 @@ class Service(Value):
         """
 
     def settings(self) -> dict[str, Any]:
-        """Returns, as plain JSON, what decides an answer beside the picture."""
+        """Returns, as plain JSON, what decides an answer beside the picture.
+
+        That is, of what this value says: a region or an address that a client takes from its own
+        configuration is not among it.
+        """
         apart = {"timeout", "anonymous"} | ({"endpoint"} if self.stand_in else set())
         names = [field.name for field in dataclasses.fields(self) if field.name not in apart]
         return {"service": self.name, **{name: getattr(self, name) for name in names}}

@@ -50,7 +50,7 @@ class AzureVision(Service):
         return 10.0
 
     def settings(self) -> dict[str, Any]:
-        """Returns what decides an answer; the endpoint is an account's name, and does not."""
+        """Returns what decides an answer: not the endpoint, which is the name of an account."""
         return {k: v for k, v in super().settings().items() if k != "endpoint"}
 
     def connect(self) -> Client:
