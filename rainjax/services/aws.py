@@ -1,6 +1,7 @@
 """AWS Rekognition's DetectLabels, through boto3."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 from rainjax._extras import require
@@ -79,11 +80,10 @@ class Rekognition(Service):
 
     def connect(self) -> Client:
         """Opens boto3's client; raises as `Service.connect`."""
-        boto3 = require("boto3", name="boto3", extra="aws")
-        botocore = require("botocore", name="botocore", extra="aws")
-        config_of = require("botocore.config", name="botocore", extra="aws").Config
-        errors = require("botocore.exceptions", name="botocore", extra="aws")
-        parsers = require("botocore.parsers", name="botocore", extra="aws")
+        load = functools.partial(require, name="boto3", extra="aws")
+        boto3, botocore = load("boto3"), load("botocore")
+        config_of = load("botocore.config").Config
+        errors, parsers = load("botocore.exceptions"), load("botocore.parsers")
         keep_quiet("boto3", "botocore")
         config = {
             "retries": {"total_max_attempts": 1, "mode": "standard"},

@@ -1,6 +1,7 @@
 """Azure AI Vision's tags, through azure-ai-vision-imageanalysis."""
 
 import dataclasses
+import functools
 import os
 from typing import Any, ClassVar
 
@@ -19,6 +20,8 @@ from rainjax.services._base import (
     unreachable,
 )
 from rainjax.services._pictures import Picture, PictureLimits
+
+_load = functools.partial(require, name="azure-ai-vision-imageanalysis", extra="azure")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +58,9 @@ class AzureVision(Service):
 
     def connect(self) -> Client:
         """Opens the client; raises as `Service.connect`."""
-        package, extra = "azure-ai-vision-imageanalysis", "azure"
-        analysis = require("azure.ai.vision.imageanalysis", name=package, extra=extra)
-        models = require("azure.ai.vision.imageanalysis.models", name=package, extra=extra)
-        errors = require("azure.core.exceptions", name="azure-core", extra=extra)
+        analysis = _load("azure.ai.vision.imageanalysis")
+        models = _load("azure.ai.vision.imageanalysis.models")
+        errors = _load("azure.core.exceptions")
         keep_quiet("azure", "urllib3")
         endpoint = self.endpoint or os.environ.get("VISION_ENDPOINT")
         if not endpoint:
@@ -99,13 +101,12 @@ class AzureVision(Service):
 
     def _credential(self) -> Any:
         """Returns the key of the environment, or Microsoft Entra's credential."""
-        key_of = require("azure.core.credentials", name="azure-core", extra="azure")
+        key_of = _load("azure.core.credentials")
         key = "none" if self.anonymous else os.environ.get("VISION_KEY")
         if key:
             return key_of.AzureKeyCredential(key)
         try:
-            identity = require("azure.identity", name="azure-identity", extra="azure")
-            return identity.DefaultAzureCredential()
+            return _load("azure.identity", name="azure-identity").DefaultAzureCredential()
         except ImportError:
             raise credentials(
                 self.title, "VISION_KEY is not set, and azure-identity is not installed"

@@ -1,6 +1,7 @@
 """Google Cloud Vision's label detection, through google-cloud-vision."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 from rainjax._extras import require
@@ -53,16 +54,12 @@ class GoogleVision(Service):
 
     def connect(self) -> Client:
         """Opens the client; raises as `Service.connect`."""
-        vision = require("google.cloud.vision", name="google-cloud-vision", extra="google")
-        rest = require(
-            "google.cloud.vision_v1.services.image_annotator.transports.rest",
-            name="google-cloud-vision",
-            extra="google",
-        )
-        api = require("google.api_core.exceptions", name="google-api-core", extra="google")
-        auth = require("google.auth", name="google-auth", extra="google")
-        auth_errors = require("google.auth.exceptions", name="google-auth", extra="google")
-        anonymous = require("google.auth.credentials", name="google-auth", extra="google")
+        load = functools.partial(require, name="google-cloud-vision", extra="google")
+        vision = load("google.cloud.vision")
+        rest = load("google.cloud.vision_v1.services.image_annotator.transports.rest")
+        api = load("google.api_core.exceptions")
+        auth, auth_errors = load("google.auth"), load("google.auth.exceptions")
+        anonymous = load("google.auth.credentials")
         requests = require("requests", name="requests", extra="google")
         keep_quiet("google", "urllib3", "requests")
         try:
