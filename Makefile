@@ -33,8 +33,8 @@ test: $(TEST) ## Runs the whole test suite; ARGS="-k rain" runs a part.
 test-fast: $(TEST) ## Runs the tests that are quick, in under 90 s on two cores: what is left out is in tests/slow.txt.
 	@$(TESTS) --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
 
-test-peers: $(PEERS) ## Runs the tests that need PyTorch, torchattacks, piq, Foolbox or ART.
-	@$(TESTS) tests/adapters tests/test_peers.py tests/metrics/test_piq.py $(ARGS)
+test-peers: $(PEERS) ## Runs the tests that need PyTorch, torchattacks, piq, Foolbox, ART or services' clients.
+	@$(TESTS) tests/adapters tests/test_peers.py tests/metrics/test_piq.py tests/services $(ARGS)
 
 lint: $(TEST) $(DEV) ## Checks formatting, lint and types.
 	@$(BIN)/ruff format --check .

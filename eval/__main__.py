@@ -18,6 +18,7 @@ import tyro
 
 from eval import design, report, sanity, smoothing
 from eval.benchmarks import (
+    api,
     attacks,
     gains,
     peers,
@@ -43,9 +44,9 @@ class Report:
     """Writes the report of a folder of records again, and its table in a page of Markdown."""
 
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The study's folder: the one that holds records/. Or gains.json, peers.json, residuals.json,
-    smoothing.json, speed.json or super_resolution.json. Or eval/records, a folder of studies, for
-    the README's table."""
+    """The study's folder: the one that holds records/. Or api.json, gains.json, peers.json,
+    residuals.json, smoothing.json, speed.json or super_resolution.json. Or eval/records, a folder
+    of studies, for the README's table."""
     readme: pathlib.Path | None = None
     """Also replace this file's table between its results:NAME markers."""
     name: str | None = None
@@ -63,6 +64,7 @@ _WORDS = {
     "gains": gains.Gains,
     "scores": scores.Scores,
     "terms": terms.Terms,
+    "api": api.Api,
     "residuals": residuals.Residuals,
     "super_resolution": super_resolution.SuperResolution,
 }
@@ -75,13 +77,14 @@ _BENCHMARKS = {
     gains.Gains: gains.run,
     scores.Scores: scores.run,
     terms.Terms: terms.run,
+    api.Api: api.run,
     residuals.Residuals: residuals.run,
     super_resolution.SuperResolution: super_resolution.run,
     smoothing.Smoothing: smoothing.run,
     design.Design: design.design,
 }
 # Killed, they go on where they were.
-_RESUMES = StudyOptions | smoothing.Smoothing | residuals.Residuals
+_RESUMES = StudyOptions | smoothing.Smoothing | residuals.Residuals | api.Api
 # They compile anew: what they measure must not depend on what ran before.
 _MEASURES_TIME = attacks.Benchmark | peers.Peers | scores.Scores | speed.Speed
 

@@ -26,9 +26,10 @@ LIBRARY = sorted((ROOT / "rainjax").rglob("*.py"))
 
 # What the extras bring, by the name under which it is imported.
 EXTRA = (
-    "array_record", "art", "beartype", "chex", "foolbox", "grain", "huggingface_hub",
-    "importlib_resources", "jinja2", "markupsafe", "matplotlib", "orbax", "pytest",
-    "tensorboardX", "tensorflow", "tensorflow_datasets", "torch",
+    "array_record", "art", "azure", "beartype", "boto3", "chex", "clarifai_grpc", "foolbox",
+    "google.cloud", "grain", "huggingface_hub", "importlib_resources", "jinja2", "markupsafe",
+    "matplotlib", "orbax", "pytest", "tenacity", "tensorboardX", "tensorflow",
+    "tensorflow_datasets", "torch",
 )  # fmt: skip
 
 ATTACK = """
@@ -140,6 +141,7 @@ def test_everything_imported_later_is_in_its_extra():
             assert extra in extras, (path, extra)
             assert module is None or _brought_by(module) & extras[extra], (path, module)
     assert {"data", "hub", "report", "train", "torch", "tensorflow", "foolbox", "art"} <= found
+    assert {"aws", "google", "azure", "clarifai", "services"} <= found
 
 
 def test_the_libraries_of_the_project_stay_in_it():

@@ -48,6 +48,7 @@ ORDER = [
     "attacks",
     "pipeline",
     "guarded",
+    "services",
     "zoo",
     "data",
     "checkpoints",
@@ -120,7 +121,8 @@ def test_readme_is_short():
 def test_pages_show_what_the_records_say():
     records = ROOT / "eval" / "records"
     places = [records, *(path.parent for path in records.glob("*/records"))]
-    lone = ("peers", "residuals", "scores", "smoothing", "speed", "super_resolution", "terms")
+    lone = ("api", "peers", "residuals", "scores", "smoothing", "speed", "super_resolution")
+    lone += ("terms",)
     places += [records / f"{name}.json" for name in lone]
     training = benchmark.RECORD.tell(records / "training.json", "markdown")
     shown = {**blocks(places), "training": training}
