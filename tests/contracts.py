@@ -331,7 +331,7 @@ ATTACKS = [
             num_coordinates=8,
             probe_size=0.1,
             step_size=0.2,
-            attack_sizes=((0, 3), (1, 6)),
+            attack_sizes=((0, 2), (1, 4)),
             importance=True,
         ),
         "l2",

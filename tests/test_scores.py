@@ -9,8 +9,7 @@ import pytest
 
 from rainjax import Defended, Identity
 from rainjax.attacks import EOT, NES, SPSA, ZOO, SimBA
-from rainjax.evaluation import Knowledge, Study, Subject, ThreatModel, evaluate
-from rainjax.evaluation.driver import watched_attack
+from rainjax.evaluation import Knowledge, Study, Subject, ThreatModel, driver, evaluate
 from rainjax.evaluation.effort import growing, grown
 from rainjax.pipeline import Pipeline
 from rainjax.report.text import attack_text
@@ -29,20 +28,10 @@ ATTACKS = {
 }
 
 
-class Counter:
-    """How often something happened."""
-
-    num = 0
-
-    def add(self, *happened):
-        self.num += 1
-
-
 @dataclasses.dataclass(frozen=True)
-class Counted(Pipeline):
-    """The linear classifier, which counts how often it is asked."""
+class Led(Pipeline):
+    """The linear classifier, whose label leads by as much as is said."""
 
-    counter: Counter
     lead: float
 
     def init(self, key):
@@ -53,21 +42,46 @@ class Counted(Pipeline):
         return True
 
     def logits(self, params, key, image):
-        jax.debug.callback(self.counter.add, image)
         return jnp.stack([jnp.array(self.lead), jnp.sum(WEIGHTS.astype(np.float32) * image)])
 
 
-def counted(attack, lead=100.0):
-    """Returns how many passes a classifier counts, and how many the attack says it spent."""
-    pipeline, keys = Counted(Counter(), lead), jax.random.split(KEY, 1)
-    jax.effects_barrier()
-    _, watch = watched_attack(pipeline, attack, (), keys, np.asarray(IMAGE)[None], np.array([0]))
-    jax.effects_barrier()
-    return pipeline.counter.num, attack.spent(watch).item()
+@pytest.fixture
+def counted(monkeypatch):
+    """Returns what counts the passes that the driver makes, and those that an attack tells of."""
+
+    def run(attack, lead=100.0):
+        asked = []
+
+        def counting(query, surrogate, fold, chunk, *others):
+            asked.append(chunk)
+            return added(query, surrogate, fold, chunk, *others)
+
+        added = driver._add_chunk
+        keys, images = jax.random.split(KEY, 1), np.asarray(IMAGE)[None]
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, "_add_chunk", counting)
+            _, watch = driver.watched_attack(Led(lead), attack, (), keys, images, np.array([0]))
+        return sum(asked), attack.spent(watch).item()
+
+    return run
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_no_more_is_asked_than_the_budget_and_all_is_counted(name):
+def test_a_question_is_one_pass(name):
+    passes = []
+
+    def logits_fn(draw, image):
+        passes.append(draw)
+        return linear(draw, image)
+
+    attack = ATTACKS[name]
+    state = attack.init(KEY, IMAGE, jnp.array(0))
+    attack.query(logits_fn, KEY, *attack.ask(state))
+    assert len(passes) == attack.passes_per_draw == 1
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_more_is_asked_than_the_budget_and_all_is_counted(name, counted):
     budget, draws = 59, 2
     attack = dataclasses.replace(ATTACKS[name], num_queries=budget, eot=EOT(draws))
     passes, spent = counted(attack)
@@ -78,7 +92,7 @@ def test_no_more_is_asked_than_the_budget_and_all_is_counted(name):
 
 
 @pytest.mark.parametrize("name", ["nes", "spsa", "simba"])
-def test_an_image_that_is_done_with_costs_no_more(name):
+def test_an_image_that_is_done_with_costs_no_more(name, counted):
     lead = float(np.sum(WEIGHTS * np.asarray(IMAGE))) + 0.35  # beaten soon, and not at once
     attack = dataclasses.replace(
         ATTACKS[name], num_queries=90, early_stop=True, paired=False, step_size=0.01
