@@ -122,7 +122,7 @@ def test_pages_show_what_the_records_say():
     records = ROOT / "eval" / "records"
     places = [records, *(path.parent for path in records.glob("*/records"))]
     lone = ("api", "peers", "residuals", "scores", "smoothing", "speed", "super_resolution")
-    lone += ("terms",)
+    lone += ("scores_photographs", "terms")
     places += [records / f"{name}.json" for name in lone]
     training = benchmark.RECORD.tell(records / "training.json", "markdown")
     shown = {**blocks(places), "training": training}
