@@ -9,6 +9,7 @@ import pytest
 
 from rainjax import EOT, PGD, Guarded, Purpose, example_keys, transforms
 from rainjax._files import read_array
+from rainjax.attacks import Square
 from rainjax.evaluation import (
     ClassifierAlone,
     Detection,
@@ -141,5 +142,22 @@ def test_an_attack_on_a_poor_image_knows_something():
     washed = dataclasses.replace(NOISE, then=PGD())
     with pytest.raises(ValueError, match=r"a\s+distortion"):
         ThreatModel("noise", washed, ClassifierAlone(), Knowledge.NONE)
-    with pytest.raises(ValueError, match="give both the same eot"):
-        dataclasses.replace(NOISE, then=PGD(eot=EOT(2)))
+    for eot in (EOT(), EOT(2)):
+        both = dataclasses.replace(NOISE, then=PGD(eot=EOT(2)), eot=eot)
+        assert both.eot == both.then.eot == EOT(2)
+    grown = dataclasses.replace(both, eot=EOT(4))
+    assert grown.then.eot == EOT(4)
+    with pytest.raises((TypeError, ValueError), match="then"):
+        dataclasses.replace(NOISE, then=Square())
+
+
+def test_doing_nothing_with_a_poor_image_is_kept_where_an_attack_undoes_a_mistake(tmp_path):
+    """A step so large that PGD leads wrong poor images to right answers, and never the better."""
+    attack = PGD(radius=0.5, step_size=0.5, num_steps=1, random_start=True)
+    washed = dataclasses.replace(NOISE, then=attack)
+    study = study_of(
+        Subject("bare", PLAIN, PARAMS),
+        threats=(POOR, ThreatModel("noise, then PGD", washed)),
+    )
+    poor, moved = evaluate(study, tmp_path, progress=False)
+    assert moved.score().accuracy <= poor.score().accuracy

@@ -19,6 +19,7 @@ from rainjax.attacks import (
 )
 from rainjax.attacks._base import Run
 from rainjax.attacks._watch import Watch
+from rainjax.attacks.labels import RESTING, Verdict
 from rainjax.attacks.surfree import _lowest
 from rainjax.evaluation.describe import describe, digest
 from tests.label_loops import (
@@ -164,6 +165,17 @@ def test_an_image_without_a_start_stays_as_it_is():
     found, _, last = history(attack, never, KEY, IMAGE, 1)
     np.testing.assert_array_equal(found, IMAGE)
     assert last.queries == 1
+
+
+@pytest.mark.parametrize("attack", [Boundary(), HopSkipJump(), RayS(), SurFree()])
+def test_an_attack_at_rest_takes_no_lucky_draw(attack):
+    """The driver asks on; a success of what has failed before is chance, and was not paid for."""
+    state = attack.init(KEY, IMAGE, jnp.asarray(0))
+    asked = jnp.clip(IMAGE + 0.01, 0, 1)
+    resting = dataclasses.replace(state, phase=state.phase * 0 + RESTING, asked=asked)
+    after = attack.update(KEY, resting, Verdict(jnp.asarray(1.0)))
+    np.testing.assert_array_equal(attack.result(after), attack.result(state))
+    assert int(after.queries) == int(state.queries)
 
 
 def test_given_images_are_tried_in_their_order():

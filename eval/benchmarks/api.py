@@ -184,6 +184,8 @@ def run(options: Api) -> pathlib.Path | None:
     with _service(options, source, images) as (service, stand_in):
         # Before an hour's work, too.
         service.limits.check(Picture(images.image(0)), service.title)
+        if not options.dry_run:
+            service.connect().close()
         attack, shelf = study(options, images, source), options.shelf(images)
         shown = pictures(options, attack, [(row.title, *row.make(shelf)) for row in rows])
         answers = _answers(options, service, stand_in, shown)
@@ -196,7 +198,7 @@ def run(options: Api) -> pathlib.Path | None:
         "options": _plain(options),
         "service": {
             "title": service.title,
-            "settings": service.settings(),
+            "settings": {k: v for k, v in service.settings().items() if k != "endpoint"},
             "stand_in": None if stand_in is None else _network(stand_in),
         },
         "source": _network(source),
@@ -266,12 +268,12 @@ def _settings(kind: type[Service], words: tuple[str, ...]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals or name not in fields:
             raise ValueError(
-                f"settings={word!r} must be NAME=VALUE, with one of {', '.join(fields)}."
+                f"settings={name!r} must be NAME=VALUE, with one of {', '.join(fields)}."
             )
         try:
             found[name] = float(value) if fields[name].type is float else value
         except ValueError:
-            raise ValueError(f"settings={word!r} must give a number.") from None
+            raise ValueError(f"settings={name!r} must give a number.") from None
     return found
 
 

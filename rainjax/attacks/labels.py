@@ -215,13 +215,14 @@ class LabelAttack(MinimumNormAttack):
         decided, success = self._verdict(votes)
         # What is averaged over is no success that was looked into: the luckiest would be kept.
         size = self.measure(state.asked - state.best.origin)
-        nearer = decided & ~many & success & (size < state.best.size)
+        working = state.phase != RESTING  # at rest an answer decides nothing, and is not counted
+        nearer = working & decided & ~many & success & (size < state.best.size)
         best = dataclasses.replace(
             state.best,
             image=jnp.where(nearer, state.asked, state.best.image),
             size=jnp.where(nearer, size, state.best.size),
         )
-        queries = state.queries + (state.phase != RESTING)
+        queries = state.queries + working
         state = dataclasses.replace(state, best=best, queries=queries, votes=votes)
         moved = self._next(key, state, success, votes.share)
         return moved if self.test is None else _either(decided | many, moved, state)

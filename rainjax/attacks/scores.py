@@ -24,7 +24,7 @@ class ScoreAttack(Attack):
     `paired` the calls whose answers are subtracted, or compared, ask on the same draws: what a
     draw does to both cancels, at no cost where each side is asked anyway. Without it every call
     asks on draws of its own, as attacks that were written for deterministic networks do; on such
-    a network the two are the same attack.
+    a network the two are the same attack, but for SimBA, which asks about its incumbent again.
 
     Raises:
         ValueError: the budget does not pay for one step, or the draws are to grow.

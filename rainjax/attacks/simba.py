@@ -52,7 +52,8 @@ class SimBA(ScoreBallAttack):
 
     Where draws differ, the loss of an incumbent is that of the draws that favoured it, and one
     lucky draw would end the search. So with `paired` every third call asks about the incumbent,
-    and two about proposals on the same draws.
+    and two about proposals on the same draws. Where nothing is random that call is lost: give
+    `paired=False` there.
 
     Raises:
         ValueError: an option is out of range, or as `ScoreBallAttack`; for an image, that it has

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from rainjax.attacks import Attack
+from rainjax.attacks import PGD, Attack
 from rainjax.attacks._base import Goal
-from rainjax.attacks.eot import Query
+from rainjax.attacks.eot import EOT, Query
 from rainjax.attacks.queries import Level
 from rainjax.transforms.distortions import Distortion, DistortionName, Scale
 from rainjax.typing import Image, Label, PRNGKey
@@ -34,27 +34,27 @@ class Distorted(Attack):
     poor quality: `ThreatModel("pixelate 3", Distorted(distortion="pixelate", severity=3),
     ClassifierAlone(), Knowledge.NONE)`. Its draws are of the keys that an attack has.
 
-    With an attack in `then`, somebody works on the poor image, around which lies the ball of that
+    With PGD in `then`, somebody works on the poor image, around which lies the ball of that
     attack: `then=PGD(loss="acceptance")` makes it look fine to a detector. It is asked what that
-    attack asks, and nothing leads back to the image before the distortion.
+    attack asks, of the draws of this one's `eot` where that is given and else of its own, and
+    nothing leads back to the image before the distortion. A ladder doubles its draws alone.
 
     Raises:
-        ValueError: there is no such distortion, severity or scale, or `then` has another `eot`.
+        ValueError: there is no such distortion, severity or scale.
     """
 
     distortion: DistortionName
     severity: int = 3
     scale: Scale = "imagenet_c"
-    then: Attack | None = None
+    then: PGD | None = None
 
     def __post_init__(self):
         super().__post_init__()
         Distortion(self.distortion, self.severity, self.scale)  # or says what it does not know
         if self.then is not None and self.then.eot != self.eot:
-            raise ValueError(
-                f"Distorted(eot={self.eot}) asks for {type(self.then).__name__}(eot="
-                f"{self.then.eot}): give both the same eot."
-            )
+            average = self.then.eot if self.eot == EOT() else self.eot
+            object.__setattr__(self, "eot", average)
+            object.__setattr__(self, "then", dataclasses.replace(self.then, eot=average))
 
     @property
     def goal(self) -> Goal:
@@ -105,6 +105,7 @@ class Distorted(Attack):
         poor = Distortion(self.distortion, self.severity, self.scale).apply(key, image)
         if self.then is None:
             return DistortedState(poor)
+        # The distortion keeps the key that it has alone, so that both show the same poor image.
         return DistortedState(poor, self.then.init(jax.random.fold_in(key, 1), poor, label))
 
     def ask(self, state: DistortedState) -> tuple[Image, Any]:

@@ -331,16 +331,21 @@ class Work:
             mesh=mesh,
             on_gradient=lambda n: on_gradient(n * len(rows)),
         )
-        # Who knows the scoring keys needs no other draws to choose by, nobody does not choose, and
-        # the original of an image that was distorted first is not the attacker's.
-        chooses = cell.attacked and not isinstance(cell.attack, Distorted)
-        if chooses and not cell.known_key:
+        # Who knows the scoring keys needs no other draws to choose by, and nobody does not choose.
+        if cell.attacked and not cell.known_key:
+            original = batch
+            if isinstance(cell.attack, Distorted):  # the attacker began with the poor image
+                alone = dataclasses.replace(cell.attack, then=None)
+                keys = self._keys(Purpose.ATTACK, full)
+                original = scoring.run_attack(
+                    cell.surrogate, alone, params, keys, batch, label, mesh=mesh
+                )
             attacked = scoring.keep_worst(
                 cell.surrogate,
                 cell.attack,
                 params,
                 self._keys(Purpose.SELECT, full),
-                batch,
+                original,
                 attacked,
                 np.asarray(label),
                 num_draws=_select_draws(cell),

@@ -76,6 +76,8 @@ class Service(Value):
     """What people call it."""
     limits: ClassVar[PictureLimits]
     """The pictures it takes."""
+    sends_credentials: ClassVar[bool] = True
+    """Whether its client sends any."""
 
     endpoint: str | None = None
     """Where the service is, as in https://host; None for where its client looks."""
@@ -143,13 +145,19 @@ class Service(Value):
                 f"The endpoint of {self.title} must be an address such as https://host or "
                 "http://127.0.0.1:8000."
             )
-        if parts.username is not None or parts.password is not None or parts.query:
+        if (
+            parts.username is not None
+            or parts.password is not None
+            or parts.query
+            or parts.fragment
+        ):
             raise ValueError(
-                f"The endpoint of {self.title} holds a user, a password or a query, which records "
-                f"and logs would show: give {parts.scheme}://{host} alone, and leave credentials "
-                "to the client's usual places."
+                f"The endpoint of {self.title} holds a user, a password, a query or a fragment, "
+                f"which records and logs would show: give {parts.scheme}://{host} alone, and "
+                "leave credentials to the client's usual places."
             )
-        if parts.scheme == "http" and not self.anonymous and not _is_local(host):
+        secret = self.sends_credentials and not self.anonymous
+        if parts.scheme == "http" and secret and not _is_local(host):
             raise ValueError(
                 f"{parts.scheme}://{host} would have the credentials of {self.title} cross a "
                 "network as plain text: give https."

@@ -1,6 +1,7 @@
 """A service that is asked politely: from the cache first, then so often a second, and no more."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -52,6 +53,7 @@ class Labeller:
         self._interval, self._sleep, self._next = 1 / per_second, sleep, 0.0
         self._num_attempts = num_attempts
         self._client: Client | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> "Labeller":
         return self
@@ -91,6 +93,13 @@ class Labeller:
         kept = self.cache.get(self.service, picture)
         if kept is not None:
             return kept
+        # One question at a time: JAX may call from several threads, and neither the budget nor the
+        # rate may be overrun, nor one picture paid for twice.
+        with self._lock:
+            kept = self.cache.get(self.service, picture)
+            return self._paid_for(picture) if kept is None else kept
+
+    def _paid_for(self, picture: Picture) -> Answer:
         self.service.limits.check(picture, self.service.title)
         tenacity = require("tenacity", name="tenacity", extra="services")
         self.connect()

@@ -82,6 +82,8 @@ class AzureVision(Service):
                 )
                 tags = [ServiceLabel(tag.name, tag.confidence) for tag in said.tags.list]
                 return in_order(tags, self.title)[: self.max_labels]
+            except errors.ClientAuthenticationError as error:
+                raise of_status(self.title, error.status_code or 401) from None
             except errors.IncompleteReadError:
                 raise malformed(self.title) from None
             except (errors.ServiceRequestError, errors.ServiceResponseError):

@@ -32,6 +32,7 @@ class OwnServer(Service):
     name: ClassVar[str] = "own"
     title: ClassVar[str] = "Your labelling server"
     limits: ClassVar[PictureLimits] = PictureLimits(100 * 2**20)
+    sends_credentials: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()

@@ -26,14 +26,16 @@ class Labelled(Pipeline):
     """A service behind a `defense`, as a classifier whose classes are the words of `vocabulary`.
 
     A logit is the logarithm of the confidence in the first label that means the word, by
-    `services.words`, and that of `floor` where no label does. There is no gradient. Images are
-    sent as whole grey levels. Every image that is not in the labeller's cache is a request, and
-    an attack by queries sends thousands: give the labeller `max_requests`. Two pipelines are equal
-    where they hold the same labeller. Its parameters are the defense's.
+    `services.words`, and that of `floor` where no label does. Where no word of the vocabulary is
+    named all are equal, and the first counts as the answer: let that be one for everything else,
+    which is no image's label. There is no gradient. Images are sent as whole grey levels. Every
+    image that is not in the labeller's cache is a request, and an attack by queries sends
+    thousands, so that the labeller of a service with a price needs `max_requests`. Two pipelines
+    are equal where they hold the same labeller. Its parameters are the defense's.
 
     Raises:
-        ValueError: `vocabulary` has fewer than two words or two that mean the same, or `floor`
-            does not lie in (0, 1).
+        ValueError: `vocabulary` has fewer than two words or two that mean the same, `floor` does
+            not lie in (0, 1), or nothing bounds what a service with a price is asked.
     """
 
     labeller: Labeller
@@ -46,6 +48,13 @@ class Labelled(Pipeline):
         if len({*map(fold, self.vocabulary)}) < max(2, len(self.vocabulary)):
             raise ValueError(
                 f"vocabulary={self.vocabulary} must name two things or more, each once."
+            )
+        asked = self.labeller.service
+        paid = asked.price > 0 and not asked.anonymous
+        if paid and self.labeller.max_requests is None:
+            raise ValueError(
+                f"{asked.title} is paid for each picture, and an attack shows thousands: give the "
+                "Labeller max_requests."
             )
         if not 0 < self.floor < 1:
             raise ValueError(f"floor={self.floor} must lie in (0, 1).")

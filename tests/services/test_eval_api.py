@@ -246,6 +246,12 @@ def test_settings_of_a_service(folder, changes, message):
         api.run(_options(folder, **changes))
 
 
+def test_a_secret_among_the_settings_is_not_repeated(folder):
+    with pytest.raises(ValueError, match="settings='KEY'") as told:
+        api.run(_options(folder, settings=("KEY=abc123",)))
+    assert "abc123" not in str(told.value)
+
+
 def test_the_attackers_classifier_is_no_stand_in(folder):
     with pytest.raises(ValueError, match="name another"):
         api.run(_options(folder, stand_in=str(folder / "resnet0")))

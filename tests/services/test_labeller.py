@@ -1,5 +1,6 @@
 """Nothing is paid for twice: the cache, what a kill leaves, limits of requests, and settings."""
 
+import concurrent.futures
 import dataclasses
 import signal
 import subprocess
@@ -39,6 +40,31 @@ def test_an_answer_is_kept(tmp_path):
         assert again(Picture(picture().pixels.copy())) == first
     assert server.num_requests == 1
     assert again.num_requests == 0
+
+
+def test_threads_share_the_budget_and_pay_once(tmp_path):
+    """JAX may call the host from several threads at once."""
+
+    def ask(number):
+        try:
+            return asked(picture(number % 3))
+        except RequestsSpent:
+            return None
+
+    with LocalServer(classify) as server:
+        asked, _ = labeller(pointed_at("own", server), tmp_path, max_requests=2)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(ask, range(24)))
+    assert server.num_requests == asked.num_requests == 2
+    assert sum(answer is not None for answer in answers) >= 2
+
+
+def test_a_server_that_gets_no_credentials_may_be_in_the_next_room():
+    assert OwnServer(endpoint="http://192.168.1.5:8000").endpoint == "http://192.168.1.5:8000"
+    with pytest.raises(ValueError, match="give https"):
+        Rekognition(endpoint="http://192.168.1.5:8000")
+    with pytest.raises(ValueError, match="fragment"):
+        OwnServer(endpoint="http://127.0.0.1:8000/#secret")
 
 
 def test_another_picture_or_setting_is_another_question(tmp_path):

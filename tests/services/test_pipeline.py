@@ -12,7 +12,7 @@ from rainjax.data import from_arrays
 from rainjax.defenses import BitDepth, GaussianNoise
 from rainjax.evaluation import CLEAN, Knowledge, Study, Subject, ThreatModel
 from rainjax.evaluation.study import cells
-from rainjax.services import Labelled, LocalServer
+from rainjax.services import AnswerCache, Labelled, Labeller, LocalServer, Rekognition
 from tests.services.common import labeller, need, pointed_at
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -93,6 +93,14 @@ def test_who_needs_a_gradient_has_no_cell(served):
     study = lambda which: Study("s", images, [subject], which, num_examples=2)
     assert {cell.threat.name for cell in cells(study(threats[:2]))} == {"clean", "Square"}
     assert len(cells(study(threats))) == 2
+
+
+def test_what_costs_money_is_bounded(tmp_path):
+    asked = Labeller(Rekognition(), AnswerCache(tmp_path))
+    with pytest.raises(ValueError, match="give the Labeller max_requests"):
+        Labelled(asked, ("car", "dog"))
+    bounded = Labeller(Rekognition(), AnswerCache(tmp_path), max_requests=10)
+    assert Labelled(bounded, ("car", "dog")).labeller.max_requests == 10
 
 
 @pytest.mark.parametrize("words", [("car",), ("car", "automobile"), ()])
