@@ -19,6 +19,7 @@ from rainjax.defenses import Identity
 from rainjax.evaluation import run_attack
 from rainjax.evaluation.describe import describe
 from rainjax.pipeline import Defended
+from tests.adapters import common
 from tests.adapters.common import CONV, IMAGES, LABELS, MARKS, RNG, Conv, peer, torch_conv
 from tests.tiny import Mask, unchecked
 
@@ -107,7 +108,8 @@ def test_a_record_names_a_foreign_classifier_by_its_content(foreign, monkeypatch
     assert twin.content_digest() == foreign.content_digest()
     other = {name: values.copy() for name, values in CONV.items()}
     other["bias"][-1] += 1e-6
-    monkeypatch.setattr(sys.modules[__name__], "CONV", other)
+    for module in (common.__name__, __name__):  # where both networks are made
+        monkeypatch.setattr(sys.modules[module], "CONV", other)
     moved = dataclasses.replace(foreign, held=Held(again[kind](peer(kind))))
     assert moved.content_digest() != foreign.content_digest()
     assert describe(moved) != describe(foreign)
