@@ -6,7 +6,7 @@
     fold, meanings, agreement                          synonyms; how far two answers agree
     LocalServer                                        a classifier that answers in their place
 
-Each service's client is an extra of its own, `pip install "rainjax[aws]"`; `services` is all.
+Each service's client is an extra of its own, `pip install -e ".[aws]"`; `services` is all.
 """
 
 from rainjax.services._base import (
