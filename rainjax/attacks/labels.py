@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rainjax._checks import check_num_classes
 from rainjax.attacks.minimum_norm import MinimumNormAttack, Nearest
 from rainjax.attacks.queries import succeeds
 from rainjax.attacks.sequential import SequentialTest, Votes
@@ -39,8 +40,14 @@ class LabelOnly:
     targeted: bool = False
 
     def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Label) -> Verdict:
-        """Returns the answer of one draw."""
-        return Verdict(succeeds(logits_fn(draw, image), about, self.targeted))
+        """Returns the answer of one draw.
+
+        Raises:
+            ValueError: there is one class, which is every image's.
+        """
+        logits = logits_fn(draw, image)
+        check_num_classes(logits.shape[0], "What gives these logits")
+        return Verdict(succeeds(logits, about, self.targeted))
 
 
 @jax.tree_util.register_dataclass
