@@ -179,7 +179,7 @@ BARE = Defended(Identity(), RESNET_TINY)
 
 def test_a_question_is_asked_at_one_price():
     parts = gains._parts(gains.Gains(), BEHIND_RAIN, BARE)
-    assert len(parts) == 4
+    assert len([part for part in parts if not part.name.startswith("queries")]) == 4
     for part in parts:
         assert len({attack.num_gradients for attack in part.attacks.values()}) == 1
         assert len(set(part.attacks.values())) == len(part.attacks) > 1
@@ -192,7 +192,7 @@ def test_the_program_records_what_it_measured(tmp_path, monkeypatch):
     parts = gains._parts
 
     def two(*given):
-        first, *_, last = parts(*given)
+        first, *_, last = (p for p in parts(*given) if not p.name.startswith("queries"))
         few = dict(list(first.attacks.items())[:1])
         return [dataclasses.replace(first, attacks=few), last]
 
