@@ -21,9 +21,8 @@ from rainjax.contracts import DefenseOutputs, check_attack, check_defense, check
 from rainjax.defenses import Defense, Identity
 from rainjax.detectors import Detector
 from rainjax.pipeline import Defended
+from tests.attack_contracts import ATTACKS, ATTACKS_ON_DETECTORS
 from tests.contracts import (
-    ATTACKS,
-    ATTACKS_ON_DETECTORS,
     DEFENSES,
     DETECTORS,
     DefenseCase,

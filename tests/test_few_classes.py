@@ -27,7 +27,7 @@ from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.ensemble import Member, fitting_members, run_ensemble
 from rainjax.evaluation.smoothing import Smoothed, certify
 from rainjax.pipeline import Defended, Pipeline
-from tests.contracts import ATTACKS
+from tests.attack_contracts import ATTACKS
 from tests.small_studies import SMALL, Arrays
 from tests.tiny import Linear
 

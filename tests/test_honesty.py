@@ -20,7 +20,7 @@ from rainjax.evaluation import run_attack, score
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.keys import Purpose, example_keys
 from rainjax.pipeline import Defended
-from tests.contracts import ATTACKS
+from tests.attack_contracts import ATTACKS
 from tests.tiny import EDSR_TINY, Linear, Mask, edsr_params
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -29,7 +29,7 @@ from rainjax.evaluation.ensemble import Member, run_ensemble
 from rainjax.evaluation.watch import zero_gradients
 from rainjax.nets._network import Network
 from rainjax.pipeline import Defended
-from tests.contracts import ATTACKS
+from tests.attack_contracts import ATTACKS
 from tests.small_studies import CLEAN, Round, linear, study_of
 from tests.tiny import Linear
 
