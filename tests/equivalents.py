@@ -11,21 +11,21 @@ PAGE = pathlib.Path(__file__).parents[1] / "docs" / "coming-from.md"
 class Equivalent:
     """A row: an expression of another library, and one of ours."""
 
-    library: str
+    peer: str
     theirs: str
     ours: str
 
     def __str__(self) -> str:
-        return f"{self.library}: {self.theirs.partition('(')[0]}"
+        return f"{self.peer}: {self.theirs.partition('(')[0]}"
 
 
 def equivalents() -> list[Equivalent]:
     """Returns every row of the page's tables."""
     found = []
     for section in PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
-        library = section.partition("\n")[0]
+        peer = section.partition("\n")[0]
         for theirs, ours in re.findall(r"^\| `(.+?)`.*? \| `(.+?)`.*? \|$", section, re.MULTILINE):
-            found.append(Equivalent(library, theirs, ours))
+            found.append(Equivalent(peer, theirs, ours))
     return found
 
 

@@ -21,10 +21,10 @@ def names():
     return equivalents.names()
 
 
-def test_every_library_has_its_rows():
-    libraries = [row.library for row in ROWS]
+def test_every_peer_has_its_rows():
+    peers = [row.peer for row in ROWS]
     assert len(ROWS) >= 40
-    assert set(libraries) == {
+    assert set(peers) == {
         "torchattacks", "Foolbox", "Adversarial Robustness Toolbox (ART)", "AutoAttack",
         "RobustBench",
     }  # fmt: skip

@@ -13,8 +13,8 @@ ROWS = equivalents.equivalents()
 ART = "Adversarial Robustness Toolbox (ART)"
 
 
-def _rows(library):
-    rows = [row for row in ROWS if row.library == library]
+def _rows(peer):
+    rows = [row for row in ROWS if row.peer == peer]
     assert rows
     return pytest.mark.parametrize("row", rows, ids=str)
 
