@@ -76,6 +76,10 @@ class Service(Value):
     """What people call it."""
     limits: ClassVar[PictureLimits]
     """The pictures it takes."""
+    price: ClassVar[float]
+    """US dollars for a thousand requests, by the list that the class names."""
+    rate: ClassVar[float]
+    """Requests a second that an account may make before anybody raises its quota."""
     sends_credentials: ClassVar[bool] = True
     """Whether its client sends any."""
 
@@ -102,16 +106,6 @@ class Service(Value):
         elif self.anonymous or self.stand_in:
             option = "anonymous=True" if self.anonymous else f"stand_in={self.stand_in!r}"
             raise ValueError(f"{option} is for a server of your own: give its endpoint.")
-
-    @property
-    @abc.abstractmethod
-    def price(self) -> float:
-        """US dollars for a thousand requests, by the list that the class names."""
-
-    @property
-    @abc.abstractmethod
-    def rate(self) -> float:
-        """Requests a second that an account may make before anybody raises its quota."""
 
     @abc.abstractmethod
     def connect(self) -> Client:

@@ -57,6 +57,8 @@ class Rekognition(Service):
     name: ClassVar[str] = "aws"
     title: ClassVar[str] = "AWS Rekognition"
     limits: ClassVar[PictureLimits] = PictureLimits(5 * 2**20, 80, 10_000)
+    price: ClassVar[float] = 1.0
+    rate: ClassVar[float] = 5.0
 
     region: str | None = None
     """The region, as in eu-west-1; None for what boto3 is configured with."""
@@ -67,16 +69,6 @@ class Rekognition(Service):
         super().__post_init__()
         if not 0 <= self.min_confidence <= 1:
             raise ValueError(f"min_confidence={self.min_confidence} must lie in [0, 1].")
-
-    @property
-    def price(self) -> float:
-        """One dollar."""
-        return 1.0
-
-    @property
-    def rate(self) -> float:
-        """Five a second."""
-        return 5.0
 
     def connect(self) -> Client:
         """Opens boto3's client; raises as `Service.connect`."""

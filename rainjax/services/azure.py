@@ -38,19 +38,11 @@ class AzureVision(Service):
     name: ClassVar[str] = "azure"
     title: ClassVar[str] = "Azure AI Vision"
     limits: ClassVar[PictureLimits] = PictureLimits(20 * 2**20 - 1, 50, 16_000)
+    price: ClassVar[float] = 1.0
+    rate: ClassVar[float] = 10.0
 
     model_version: str = "latest"
     """The model: latest, or a date."""
-
-    @property
-    def price(self) -> float:
-        """One dollar."""
-        return 1.0
-
-    @property
-    def rate(self) -> float:
-        """Ten a second."""
-        return 10.0
 
     def settings(self) -> dict[str, Any]:
         """Returns what decides an answer: not the endpoint, which is the name of an account."""

@@ -63,6 +63,8 @@ class Clarifai(Service):
     name: ClassVar[str] = "clarifai"
     title: ClassVar[str] = "Clarifai"
     limits: ClassVar[PictureLimits] = PictureLimits(20 * 2**20 - 1, max_pixels=85_000_000)
+    price: ClassVar[float] = 1.2
+    rate: ClassVar[float] = 15.0
 
     user: str = "clarifai"
     """Whose model it is."""
@@ -70,16 +72,6 @@ class Clarifai(Service):
     """The application it belongs to."""
     model: str = "general-image-recognition"
     """The model."""
-
-    @property
-    def price(self) -> float:
-        """One dollar and 20 cents."""
-        return 1.2
-
-    @property
-    def rate(self) -> float:
-        """Fifteen a second."""
-        return 15.0
 
     def connect(self) -> Client:
         """Opens the channel; raises as `Service.connect`."""

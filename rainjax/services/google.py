@@ -38,19 +38,11 @@ class GoogleVision(Service):
     name: ClassVar[str] = "google"
     title: ClassVar[str] = "Google Cloud Vision"
     limits: ClassVar[PictureLimits] = PictureLimits(7 * 2**20, max_pixels=75_000_000)
+    price: ClassVar[float] = 1.5
+    rate: ClassVar[float] = 30.0
 
     model: str = "builtin/stable"
     """The model: builtin/stable, or builtin/latest."""
-
-    @property
-    def price(self) -> float:
-        """One dollar and a half."""
-        return 1.5
-
-    @property
-    def rate(self) -> float:
-        """Thirty a second."""
-        return 30.0
 
     def connect(self) -> Client:
         """Opens the client; raises as `Service.connect`."""

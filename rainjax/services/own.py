@@ -32,22 +32,14 @@ class OwnServer(Service):
     name: ClassVar[str] = "own"
     title: ClassVar[str] = "Your labelling server"
     limits: ClassVar[PictureLimits] = PictureLimits(100 * 2**20)
+    price: ClassVar[float] = 0.0
+    rate: ClassVar[float] = 1000.0
     sends_credentials: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
         if self.endpoint is None:
             raise ValueError("OwnServer needs an endpoint, such as http://127.0.0.1:8000.")
-
-    @property
-    def price(self) -> float:
-        """Nothing."""
-        return 0.0
-
-    @property
-    def rate(self) -> float:
-        """A thousand a second."""
-        return 1000.0
 
     def connect(self) -> Client:
         """Returns what sends a picture; there is nothing to open."""
