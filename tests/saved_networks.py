@@ -47,3 +47,12 @@ def tiny_zoo(folder: pathlib.Path) -> pathlib.Path:
     zoo.save(folder, "resnet", RESNET_TINY, params, CARD)
     zoo.save(folder, "edsr", EDSR_TINY, edsr_params(), CARD)
     return folder
+
+
+def two_classifiers(folder: pathlib.Path) -> pathlib.Path:
+    """Saves resnet0 and resnet1, often right where they were fitted, and returns their folder."""
+    images, labels = data.load("builtin", "train").get(np.arange(250))
+    for seed in (0, 1):
+        params = resnet_params(images.astype(np.float32) / 255, labels, seed)
+        zoo.save(folder, f"resnet{seed}", RESNET_TINY, params, CARD)
+    return folder

@@ -17,8 +17,7 @@ from eval.benchmarks.residuals import Residuals
 from rainjax import PGD, Defended, Identity, data, run_attack, zoo
 from rainjax.evaluation import driver
 from rainjax.keys import Purpose, example_keys
-from tests.saved_networks import CARD
-from tests.tiny import RESNET_TINY, resnet_params
+from tests.saved_networks import two_classifiers
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -32,13 +31,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classifiers that are often right where they were fitted."""
-    place = tmp_path_factory.mktemp("residuals")
-    images, labels = data.load("builtin", "train").get(np.arange(250))
-    for seed in (0, 1):
-        params = resnet_params(images.astype(np.float32) / 255, labels, seed)
-        zoo.save(place, f"resnet{seed}", RESNET_TINY, params, CARD)
-    return place
+    return two_classifiers(tmp_path_factory.mktemp("residuals"))
 
 
 def _options(folder, **changes):

@@ -16,9 +16,8 @@ from eval.benchmarks.api import Api
 from rainjax import data, zoo
 from rainjax.metrics import wilson_interval
 from rainjax.services import Clarifai, LocalServer, RequestsSpent
-from tests.saved_networks import CARD
+from tests.saved_networks import two_classifiers
 from tests.services.common import need
-from tests.tiny import RESNET_TINY, resnet_params
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -32,13 +31,7 @@ def tenacity():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classifiers that are often right where they were fitted."""
-    place = tmp_path_factory.mktemp("api")
-    images, labels = data.load("builtin", "train").get(np.arange(250))
-    for seed in (0, 1):
-        params = resnet_params(images.astype(np.float32) / 255, labels, seed)
-        zoo.save(place, f"resnet{seed}", RESNET_TINY, params, CARD)
-    return place
+    return two_classifiers(tmp_path_factory.mktemp("api"))
 
 
 def _options(folder, **changes):
