@@ -333,10 +333,11 @@ def _agreed(options: Api, service: Service, missing: int) -> bool:
             f"{missing} requests to {service.title} are to be agreed to, and nobody is asked "
             "here: give --yes."
         )
-    return input(f"Send {missing} requests to {service.title}? [y/N] ").strip().lower() in (
-        "y",
-        "yes",
-    )
+    again = ""
+    if options.num_attempts > 1:
+        again = f", one that is not answered up to {options.num_attempts} times"
+    question = f"Send {missing} requests to {service.title}{again}? [y/N] "
+    return input(question).strip().lower() in ("y", "yes")
 
 
 def _network(entry: Entry) -> dict[str, Any]:

@@ -84,7 +84,8 @@ class ZOO(ScoreAttack, MinimumNormAttack):
     coordinates, nine rounds from a constant of 0.01 and steps of 0.01 on small images; on
     ImageNet one round at 10, steps of 0.002, sizes of 32 and later 64 and 128 and hundreds of
     thousands of queries. Newton's second difference drowns in the rounding of float32 unless
-    `probe_size` is some hundredths.
+    `probe_size` is some hundredths. Probes are clipped to [0, 1] too: at exactly 0 or 1 a slope is
+    half of what it is, which Adam's steps do not notice, and Newton's hardly move.
 
     On a random pipeline give `eot` many draws: with one a lucky draw is taken for a success.
 
