@@ -183,7 +183,9 @@ def test_it_asks_before_it_sends(folder, path, monkeypatch, capsys):
         assert api.run(options) is not None
         path.write_bytes(before)
     assert server.num_requests >= 2 * NUM
-    assert asked == [f"Send {server.num_requests} requests to Your labelling server? [y/N] "]
+    (question,) = asked
+    assert question.startswith(f"Send {server.num_requests} requests to Your labelling server")
+    assert f"up to {Api().num_attempts} times" in question
 
 
 def test_a_run_that_has_spent_its_requests_goes_on(folder, path, capsys):
