@@ -42,7 +42,7 @@ lint: $(TEST) $(DEV) ## Checks formatting, lint and types.
 	@$(BIN)/pyright
 
 notebooks: $(TEST) ## Runs every notebook from top to bottom.
-	@$(TESTS) --nbmake --numprocesses 2 notebooks $(ARGS)
+	@$(TESTS) --nbmake --nbmake-timeout 1500 --numprocesses 2 notebooks $(ARGS)
 
 docs: $(DOCS) ## Builds the site in build/site; a warning is an error, a link that leads nowhere too.
 	@$(BIN)/python -m sphinx --conf-dir docs --builder html --fail-on-warning --keep-going --quiet \

@@ -10,11 +10,12 @@ from tests.golden.minimum_norm_foolbox import BETA, CANDIDATES, SEARCH
 pytestmark = pytest.mark.optimized
 
 ADV, PLAIN = "resnet4b_adv2", "resnet20"
+NUM = 128  # of the 256 images that theirs were asked of: a point is one image
 
 
 def _norms(shared_data, network, name, attack, norm):
     """Returns the norm that each image needs by ours, and by theirs."""
-    theirs = np.load(GOLDEN / "minimum_norm_foolbox.npz")[f"{network}/{name}"]
+    theirs = np.load(GOLDEN / "minimum_norm_foolbox.npz")[f"{network}/{name}"][:NUM]
     return attack_cifar10(shared_data, network, attack, np.arange(len(theirs))).norms(norm), theirs
 
 
@@ -42,8 +43,8 @@ def test_carlini_wagner(shared_data, network, radii):
 
 
 def _agree(ours, theirs, radii):
-    """At every radius the robust accuracies are within one point on 256 images."""
-    assert len(ours) == len(theirs) == 256
+    """At every radius the robust accuracies are within one point on as many images."""
+    assert len(ours) == len(theirs) == NUM
     accuracies = np.array([[(norms > r).mean() for r in radii] for norms in (ours, theirs)])
     assert accuracies[1, 0] > 0.5 > accuracies[1, -1] + 0.2  # radii that tell
     np.testing.assert_allclose(*accuracies, atol=0.01)
