@@ -38,6 +38,13 @@ def expectation(
     and of `i` alone, so neither the chunk size nor a larger `num_samples` changes it; see `draw`
     for the kinds there are.
 
+    >>> import jax
+    >>> from rainjax import expectation
+    >>> noisy = lambda key, x: x**2 + jax.random.normal(key)
+    >>> slope = expectation(jax.grad(noisy, argnums=1), num_samples=8, chunk_size=4)
+    >>> float(slope(jax.random.key(0), 3.0))
+    6.0
+
     Raises:
         ValueError: `num_samples` is below 1, `chunk_size` does not divide it, or no draws are
             called so.
@@ -98,7 +105,16 @@ def zeros_of(fn: Callable, *args):
 
 
 def add_draws(fn: Callable, total, key: PRNGKey, start, count: int, draws: Draws, *args):
-    """Returns `total` plus the sum of `fn(draw, *args)` over draws `start..start+count-1`."""
+    """Returns `total` plus the sum of `fn(draw, *args)` over draws `start..start+count-1`.
+
+    Args:
+        fn: A function of a draw and of `args`, to a tree of numbers.
+        total: What is added to, a tree like its results.
+        key: The root of the draws.
+        start: The number of the first one.
+        count: How many they are.
+        draws: Their kind.
+    """
     one = lambda number: fn(draw(key, number, draws), *args)
     values = jax.vmap(one)(start + jnp.arange(count))
     return jax.tree.map(lambda t, v: t + v.sum(0), total, values)
@@ -109,6 +125,14 @@ class BPDA(Enumerable, Stratified):
     """Runs `forward`, differentiates `backward`, on one draw (Athalye et al., 2018).
 
     Parameters are those of `forward`; `backward` must accept them (`Identity` accepts any).
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rainjax import BPDA, Identity
+    >>> from rainjax.defenses import BitDepth
+    >>> defense, image = BPDA(BitDepth(2), Identity()), jnp.full((1, 1, 3), 0.4)
+    >>> apply = lambda x: defense.apply((), jax.random.key(0), x)
+    >>> jax.grad(lambda x: apply(x).sum())(image).ravel().tolist()
+    [1.0, 1.0, 1.0]
     """
 
     forward: Defense
@@ -183,6 +207,12 @@ def straight_through(
 
     By default the gradient is the identity's (Bengio et al., 2013). `fn` and `surrogate` must
     return the same shape.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rainjax import straight_through
+    >>> steps = straight_through(jnp.round)
+    >>> float(steps(jnp.array(1.6))), float(jax.grad(steps)(1.6))
+    (2.0, 1.0)
     """
 
     def through(x):

@@ -40,6 +40,21 @@ class Guarded(Pipeline):
     rejected, or wrong, has nothing left to do. Where a score is steep the label's logit is far
     above all others, and a cross-entropy is flat: climb a margin.
 
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> from rainjax import Defended, Guarded, Identity, data, zoo
+    >>> from rainjax.detectors import MaxSoftmax, calibrate
+    >>> entry = zoo.load("builtin_resnet")
+    >>> pipeline = Defended(Identity(), entry.network)
+    >>> detector = MaxSoftmax(entry.network)
+    >>> clean, _ = data.load("builtin", "validation").get(np.arange(40))
+    >>> threshold = calibrate(
+    ...     detector, {"network": entry.params}, clean / np.float32(255), false_positive_rate=0.1
+    ... )
+    >>> guarded = Guarded(pipeline, detector)
+    >>> params = {"pipeline": {"defense": (), "classifier": entry.params}, **threshold}
+    >>> guarded.logits(params, jax.random.key(0), jnp.full((32, 32, 3), 0.5)).shape
+    (11,)
+
     Raises:
         ValueError: a part is of another kind.
     """

@@ -54,6 +54,13 @@ def example_keys(
 
     `indices` are positions in the data set, not in the batch.
 
+    >>> import jax, numpy as np
+    >>> from rainjax import Purpose, example_keys
+    >>> keys = example_keys(0, Purpose.ATTACK, np.arange(4))
+    >>> alone = example_keys(0, Purpose.ATTACK, np.array([2]))  # the third image, in another batch
+    >>> bool((jax.random.key_data(keys[2]) == jax.random.key_data(alone[0])).all())
+    True
+
     Raises:
         ValueError: `seed` or one of `indices` is no whole number in 0..2**32-1 (of traced
             `indices` only the type is known), or they are not of shape `n`.

@@ -154,6 +154,17 @@ class Defended(Pipeline):
     Its parameters are `{"defense": ..., "classifier": ...}`. The pipeline that is scored and
     the surrogate that an attacker differentiates are two such values over one set of them.
 
+    >>> import jax, jax.numpy as jnp
+    >>> from rainjax import Defended, nets
+    >>> from rainjax.defenses import BitDepth
+    >>> def logits(weights, image):
+    ...     return image.reshape(-1) @ weights
+    >>> model = nets.from_function(logits, jnp.ones((192, 10)))
+    >>> pipeline = Defended(BitDepth(3), model.network)
+    >>> params = {"defense": (), "classifier": model.params}
+    >>> pipeline.logits(params, jax.random.key(0), jnp.ones((8, 8, 3))).shape
+    (10,)
+
     Raises:
         ValueError: a part is something else, or the two are swapped; says what to make of it.
     """

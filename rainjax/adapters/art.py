@@ -30,6 +30,14 @@ def as_art_classifier(
     call has the same draws. `loss_gradient` is that of each image's own cross-entropy. Training
     it is refused.
 
+    Args:
+        defended: The pipeline; its defense draws anew at every call.
+        params: Its parameters.
+        num_classes: The number of its logits.
+        image_shape: `(h, w, c)`.
+        seed: The root of every draw.
+        fresh: Whether every call has draws of its own.
+
     Raises:
         ImportError: ART is not installed.
         ValueError: the pipeline takes no such images or knows another number of classes, or

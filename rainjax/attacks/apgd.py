@@ -91,6 +91,11 @@ class APGD(BallAttack):
     wrong classes with the highest mean logits on the image itself, which the first call asks
     for. With too few classes the same ones come round again, from other starts.
 
+    >>> from rainjax.attacks import APGD
+    >>> targeted = APGD(radius=8 / 255, num_steps=50, num_targets=9)
+    >>> targeted.num_gradients  # steps and a first look from each of nine starts, and the targets
+    460
+
     Raises:
         ValueError: an option is out of range, or `num_targets` comes with another loss or with
             a target given as label.

@@ -92,6 +92,10 @@ class CarliniWagner(PenaltyAttack):
     `num_steps`: none is given up early, as the authors' code does.
 
     On a random pipeline give `eot` many draws: with one a lucky draw is taken for a success.
+
+    >>> from rainjax.attacks import CarliniWagner
+    >>> CarliniWagner(num_search_steps=5, num_steps=200).num_gradients
+    1000
     """
 
     @property

@@ -42,6 +42,15 @@ class DeepFool(MinimumNormAttack):
 
     On a random pipeline boundaries are those of the mean logits and of the mean gradients; give
     `eot` many draws there: with one a lucky draw is taken for a success.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rainjax.attacks import DeepFool
+    >>> weights = jnp.stack([jnp.ones(48), -jnp.ones(48)], axis=1)
+    >>> logits = lambda draw, image: (image.reshape(-1) - 0.5) @ weights
+    >>> image, label = jnp.full((4, 4, 3), 0.6), jnp.array(0)
+    >>> found = DeepFool()(jax.random.key(0), logits, image, label)
+    >>> print(f"{jnp.linalg.norm(found - 0.6):.3f}")  # 0.1 * sqrt(48), and two percent more
+    0.707
     """
 
     norm: Literal["l2", "linf"] = "l2"

@@ -38,6 +38,12 @@ class EOT(metaclass=Named):
     averages its logits, and a success is one of the mean logits. It holds its draws' inputs,
     not one chunk. A `direction` makes something else of the draws' gradients than their mean.
 
+    >>> from rainjax import EOT
+    >>> EOT(16).total(num_calls=10)
+    160
+    >>> EOT(16, first=2).total(num_calls=10)  # few draws at first, where any direction helps
+    86
+
     Raises:
         ValueError: an option is of another kind, `chunk_size` does not divide the draws, or the
             options exclude each other.
@@ -112,7 +118,17 @@ class EOT(metaclass=Named):
         image: Image,
         about: Any,
     ) -> Any:
-        """Returns the mean answer at call `call`, which may be traced."""
+        """Returns the mean answer at call `call`, which may be traced.
+
+        Args:
+            query: What is asked of one draw.
+            logits_fn: The pipeline, from a draw and an image `h w c` to logits.
+            key: The root of the draws of this call.
+            call: The number of the call, from 0; it decides how many draws there are.
+            num_calls: How many calls the attack makes.
+            image: The point that is asked about, `h w c` in [0, 1].
+            about: What the attack says beside it, such as the label.
+        """
         asked, outer = self.query(query), self.outer
         ask = lambda draw, image, about: asked(logits_fn, draw, image, about)
         if outer.first is None:

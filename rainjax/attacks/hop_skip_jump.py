@@ -57,6 +57,14 @@ class HopSkipJump(LabelAttack):
     next iteration begins here, with other votes.
 
     Votes are no decisions: each is one answer, whatever the `test`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rainjax.attacks import HopSkipJump
+    >>> logits = lambda draw, image: jnp.stack([image.mean(), 1 - image.mean()])
+    >>> image = jnp.full((4, 4, 3), 0.7)
+    >>> found = HopSkipJump(num_queries=300)(jax.random.key(0), logits, image, jnp.array(0))
+    >>> bool(found.mean() < 0.5), bool(found.mean() > 0.3)
+    (True, True)
     """
 
     norm: Literal["l2", "linf"] = "l2"

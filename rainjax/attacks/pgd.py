@@ -47,6 +47,11 @@ class PGD(BallAttack):
 
     The losses "rejection" and "acceptance" climb the score of a pipeline's detector alone, up or
     down, and need a pipeline that rejects (`rainjax.Guarded`).
+
+    >>> from rainjax import EOT, PGD
+    >>> attack = PGD(radius=8 / 255, step_size=1 / 255, num_steps=20, eot=EOT(16))
+    >>> attack.num_gradients  # an image: 16 draws at each of 20 steps
+    320
     """
 
     loss: Literal["cross_entropy", "margin", "dlr", "logit", "rejection", "acceptance"] = (
@@ -185,6 +190,11 @@ def fgsm(radius: float = 8 / 255, **options) -> PGD:
     """Returns the fast gradient sign method: one L-inf step of `radius` from the image.
 
     `options` are PGD's, `eot` for instance (Goodfellow et al., 2015).
+
+    >>> from rainjax import fgsm
+    >>> attack = fgsm(radius=4 / 255)
+    >>> attack.num_steps, attack.step_size == attack.radius
+    (1, True)
     """
     defaults = {"step_size": radius, "num_steps": 1, "random_start": False}
     return PGD(radius=radius, **(defaults | options))

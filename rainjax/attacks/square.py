@@ -98,6 +98,10 @@ class Square(BallAttack):
     no pairs are asked. On a deterministic pipeline `paired=False` finds the same image with
     half the forward passes.
 
+    >>> from rainjax.attacks import Square
+    >>> Square(num_queries=100, num_restarts=2).num_calls  # of two passes each, being paired
+    200
+
     Raises:
         ValueError: the norm is L1, or an option is out of range.
     """

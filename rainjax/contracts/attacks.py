@@ -49,6 +49,10 @@ def check_attack(
     batch, and `run_attack` give the same up to `tolerance`. In front of a pipeline that returns
     NaN it ends with NaN: what is broken must not look robust.
 
+    >>> from rainjax import PGD, check_attack
+    >>> check_attack(PGD(num_steps=3)).attacked.shape
+    (3, 8, 8, 3)
+
     Raises:
         AssertionError: a promise is broken; says which, and what to do.
         ValueError: `attack` is no value of an attack.

@@ -54,6 +54,17 @@ def check_defense(
     defense that an attacker has to meet by BPDA. `params` are by default those that `init` makes.
     What it makes of something else than an image is no promise: `Defended` refuses that.
 
+    >>> import dataclasses, jax, jax.numpy as jnp
+    >>> from rainjax import Defense, check_defense
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Unbounded(Defense):
+    ...     def apply(self, params, key, image):
+    ...         return image + jax.random.normal(key, image.shape)
+    >>> check_defense(Unbounded())
+    Traceback (most recent call last):
+        ...
+    AssertionError: Unbounded returned values in [...]: end with jnp.clip(image, 0.0, 1.0).
+
     Raises:
         AssertionError: a promise is broken, or `apply` fails; says which, and what to do.
         ValueError: `defense` is no value of a defense, or `image_shape` no shape of an image.

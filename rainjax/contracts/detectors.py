@@ -62,6 +62,14 @@ def check_detector(
     >>> rainjax.check_detector(detector, image_shape=(8, 8, 3))
     DetectorOutputs of 3 images of (8, 8, 3)
 
+    Args:
+        detector: The detector.
+        image_shape: `(h, w, c)` of the images it is asked about.
+        params: What it scores with; by default what `fit` makes of `init`'s.
+        tolerance: How far apart scores may be that should be one, as a share where it is above 1.
+        differentiable: Whether its gradient is checked.
+        num_clean: How many images it is fit to.
+
     Raises:
         AssertionError: a promise is broken, or `fit` or `score` fails; says which, and what to do.
         ValueError: `detector` is no value of a detector, or `image_shape` no shape of an image.

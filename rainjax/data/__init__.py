@@ -26,6 +26,12 @@ __all__ = [
 def load(name: str, split: str, *, data_dir: str | os.PathLike | None = None) -> ImageSet:
     """Returns the split of a data set, ready to be read.
 
+    >>> import numpy as np
+    >>> from rainjax import data
+    >>> images, labels = data.load("builtin", "test").get(np.arange(2))
+    >>> images.shape, images.dtype, labels.shape
+    ((2, 32, 32, 3), dtype('uint8'), (2,))
+
     Args:
         name: "builtin", or a TFDS set prepared on this machine: "cifar10", "cifar10:3.0.2",
             "imagenette/160px-v2".

@@ -45,6 +45,8 @@ def import_pictures(
 
     Args:
         sources: What `read_source` can read, by the name of the split it becomes.
+        name: What the set will be called; it becomes a folder's name.
+        data_dir: The folder that gets it.
         class_names: One per class; or one per label before `keep_labels` picks some. For class
             folders, one per folder: their own names in the order wanted, or new ones in the
             alphabetical order of the folders.

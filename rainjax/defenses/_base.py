@@ -211,6 +211,14 @@ class Chain(Stratified, Quantizer):
     """Applies `stages` left to right, each with its own key and parameters.
 
     It counts as a `Quantizer` where its last stage does and no stage has parameters.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rainjax import Chain, JPEG
+    >>> from rainjax.defenses import BitDepth
+    >>> both = Chain((JPEG(75), BitDepth(4)))
+    >>> image = both.apply(both.init(jax.random.key(0)), jax.random.key(1), jnp.ones((16, 16, 3)))
+    >>> image.shape, both.is_random
+    ((16, 16, 3), False)
     """
 
     stages: tuple[Defense, ...]

@@ -83,6 +83,17 @@ class FeatureDistillation(Deterministic, Quantizer):
     `"cubic"`. The first has the gradient of `BPDA(defense, Identity())` up to clipping, on whole
     blocks of colours that are not halved.
 
+    >>> import dataclasses, jax, jax.numpy as jnp
+    >>> from rainjax import FeatureDistillation
+    >>> defense, key = FeatureDistillation(), jax.random.key(0)
+    >>> image = jnp.full((8, 8, 3), 0.5)
+    >>> slope = lambda defense: jax.grad(lambda x: defense.apply((), key, x).sum())(image)
+    >>> float(jnp.abs(slope(defense)).max())
+    0.0
+    >>> soft = dataclasses.replace(defense, rounding="straight_through")
+    >>> bool(jnp.abs(slope(soft)).max() > 0)
+    True
+
     Raises:
         ValueError: `steps` is no 8x8 table of positive numbers, or an option is unknown.
     """

@@ -28,6 +28,11 @@ class GaussianSmoothing(Deterministic, Iterative):
     says how strong the smoothing is. Their defaults are ours. Linear in the image, and its
     gradient is exact: it hides nothing from an attacker.
 
+    >>> from rainjax.defenses import GaussianSmoothing
+    >>> defense = GaussianSmoothing(num_iterations=4, sigma=1.0, kernel_size=9)
+    >>> print(f"{defense.effective_sigma:.2f}")
+    2.00
+
     Raises:
         ValueError: there are no iterations, `sigma` is not positive and finite, or `kernel_size`
             not odd and positive; at the call, the image is too small to be mirrored.

@@ -31,6 +31,13 @@ class JPEG(Deterministic, Quantizer):
     Its true gradient is zero; `rounding` is the attacker's choice, as `FeatureDistillation` has
     it.
 
+    >>> import jax, jax.numpy as jnp
+    >>> from rainjax import JPEG
+    >>> image = jax.random.uniform(jax.random.key(1), (16, 16, 3))
+    >>> better, worse = (JPEG(quality).apply((), jax.random.key(0), image) for quality in (90, 10))
+    >>> bool(jnp.abs(better - image).mean() < jnp.abs(worse - image).mean())
+    True
+
     Raises:
         ValueError: an option is unknown or out of range.
     """
@@ -94,6 +101,13 @@ class SHIELD(Stratified, Quantizer):
     Stochastic local quantisation: the image is compressed at each of `qualities`, and each block
     is that of one of the results, all equally likely. Four draws that are stratified take each of
     four qualities once. `rounding` is the attacker's choice of a gradient; the true one is zero.
+
+    >>> import jax
+    >>> from rainjax import SHIELD
+    >>> image = jax.random.uniform(jax.random.key(1), (16, 16, 3))
+    >>> one, other = (SHIELD().apply((), jax.random.key(draw), image) for draw in (0, 1))
+    >>> bool((one == other).all())
+    False
 
     Raises:
         ValueError: an option is unknown or out of range.

@@ -41,6 +41,16 @@ class NCIS(Iterative):
     that the gradient takes the memory of one. Reverse mode only. Parameters are those of
     `network`.
 
+    >>> import jax, jax.numpy as jnp
+    >>> from rainjax import zoo
+    >>> from rainjax.defenses import NCIS
+    >>> entry = zoo.load("builtin_blind_spot")
+    >>> purified = NCIS(entry.network, num_iterations=2).apply(
+    ...     entry.params, jax.random.key(0), jnp.full((32, 32, 3), 0.5)
+    ... )
+    >>> purified.shape
+    (32, 32, 3)
+
     Raises:
         ValueError: there are no iterations, `sigma` is not positive and finite, or `kernel_size`
             not odd and positive; at the call, the image is too small to be mirrored, or the

@@ -34,6 +34,16 @@ class RAIN(Stratified):
     value that was clipped. `shift_fraction` is 0.05 in
     the published code (0.04 in its older ImageNet builds): 2 pixels at 48, 5 at 112, and none
     below 20. Parameters are those of `network`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rainjax import RAIN, zoo
+    >>> enhancer = zoo.load("builtin_edsr_rain")
+    >>> rain = RAIN(enhancer.network, shift_fraction=0.0625)  # by up to 1 of 16 pixels
+    >>> image = jnp.linspace(0, 1, 32 * 32 * 3).reshape(32, 32, 3)
+    >>> draw = lambda seed: rain.apply(enhancer.params, jax.random.key(seed), image)
+    >>> first, again, other = draw(0), draw(0), draw(1)
+    >>> first.shape, bool((first == again).all()), bool((first == other).all())
+    ((32, 32, 3), True, False)
     """
 
     network: Network = EDSR()
@@ -123,6 +133,12 @@ class MeanFieldRAIN(Enumerable, Stratified):
     enumerated, so `expectation(..., num_samples=num_outcomes(h), draws="enumerated")` over this
     surrogate is free of sampling noise. It is biased all the same: the network sees averages
     that RAIN never shows it. Takes RAIN's parameters.
+
+    >>> from rainjax import EOT, PGD, RAIN, MeanFieldRAIN
+    >>> surrogate = MeanFieldRAIN(RAIN(shift_fraction=0.0625))
+    >>> surrogate.num_outcomes(32)  # -1, 0 or 1 pixels in each direction
+    9
+    >>> attack = PGD(eot=EOT(surrogate.num_outcomes(32), draws="enumerated"))
     """
 
     rain: RAIN

@@ -20,6 +20,12 @@ class BitDepth(Deterministic, Quantizer):
     Three bits are those of Guo et al. (2018). The true gradient is zero; `rounding` is the
     attacker's choice: see `transforms.rounded`.
 
+    >>> import jax, jax.numpy as jnp
+    >>> from rainjax.defenses import BitDepth
+    >>> image = jnp.full((1, 1, 3), 0.4)
+    >>> BitDepth(1).apply((), jax.random.key(0), image).ravel().tolist()
+    [0.0, 0.0, 0.0]
+
     Raises:
         ValueError: an option is unknown or out of range.
     """

@@ -124,6 +124,14 @@ def calibrate(
     `{"pipeline": pipeline_params, **calibrate(...)}` is what `Guarded` takes. Take images that
     neither trained the detector nor will be reported on.
 
+    Args:
+        detector: The detector.
+        params: Its parameters, fit already.
+        images: Clean images `n h w c`, float32 in [0, 1].
+        false_positive_rate: The share of new clean images that may be rejected, on average.
+        seed: The root of the detector's draws, if it has any.
+        batch_size: Images scored together; changes nothing but speed and memory.
+
     Raises:
         ValueError: as `score_images`, or there are too few images for so low a rate.
     """

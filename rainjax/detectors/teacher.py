@@ -100,6 +100,16 @@ def teacher_signals(
 
 @functools.partial(jax.jit, static_argnames=("network", "temperature", "measure"))
 def batch_signals(network, params, references, images, labels, *, temperature, measure):
-    """Returns `teacher_signals` of a batch, compiled once for its shape."""
+    """Returns `teacher_signals` of a batch, compiled once for its shape.
+
+    Args:
+        network: The protected network.
+        params: Its parameters.
+        references: The images as they were, `n h w c` in [0, 1].
+        images: The same images, distorted or attacked.
+        labels: The right classes, of shape `n`.
+        temperature: What logits are divided by before the softmax.
+        measure: The full-reference quality measure.
+    """
     one = functools.partial(teacher_signals, network, temperature=temperature, measure=measure)
     return jax.vmap(one, (None, 0, 0, 0))(params, references, images, labels)

@@ -28,6 +28,12 @@ class AutoAttack(metaclass=Named):
     first success: faster, and exact on a pipeline without randomness; on one with it, weaker.
     The DLR losses need three classes.
 
+    >>> from rainjax import EOT, AutoAttack
+    >>> [member.name for member in AutoAttack().members]
+    ['APGD-CE', 'APGD-T', 'FAB-T', 'Square']
+    >>> [member.name for member in AutoAttack(version="rand", eot=EOT(20)).members]
+    ['APGD-CE', 'APGD-DLR']
+
     Raises:
         ValueError: no version is called so, or an option is out of range.
     """

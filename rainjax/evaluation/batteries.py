@@ -89,6 +89,28 @@ def adaptive(
     which tells when the gradients were what failed; and where the defense bounds what it rounds,
     a proof of what none of them can change. `num_examples` lowers the number of images
     for the attacks that average over draws.
+
+    >>> from rainjax import EOT
+    >>> from rainjax.evaluation import adaptive
+    >>> battery = adaptive(8 / 255, num_steps=10, eot=EOT(4))
+    >>> for name in dict.fromkeys(threat.name for threat in battery):
+    ...     print(name)
+    clean
+    PGD-10, blind
+    BPDA, identity
+    own gradient
+    mean field
+    reachable outputs
+    Square-1000
+    proved
+
+    Args:
+        radius: Of the L-inf ball, in units of the [0, 1] range.
+        num_steps: Steps of every attack that follows a gradient.
+        eot: The draws averaged where a pipeline is random; one at a step for None.
+        num_queries: What the black box asks, an image.
+        num_examples: Images for attacks that average over draws; the study's own number for None.
+        tags: The displays that they are for.
     """
     eot = EOT(16) if eot is None else eot
     exact = APGD(radius=radius, num_steps=num_steps, loss="margin")
@@ -183,6 +205,16 @@ def ladders(
     without "≤". The first rung takes `num_steps` steps or `num_queries` queries; where a pipeline
     is random it averages over the draws of `eot`, or over more where the gradient needs them for
     its `stability`. A ladder ends at `max_gradients` per image, flat or not: see `Ladder`.
+
+    Args:
+        radius: Of the L-inf ball, in units of the [0, 1] range.
+        num_steps: Steps of the first rung.
+        eot: The draws of the first rung where a pipeline is random.
+        num_queries: Queries of the first rung of the black box.
+        max_gradients: Where a ladder ends, an image.
+        stability: The cosine that two means of as many draws should have; None asks for none.
+        num_examples: Images for every ladder; the study's own number for None.
+        tags: The displays that they are for.
 
     Raises:
         ValueError: as `Ladder` does.

@@ -69,6 +69,18 @@ def run_checks(
 
     `images` are float32 in [0, 1], two at least. All are compared with themselves: a change
     counts when it exceeds two standard errors of the mean change over the images.
+
+    Args:
+        subject: The pipeline and its parameters.
+        suspect: The attack that is checked, and what it differentiates.
+        images: `n h w c`, float32 in [0, 1], two at least.
+        labels: The right classes, of shape `n`.
+        variations: How far each setting of the attack is varied.
+        seed: The root of every draw.
+        num_score_draws: Fresh draws under which images are scored.
+        batch_size: Images attacked together.
+        on_gradient: Called with every number of image gradients made.
+        on_check: Called with every check once it is known.
     """
     bench = _Bench(
         subject, suspect, images, labels, variations, seed, num_score_draws,

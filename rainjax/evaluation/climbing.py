@@ -94,6 +94,20 @@ def climb(
     after every `n` image gradients, `ladder.num_gradients` for each image in all. What a batch of
     a rung comes to is asked of `memo(place, make)`, which may keep what `make` returns.
 
+    Args:
+        target: The pipeline that is scored.
+        surrogate: What the attack differentiates.
+        ladder: The rungs, and the budget.
+        params: The parameters of both.
+        seed: The root of every draw.
+        indices: Positions in the data set, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        labels: The right classes, of shape `n`.
+        batch_size: Images attacked together.
+        mesh: The devices that a batch is spread over.
+        on_gradient: Called with every number of image gradients made.
+        memo: Keeps what a batch of a rung comes to, or makes it.
+
     Raises:
         ValueError: as `run_attack` does.
     """

@@ -68,6 +68,30 @@ def run_attack(
     It warns of images for which the gradient was exactly zero at every call, and none a success:
     that they stand says nothing. So it does of a classifier whose logits look like probabilities.
 
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> from rainjax import PGD, Defended, Identity, Purpose, example_keys, nets, run_attack, score
+    >>> def logits(weights, image):
+    ...     return image.reshape(-1) @ weights
+    >>> model = nets.from_function(logits, jax.random.normal(jax.random.key(0), (48, 3)))
+    >>> pipeline = Defended(Identity(), model.network)
+    >>> params = {"defense": (), "classifier": model.params}
+    >>> images, labels = jnp.full((4, 4, 4, 3), 0.5), jnp.zeros(4, int)
+    >>> keys = example_keys(0, Purpose.ATTACK, np.arange(4))
+    >>> attacked = run_attack(pipeline, PGD(radius=8 / 255), params, keys, images, labels)
+    >>> bool(jnp.abs(attacked - images).max() <= 8 / 255 + 1e-6)
+    True
+
+    Args:
+        surrogate: What the attack differentiates, or asks.
+        attack: The attack.
+        params: The surrogate's parameters.
+        attack_keys: A key for each image, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        labels: The right classes, or the targets of a targeted attack, of shape `n`.
+        score_keys: Keys of the draws that will be scored, for an attacker who knows them.
+        mesh: The devices that the batch is spread over.
+        on_gradient: Called with every number of gradients made, an image.
+
     Raises:
         ValueError: images, labels and keys do not belong together or are out of range, the
             attack enumerates other outcomes than the surrogate has, its defense returns no image
@@ -97,6 +121,17 @@ def watched_attack(
     on_gradient: Callable[[int], object] | None = None,
 ) -> tuple[Images, Watch]:
     """Returns what `run_attack` does, and beside it what the attack saw, without a warning.
+
+    Args:
+        surrogate: What the attack differentiates, or asks.
+        attack: The attack.
+        params: The surrogate's parameters.
+        attack_keys: A key for each image, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        labels: The right classes, or the targets of a targeted attack, of shape `n`.
+        score_keys: Keys of the draws that will be scored, for an attacker who knows them.
+        mesh: The devices that the batch is spread over.
+        on_gradient: Called with every number of gradients made, an image.
 
     Raises:
         ValueError: as `run_attack`.
@@ -198,6 +233,20 @@ def ask(
     """Returns the mean answer over `count` draws at each point, asked chunk by chunk.
 
     A rejection is folded into the logits as `fold` says: see `folds`.
+
+    Args:
+        surrogate: What is asked.
+        query: The question.
+        eot: How answers are averaged over draws.
+        params: The surrogate's parameters.
+        draw_keys: The root of the draws of each point, of shape `n`.
+        points: What is asked about, `n h w c` in [0, 1].
+        about: What the attack says beside each point, leaves `n ...`.
+        count: The number of draws.
+        labels: The right classes, or the targets of a targeted attack, of shape `n`.
+        fold: How a rejection is folded into the logits.
+        secrets: The draws that will be scored, for an attacker who knows them, of shape `n`.
+        tick: Called with the number of draws of every chunk.
     """
     query, outer = eot.query(query), eot.outer
     num = count if outer is eot else 1

@@ -113,6 +113,39 @@ def run_ensemble(
     the member's position, so batches change nothing. `on_gradient(n)` is called after every `n`
     image gradients, `on_member` after every member.
 
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> from rainjax import PGD, Defended, Identity, Member, nets, run_ensemble
+    >>> from rainjax.attacks import Square
+    >>> def logits(weights, image):
+    ...     return image.reshape(-1) @ weights
+    >>> model = nets.from_function(logits, jax.random.normal(jax.random.key(0), (48, 3)))
+    >>> pipeline = Defended(Identity(), model.network)
+    >>> params = {"defense": (), "classifier": model.params}
+    >>> members = (
+    ...     Member("PGD", PGD(radius=8 / 255, num_steps=5)),
+    ...     Member("Square", Square(radius=8 / 255, num_queries=10, paired=False)),
+    ... )
+    >>> found = run_ensemble(
+    ...     pipeline, members, params, 0, np.arange(2), jnp.full((2, 4, 4, 3), 0.5), jnp.arange(2),
+    ...     num_select_draws=1, batch_size=2,
+    ... )
+    >>> found.images.shape, [member.name for member in found.members]
+    ((2, 4, 4, 3), ['PGD', 'Square'])
+
+    Args:
+        target: The pipeline that is attacked and asked what still stands.
+        members: The attacks with their names, in their order.
+        params: The target's parameters.
+        seed: The root of every draw.
+        indices: Positions in the data set, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        labels: The right classes, of shape `n`.
+        num_select_draws: Draws that say what still stands; one where nothing is random.
+        batch_size: Images attacked together.
+        mesh: The devices that a batch is spread over; their number must divide `batch_size`.
+        on_gradient: Called with every number of image gradients made.
+        on_member: Called with the record of every member once it is done.
+
     Raises:
         ValueError: the arguments do not belong together, the members are not of one ball, or a
             member or the target met a NaN; says which.
@@ -290,6 +323,19 @@ def attacked_by(
 
     And for which of them it had no gradient to follow, None where it asked for none.
 
+    Args:
+        target: The pipeline that is attacked.
+        member: The attack with its name.
+        place: Its position, from which its draws grow.
+        params: The target's parameters.
+        seed: The root of every draw.
+        indices: Positions in the data set, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        labels: The right classes, of shape `n`.
+        num: How many of the images count; the rest fills the batch.
+        mesh: The devices that the batch is spread over.
+        on_gradient: Called with every number of image gradients made.
+
     Raises:
         ValueError: as `run_attack`, naming the member.
     """
@@ -326,6 +372,19 @@ def judged(
     """Returns whether each selection draw gets each image right, and by which margin not.
 
     Of what may be rejected `attacked` and `rejection` say what that is worth: see `score`.
+
+    Args:
+        target: The pipeline that is asked.
+        params: Its parameters.
+        seed: The root of every draw.
+        indices: Positions in the data set, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        labels: The right classes, of shape `n`.
+        num_draws: Selection draws for each image.
+        size: The size that a batch is filled up to.
+        mesh: The devices that a batch is spread over.
+        attacked: Whether anybody has moved the images.
+        rejection: What a rejection is worth; the target's own word for None.
     """
     rights, margins = [], []
     for chosen, rows in full_batches(np.arange(len(images)), size):

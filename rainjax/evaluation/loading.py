@@ -164,7 +164,16 @@ def resized(
     seed: int | None = None,
     name: str | None = None,
 ) -> Study:
-    """Returns a study with other numbers, for those that are not None."""
+    """Returns a study with other numbers, for those that are not None.
+
+    Args:
+        study: The study.
+        num_examples: How many images, from the first on.
+        num_score_draws: Fresh draws under which images are scored.
+        batch_size: Images attacked together.
+        seed: The root of every draw.
+        name: What the study, and its folder, is called.
+    """
     changes = {
         "num_examples": num_examples,
         "num_score_draws": num_score_draws,

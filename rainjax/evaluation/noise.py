@@ -66,6 +66,20 @@ def gradient_noise(
     NaN where none has a gradient. Draws are functions of the seed and of an image's position in
     the data set, `indices`, so batches change nothing.
 
+    Args:
+        surrogate: The random pipeline.
+        params: Its parameters.
+        seed: The root of every draw.
+        indices: Positions in the data set, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        labels: The right classes, of shape `n`.
+        loss: The loss whose gradient it is, by name.
+        first: How many draws each set has at first.
+        enough: Told the number of draws and the cosine, says whether to stop.
+        batch_size: Images computed together.
+        mesh: The devices that a batch is spread over.
+        on_gradient: Called with every number of image gradients made.
+
     Raises:
         ValueError: `first` or `batch_size` is below 1.
     """
@@ -147,6 +161,18 @@ def num_draws_for(
     least `stability`, in the mean over the images. Where no image has a gradient no number
     is, and `first` is returned. `options` are those of `gradient_noise`, which says what else
     there is to know.
+
+    Args:
+        surrogate: The random pipeline.
+        params: Its parameters.
+        seed: The root of every draw.
+        indices: Positions in the data set, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        labels: The right classes, of shape `n`.
+        stability: The cosine that is asked for, in [-1, 1].
+        first: The number to begin with.
+        most: The number to end with.
+        **options: Those of `gradient_noise`.
 
     Raises:
         ValueError: as `gradient_noise`.

@@ -299,7 +299,17 @@ def in_order(records: Sequence[Record], order: dict[str, list[str]]) -> list[Rec
 def record_id(
     subject: str, threat: str, *, norm: str | None, radius: float | None, num_draws: int, num: int
 ) -> str:
-    """Returns the name of a record's file: subject, threat model, ball, draws, images."""
+    """Returns the name of a record's file: subject, threat model, ball, draws, images.
+
+    Args:
+        subject: The subject's name.
+        threat: The threat model's name.
+        norm: The ball's norm; None where there is no ball.
+        radius: Its radius, in units of the [0, 1] range; None where the nearest success is looked
+            for.
+        num_draws: Draws that the attack averages over.
+        num: The number of images.
+    """
     parts = [slug(subject), slug(threat)]
     if norm is not None:
         size = "nearest" if radius is None else _size(norm, radius)

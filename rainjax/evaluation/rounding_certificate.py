@@ -83,13 +83,13 @@ def certify_rounding(
     Feature Distillation in RGB, BitDepth and, with wide bounds, JPEG have such bounds; SHIELD, as
     a random defense, and chains have none.
 
-    >>> import jax, numpy as np
+    >>> import jax, jax.numpy as jnp
     >>> from rainjax import Defended, FeatureDistillation, zoo
     >>> from rainjax.evaluation import certify_rounding
     >>> classifier = zoo.load("builtin_resnet")
     >>> pipeline = Defended(FeatureDistillation(), classifier.network)
     >>> params = {"defense": (), "classifier": classifier.params}
-    >>> images = np.full((1, 32, 32, 3), 0.5, np.float32)
+    >>> images = jnp.full((1, 32, 32, 3), 0.5)
     >>> label = pipeline.predict(params, jax.random.key(0), images[0])
     >>> certify_rounding(pipeline, params, images, label[None], radius=0.2 / 255).proved.tolist()
     [True]

@@ -60,6 +60,25 @@ def evaluate(
     `rainjax.evaluation.merge` puts shares together. Where `mesh` is None a batch is spread over
     the devices of this process.
 
+    >>> import tempfile, jax, jax.numpy as jnp, numpy as np
+    >>> from rainjax import PGD, Defended, Identity, data, nets
+    >>> from rainjax.evaluation import CLEAN, Study, Subject, ThreatModel, evaluate
+    >>> def logits(weights, image):
+    ...     return image.reshape(-1) @ weights
+    >>> model = nets.from_function(logits, jax.random.normal(jax.random.key(0), (48, 2)))
+    >>> params = {"defense": (), "classifier": model.params}
+    >>> pictures = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
+    >>> study = Study(
+    ...     "mine",
+    ...     data.from_arrays(pictures, [0, 1] * 3, name="noise"),
+    ...     [Subject("bare", Defended(Identity(), model.network), params)],
+    ...     [CLEAN, ThreatModel("PGD", PGD(radius=8 / 255, num_steps=5))],
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     records = evaluate(study, folder, progress=False)
+    >>> [record.id for record in records]
+    ['bare--clean--n6', 'bare--pgd--linf-8--k1--n6']
+
     Args:
         study: What is measured.
         out: The folder that holds the study's own.
@@ -137,7 +156,16 @@ class _Teller:
     def plan(
         self, study: Study, folder, planned: int, missing: int, gradients: int, shard: Shard
     ) -> None:
-        """Says what will be made, at what price."""
+        """Says what will be made, at what price.
+
+        Args:
+            study: The study.
+            folder: Where it writes.
+            planned: The numbers that it consists of.
+            missing: How many of them are to be measured.
+            gradients: Image gradients that this takes.
+            shard: The share of this process.
+        """
         if not self._progress:
             return
         left = f"{missing} of them to be measured" if missing else "all of them measured"

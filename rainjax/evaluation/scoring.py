@@ -55,6 +55,34 @@ def attack_batch(
     attacker holds the scoring keys: the surrogate is given scoring draw `i` wherever the
     attack asks for outcome `i`, so the attack must have `draws="enumerated"`.
 
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> from rainjax import PGD, Defended, Identity, Purpose, attack_batch, example_keys, nets
+    >>> def logits(weights, image):
+    ...     return image.reshape(-1) @ weights
+    >>> model = nets.from_function(logits, jax.random.normal(jax.random.key(0), (48, 3)))
+    >>> pipeline = Defended(Identity(), model.network)
+    >>> params = {"defense": (), "classifier": model.params}
+    >>> images, labels = jnp.full((2, 4, 4, 3), 0.5), jnp.arange(2)
+    >>> purposes = Purpose.ATTACK, Purpose.SCORE
+    >>> keys = [example_keys(0, purpose, np.arange(2)) for purpose in purposes]
+    >>> attacked, right = attack_batch(
+    ...     pipeline, pipeline, PGD(num_steps=5), params, *keys, images, labels
+    ... )
+    >>> attacked.shape, right.shape
+    ((2, 4, 4, 3), (2, 1))
+
+    Args:
+        target: The pipeline that is scored.
+        surrogate: What the attack differentiates.
+        attack: The attack.
+        params: The parameters of both.
+        attack_keys: A key for each image, of shape `n`.
+        score_keys: Keys that the attack does not see, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        labels: The right classes, of shape `n`.
+        num_score_draws: Draws under which each image is scored.
+        known_key: Whether the attacker holds the scoring keys after all.
+
     Raises:
         ValueError: as `run_attack`; under `jax.jit`, where there are no values to look at, only
             what the shapes and the attack itself tell.
@@ -116,6 +144,29 @@ def score(
 
     It warns where all of them look like probabilities: attacks climb logits.
 
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> from rainjax import Defended, Purpose, example_keys, nets, score
+    >>> from rainjax.defenses import GaussianNoise
+    >>> def logits(weights, image):
+    ...     return image.reshape(-1) @ weights
+    >>> model = nets.from_function(logits, jax.random.normal(jax.random.key(0), (48, 3)))
+    >>> pipeline = Defended(GaussianNoise(), model.network)
+    >>> params = {"defense": (), "classifier": model.params}
+    >>> keys = example_keys(0, Purpose.SCORE, np.arange(2))
+    >>> score(pipeline, params, keys, jnp.full((2, 4, 4, 3), 0.5), num_draws=5).shape
+    (2, 5, 3)
+
+    Args:
+        target: The pipeline.
+        params: Its parameters.
+        score_keys: A key for each image, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        num_draws: Draws for each image.
+        labels: The right classes, of shape `n`, where rejections are to be folded in.
+        attacked: Whether somebody moved an image, under which draw.
+        rejection: What a rejection is worth to an attacker; the target's own word for None.
+        mesh: The devices that the batch is spread over.
+
     Raises:
         ValueError: `num_draws` is below 1, images and keys do not belong together or are out
             of range, the defense leaves [0, 1] or returns NaN for one of them, or a logit is NaN,
@@ -169,6 +220,33 @@ def keep_worst(
     asks the `surrogate`, with `keys` that neither the attack nor the score uses. One draw is
     enough where nothing is random; elsewhere it takes many, or lucky ones undo successful attacks.
     `run_ensemble` needs no such step: it keeps the original among its candidates.
+
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> from rainjax import PGD, Defended, Identity, Purpose, example_keys, keep_worst, nets
+    >>> def logits(weights, image):
+    ...     return image.reshape(-1) @ weights
+    >>> model = nets.from_function(logits, jax.random.normal(jax.random.key(0), (48, 3)))
+    >>> pipeline = Defended(Identity(), model.network)
+    >>> params = {"defense": (), "classifier": model.params}
+    >>> images, labels = jnp.full((2, 4, 4, 3), 0.5), jnp.arange(2)
+    >>> keys = example_keys(0, Purpose.SELECT, np.arange(2))
+    >>> useless = images  # what an attack found; here nothing
+    >>> kept = keep_worst(
+    ...     pipeline, PGD(), params, keys, images, useless, labels, num_draws=1
+    ... )
+    >>> kept.shape
+    (2, 4, 4, 3)
+
+    Args:
+        surrogate: The pipeline that the attacker asks.
+        attack: What made the attacked images: it says what a success is.
+        params: The surrogate's parameters.
+        keys: A key for each image, of shape `n`, that neither the attack nor the score uses.
+        images: The originals, `n h w c`, float32 in [0, 1].
+        attacked: What the attack made of them.
+        labels: The right classes, or the targets of a targeted attack, of shape `n`.
+        num_draws: Draws under which each image is asked about.
+        mesh: The devices that the batch is spread over.
 
     Raises:
         ValueError: as `score`, or `attack` is none.

@@ -118,6 +118,18 @@ def predict(
     Abstains unless a two-sided binomial test tells the two most frequent classes apart at level
     `alpha` (0.001 in the authors' code): an answer is not the smoothed classifier's with a
     probability of at most `alpha`. For the other options, and for errors, see `count_classes`.
+
+    Args:
+        smoothed: The smoothed classifier.
+        params: Its parameters.
+        keys: A key for each image, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        num_draws: Draws of the noise for each image.
+        alpha: The probability of a wrong answer that is allowed.
+        batch_size: Images computed together.
+        chunk_size: Draws of each computed together.
+        mesh: The devices that images are spread over.
+        on_draw: Called with every number of draws made.
     """
     check_kind(smoothed, Smoothed, "predict(smoothed=...)")
     _check_alpha(alpha)
@@ -160,6 +172,34 @@ def certify(
     with numbers in float32 it can be made to fail on purpose (Voráček and Hein, 2023).
 
     For the other options, and for errors, see `count_classes`.
+
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> from rainjax import Defended, Identity, Purpose, Smoothed, certify, example_keys, nets
+    >>> def logits(weights, image):
+    ...     return image.reshape(-1) @ weights
+    >>> weights = jnp.stack([jnp.ones(48), -jnp.ones(48)], axis=1)  # far from any boundary
+    >>> model = nets.from_function(logits, weights)
+    >>> smoothed = Smoothed(Defended(Identity(), model.network), sigma=0.25)
+    >>> params = {"defense": (), "classifier": model.params}
+    >>> keys = example_keys(0, Purpose.SCORE, np.arange(1))
+    >>> found = certify(
+    ...     smoothed, params, keys, jnp.ones((1, 4, 4, 3)), num_select=10, num_estimate=1000
+    ... )
+    >>> found.classes.tolist(), [round(float(radius), 2) for radius in found.radii]
+    ([0], [0.62])
+
+    Args:
+        smoothed: The smoothed classifier.
+        params: Its parameters.
+        keys: A key for each image, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        num_select: Draws that select a class.
+        num_estimate: Other draws, that bound its probability.
+        alpha: The probability of a wrong radius that is allowed, an image.
+        batch_size: Images computed together.
+        chunk_size: Draws of each computed together.
+        mesh: The devices that images are spread over.
+        on_draw: Called with every number of draws made.
     """
     check_kind(smoothed, Smoothed, "certify(smoothed=...)")
     check_certifiable(num_estimate, alpha)
@@ -265,6 +305,17 @@ def count_classes(
     padded. By default that is 4 draws on CPU, where more gained no time, and 64 elsewhere. With
     `mesh` the images are spread over its devices. `on_draw(n)` is called after every `n` draws,
     over all images, to show progress.
+
+    Args:
+        smoothed: The smoothed classifier.
+        params: Its parameters.
+        keys: A key for each image, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        num_draws: Draws of the noise for each image.
+        batch_size: Images computed together.
+        chunk_size: Draws of each computed together.
+        mesh: The devices that images are spread over.
+        on_draw: Called with every number of draws made.
 
     Raises:
         ValueError: images and keys do not belong together or are out of range, a number is below

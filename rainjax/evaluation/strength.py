@@ -37,6 +37,14 @@ def check_strength(
     difference. Of several threat models of one name it is the one of the table, and of the
     largest radius; `radius` gives it another. What is measured is kept in `folder`/strength, as
     a study of its own, so that it is not measured again.
+
+    Args:
+        study: The study that was measured.
+        subject: One of its subjects.
+        threat: The name of one of its threat models.
+        folder: The study's folder.
+        num_examples: How many images, from the first on.
+        radius: Another radius than the threat model's, in units of the [0, 1] range.
     """
     tried = attempts(study, subject, threat, radius=radius)
     threats = [

@@ -84,6 +84,15 @@ def find_suspect(
     another family than PGD is stood in for by PGD in its ball, with its steps and draws, and a
     step of a quarter of the radius: what is checked is the gradient. The other arguments
     change the attack's settings; the step keeps its share of the radius.
+
+    Args:
+        study: The study that was measured.
+        subject: One of its subjects.
+        threat: The name of a threat model; the strongest for None.
+        radius: Another radius, in units of the [0, 1] range.
+        step_size: Another step, in the same units.
+        num_steps: Another number of steps.
+        num_draws: Another number of draws averaged at a step.
     """
     there = applying(study, subject)
     climbers = tuple(dict.fromkeys(c.threat.name for c in there if _sees_gradient(c)))

@@ -239,6 +239,13 @@ class ThreatModel(metaclass=Named):
     `protocol` is what a published protocol fixes: where the measurement deviates, its record and
     the tables say so.
 
+    >>> from rainjax import EOT, PGD, Defended, nets
+    >>> from rainjax.defenses import GaussianNoise
+    >>> from rainjax.evaluation import IdentityGradient, ThreatModel
+    >>> bpda = ThreatModel("BPDA", PGD(eot=EOT(16)), IdentityGradient())
+    >>> bpda.surrogate.of(Defended(GaussianNoise(), nets.ResNet(depth=8))).defense
+    BPDA(forward=GaussianNoise(sigma=0.25), backward=Identity())
+
     Raises:
         ValueError: a part is of another kind, or the parts do not fit each other.
     """

@@ -48,6 +48,23 @@ def universal_perturbation(
     a function of `seed`, of the image's position in the data set and of the epoch; of `eot`,
     growing and common draws have no meaning here.
 
+    Args:
+        surrogate: The pipeline that is differentiated.
+        params: Its parameters.
+        seed: The root of every draw.
+        indices: Positions in the data set, of shape `n`.
+        images: `n h w c`, float32 in [0, 1].
+        labels: The right classes, of shape `n`.
+        norm: That of the ball.
+        radius: Its radius, in units of the [0, 1] range.
+        step_size: Length of a step, in the same units.
+        num_epochs: How often every image is seen.
+        batch_size: Images that a step averages over.
+        loss: The loss by name.
+        cap: What the loss of one image counts at most.
+        eot: The draws averaged for each image.
+        on_batch: Called with the number of images of every batch.
+
     Raises:
         ValueError: the options or the images do not fit, or a loss or gradient is NaN.
     """

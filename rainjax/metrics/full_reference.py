@@ -57,6 +57,15 @@ def ssim(
     where that window fits inside the image. Channels are compared one by one and averaged. Values
     lie in [0, `data_range`], as for `psnr`.
 
+    Args:
+        image: `h w c`, values in [0, `data_range`].
+        reference: Another of the same shape.
+        data_range: The distance from black to white.
+        sigma: Standard deviation of the window's weights, in pixels.
+        window: Side of the window, in pixels.
+        k1: Keeps the means' quotient finite, as a share of `data_range`.
+        k2: The same of the variances.
+
     Raises:
         ValueError: as `psnr`, or the window does not fit into the image, or `sigma`, `k1` or `k2`
             is not positive and finite.

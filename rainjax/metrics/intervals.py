@@ -14,6 +14,11 @@ def wilson_interval(
     `successes` may be a fraction of a count, such as a mean over random draws; the interval
     then covers the choice of the `total` examples, not the draws.
 
+    >>> from rainjax.metrics import wilson_interval
+    >>> low, high = wilson_interval(9, 10)
+    >>> print(f"{low:.3f} {high:.3f}")
+    0.596 0.982
+
     Raises:
         ValueError: `total` is no whole number of at least 1, `successes` do not lie in 0..`total`,
             or `confidence` does not lie between 0 and 1.

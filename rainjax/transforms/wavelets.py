@@ -113,6 +113,14 @@ def wavelet_shrinkage(
 
     Differentiable almost everywhere; the gradient counts what a value does to the thresholds.
 
+    Args:
+        image: `h w c` in [0, 1].
+        sigma: Standard deviation of the noise; estimated for None.
+        colours: The planes that are shrunk.
+        sigma_scale: What `sigma` is a share of.
+        wavelet: The wavelet by name.
+        num_levels: How often the image is halved.
+
     Raises:
         ValueError: an option is unknown, `sigma` is negative, or an image for YCbCr has not three
             channels.
