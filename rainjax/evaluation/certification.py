@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from rainjax._arguments import Named
 from rainjax._checks import check_fields, check_kind
@@ -18,6 +17,7 @@ from rainjax._files import as_path, check_writable, read_json, write_json
 from rainjax.devices import data_mesh
 from rainjax.evaluation.describe import describe_program, digest
 from rainjax.evaluation.plan import describe_params
+from rainjax.evaluation.progress import progress_bar
 from rainjax.evaluation.provenance import code_digest, provenance
 from rainjax.evaluation.smoothing import Smoothed, certify, check_certifiable
 from rainjax.evaluation.study import Study, cells, check_classes, chosen
@@ -132,13 +132,11 @@ def certify_study(
         if (subject.name, sigma) not in kept
     ]
     per_cell = count * (options.num_select + options.num_estimate)
-    with tqdm(
-        total=per_cell * len(missing), unit="draw", unit_scale=True,
-        disable=not progress or not missing,
-    ) as bar:  # fmt: skip
+    total = per_cell * len(missing)
+    with progress_bar(total, len(missing), unit="draw", shown=progress) as bar:
         for subject, sigma in missing:
-            bar.set_description(f"{subject.name}, sigma {sigma:g}")
-            cell = _certified(study, subject, sigma, images, options, bar.update)
+            bar.begin_part(f"{subject.name}, sigma {sigma:g}")
+            cell = _certified(study, subject, sigma, images, options, bar.add)
             kept[subject.name, sigma] = {**cell, "decides": decides(subject, sigma)}
             write_json(path, {**record, "cells": _in_order(kept, study)})
     record["cells"] = _in_order(kept, study)

@@ -1,14 +1,10 @@
 """Measuring a study: what is missing is made, in any number of processes, and recorded."""
 
-import contextlib
 import pathlib
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
 
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from rainjax._checks import check_kind
 from rainjax._files import as_path
@@ -22,6 +18,7 @@ from rainjax.evaluation.plan import (
     write_order,
     write_record,
 )
+from rainjax.evaluation.progress import progress_bar
 from rainjax.evaluation.provenance import provenance
 from rainjax.evaluation.records import Record, load_records
 from rainjax.evaluation.shards import (
@@ -33,7 +30,7 @@ from rainjax.evaluation.shards import (
     write_manifest,
     write_plan,
 )
-from rainjax.evaluation.study import Cell, Study, cells, check_classes
+from rainjax.evaluation.study import Study, cells, check_classes
 from rainjax.evaluation.work import Work
 
 
@@ -112,18 +109,18 @@ def evaluate(
     ]
     mine = shard.share([unit for _, units in everything for unit in units])
     gradients = work.missing_gradients([u for _, us, _ in missing for u in us if u.owner in mine])
-    say = _Teller(progress)
-    say.plan(study, folder, len(planned), len(missing), gradients, shard)
+    if progress:
+        _tell(study, folder, len(planned), len(missing), gradients, shard)
     if given:
         write_plan(folder, plan)
     with together(shard, "units", "records") as reach:
-        with say.bar(gradients) as tick:
+        with progress_bar(gradients, len(missing), unit="grad", shown=progress) as bar:
             for cell, units, entry in missing:
-                say.at(cell)
+                bar.begin_part(f"{cell.subject.name}, {cell.threat.name}")
                 for unit in units:
                     if unit.owner in mine:
-                        work.make(unit, tick)
-                        say.after_batch()
+                        work.make(unit, bar.add)
+                        bar.after_batch()
                 if shard.is_whole:
                     write_record(folder, plan, entry, study.measure, provenance())
         if given:
@@ -145,80 +142,15 @@ def evaluate(
     return load_records(folder, displays=study.displays)
 
 
-class _Teller:
-    """Says on stderr what there is to do, where it goes, and how far it is."""
-
-    def __init__(self, progress: bool):
-        self._progress = progress
-        self._first: tuple[float, int] | None = None
-        self._told = False
-
-    def plan(
-        self, study: Study, folder, planned: int, missing: int, gradients: int, shard: Shard
-    ) -> None:
-        """Says what will be made, at what price.
-
-        Args:
-            study: The study.
-            folder: Where it writes.
-            planned: The numbers that it consists of.
-            missing: How many of them are to be measured.
-            gradients: Image gradients that this takes.
-            shard: The share of this process.
-        """
-        if not self._progress:
-            return
-        left = f"{missing} of them to be measured" if missing else "all of them measured"
-        text = f"{study.name}: {len(study.subjects)} subjects, {planned} numbers, {left}"
-        if missing:
-            text += (
-                f"; {_count(gradients)} image gradients, {gradients / study.count:,.0f} an image"
-            )
-            text += "" if shard.is_whole else f", in share {shard}"
-        print(f"{text}. Writing to {folder}.", file=sys.stderr)
-
-    @contextlib.contextmanager
-    def bar(self, total: int) -> Iterator[Callable[[int], object]]:
-        """Shows a bar, and hands out what counts gradients on it."""
-        with tqdm(
-            total=total, unit="grad", unit_scale=True, smoothing=0.02, mininterval=1,
-            disable=not self._progress or not total,
-        ) as self._bar:  # fmt: skip
-            yield self._tick
-
-    def at(self, cell: Cell) -> None:
-        """Says which number is being made."""
-        self._bar.set_description(f"{cell.subject.name}, {cell.threat.name}")
-
-    def after_batch(self) -> None:
-        """Says, after a hundredth of all gradients, how long the rest will take.
-
-        That is mostly after the first batch; where it had an attack of one step, scoring took
-        longer than attacking, and says nothing of the others.
-        """
-        if self._told or self._first is None or self._bar.disable:
-            return
-        if self._bar.n < self._bar.total / 100:
-            return
-        began, done = self._first
-        rate = (self._bar.n - done) / max(time.perf_counter() - began, 1e-9)
-        if rate:
-            self._told = True
-            left = (self._bar.total - self._bar.n) / rate
-            text = f"At the first batches' rate, {_duration(left)} to go, without compilation."
-            self._bar.write(text, file=sys.stderr)
-
-    def _tick(self, count: int) -> None:
-        self._bar.update(count)
-        if self._first is None:  # the first gradient waits for its compilation
-            self._first = time.perf_counter(), count
+def _tell(study: Study, folder, planned: int, missing: int, gradients: int, shard: Shard) -> None:
+    """Says on stderr what will be made, at what price, and where it goes."""
+    left = f"{missing} of them to be measured" if missing else "all of them measured"
+    text = f"{study.name}: {len(study.subjects)} subjects, {planned} numbers, {left}"
+    if missing:
+        text += f"; {_count(gradients)} image gradients, {gradients / study.count:,.0f} an image"
+        text += "" if shard.is_whole else f", in share {shard}"
+    print(f"{text}. Writing to {folder}.", file=sys.stderr)
 
 
 def _count(count: int) -> str:
     return f"{count:,}" if count < 10**6 else f"{count / 10**6:.1f} million"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

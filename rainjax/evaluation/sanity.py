@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rainjax._checks import check_kind
 from rainjax._files import as_path, read_json, write_json
@@ -16,6 +15,7 @@ from rainjax.evaluation.checks import Check, run_checks
 from rainjax.evaluation.describe import describe, describe_attack, describe_program
 from rainjax.evaluation.plan import claim, describe_params, identity
 from rainjax.evaluation.probes import check_randomness
+from rainjax.evaluation.progress import progress_bar
 from rainjax.evaluation.provenance import code_digest, provenance
 from rainjax.evaluation.records import SCHEMA
 from rainjax.evaluation.strength import check_strength
@@ -210,14 +210,13 @@ def _row(
     if suspect:
         total = len(images) * num_gradients(subject, suspect, options, images.shape[1:])
     checks, surfaces = [], []
-    with tqdm(
-        total=total, unit="grad", unit_scale=True, desc=subject.name, disable=not progress
-    ) as bar:
+    with progress_bar(total, unit="grad", shown=progress) as bar:
+        bar.begin_part(subject.name)
 
         def add(check: Check) -> None:
             checks.append(check)
-            if progress:
-                bar.write(str(check))
+            bar.write(str(check))
+            bar.begin_part(subject.name)
 
         add(_randomness(subject, images[:4], names))
         if suspect is None:
@@ -226,7 +225,7 @@ def _row(
             _, surfaces = run_checks(
                 subject, suspect, images, labels, options,
                 seed=study.seed, num_score_draws=study.num_score_draws,
-                batch_size=study.batch_size, on_gradient=bar.update, on_check=add,
+                batch_size=study.batch_size, on_gradient=bar.add, on_check=add,
             )  # fmt: skip
         if options.threat is not None:
             strength = check_strength(
