@@ -19,7 +19,7 @@ TESTS := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(abspath $(VENV))/bytecod
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help eval test test-fast test-peers lint notebooks docs clean
+.PHONY: help eval test test-fast test-peers lint notebooks docs dist clean
 
 help: ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,11 @@ docs: $(DOCS) ## Builds the site in build/site; a warning is an error, a link th
 	@$(BIN)/python -m sphinx --conf-dir docs --builder html --fail-on-warning --keep-going --quiet \
 	  --jobs auto --doctree-dir build/doctrees $(ARGS) . build/site
 	@echo "Built build/site/index.html."
+
+dist: $(DEV) ## Builds the wheel and the source archive in dist, and tries the wheel in an environment of its own.
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist . > /dev/null
+	@$(BIN)/python .ci/check_dist.py dist
 
 clean: ## Deletes the environment, caches and builds; results stay.
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
