@@ -11,6 +11,7 @@ from rainjax.attacks import EOT, Attack
 from rainjax.attacks.labels import LabelOnly
 from rainjax.defenses import Identity
 from rainjax.defenses._base import Defense, quantizes
+from rainjax.ensemble import Ensemble
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.distorted import Distorted
 from rainjax.evaluation.knowledge import Knowledge
@@ -187,7 +188,9 @@ class Transfer(Surrogate):
 
     The attacker asks the pipeline that is scored nothing: `knowledge=Knowledge.TRANSFER`. An
     iterative attack that fits its source well may transfer badly; `rainjax.attacks` has what
-    helps (`InputDiversity` and its likes, momentum, losses without a probability).
+    helps (`VMI`, `Admix`, `InputDiversity` and its likes, losses without a probability), and so
+    have several sources at once: `Transfer(joined("ensemble", subjects))`. An attack on them takes
+    every member equally often, however they are combined.
     """
 
     source: Subject
@@ -197,6 +200,11 @@ class Transfer(Surrogate):
 
     def params(self, own: Params) -> Params:
         return self.source.params
+
+    def fitted(self, attack: Any, surrogate: Pipeline, height: int) -> Any:
+        """Returns the attack with draws that take every member of an ensemble equally often."""
+        del height
+        return surrogate.fitted(attack) if isinstance(surrogate, Ensemble) else attack
 
 
 @dataclasses.dataclass(frozen=True)
