@@ -234,16 +234,16 @@ def _side_by_side(draw: Draw, num: int) -> list[Any]:
 def _chosen(members: Sequence[Pipeline], draw: Draw) -> tuple[Int[Array, ""], list[Any]]:
     """Returns the member that a draw is of, and for each the draw that it would then be given."""
     num = len(members)
+    if isinstance(draw, Stratum):
+        turn = draw.number // num
+        return draw.number % num, [
+            Stratum(key, turn) if member.stratifies else jax.random.fold_in(key, turn)
+            for member, key in zip(members, jax.random.split(draw.key, num), strict=True)
+        ]
     if is_number(draw):
         return draw % num, [draw // num] * num
-    if not isinstance(draw, Stratum):
-        choice_key, key = jax.random.split(draw)
-        return jax.random.randint(choice_key, (), 0, num), list(jax.random.split(key, num))
-    turn = draw.number // num
-    return draw.number % num, [
-        Stratum(key, turn) if member.stratifies else jax.random.fold_in(key, turn)
-        for member, key in zip(members, jax.random.split(draw.key, num), strict=True)
-    ]
+    choice_key, key = jax.random.split(draw)
+    return jax.random.randint(choice_key, (), 0, num), list(jax.random.split(key, num))
 
 
 def _check_classes(members: Sequence[Pipeline], found: Sequence[Any]) -> None:

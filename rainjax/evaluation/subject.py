@@ -16,7 +16,8 @@ class Subject(metaclass=Named):
     """A pipeline under test, with the parameters that it is tested with.
 
     `sources` says where parts of the parameters came from, by the names that `params` has at its
-    top: `{"classifier": "builtin_resnet"}`. It is shown, and decides nothing: parameters are told
+    top: `{"classifier": "builtin_resnet"}`; of several subjects that are `joined`, by their names.
+    It is shown, and decides nothing: parameters are told
     apart by their content.
     """
 
@@ -34,9 +35,9 @@ class Subject(metaclass=Named):
 def joined(name: str, subjects: Sequence[Subject], *, combine: Combine = "logits") -> Subject:
     """Returns several subjects as one: an `Ensemble` of their pipelines, with their parameters.
 
-    As the source of a `Transfer` it is an attacker with several classifiers, and a record names
-    all of them; as a subject it is a classifier that averages, where `combine` is "logits" or
-    "probabilities".
+    As the source of a `Transfer` it is an attacker with several classifiers, all of whom a record
+    names in its `sources`; as a subject it is a classifier that averages, where `combine` is
+    "logits" or "probabilities".
 
     Raises:
         ValueError: there are fewer than two, two have one name, or they make no `Ensemble`.
@@ -47,10 +48,5 @@ def joined(name: str, subjects: Sequence[Subject], *, combine: Combine = "logits
         raise ValueError(f"Two subjects to be joined are called {twice[0]!r}: give each its own.")
     pipeline = Ensemble(tuple(subject.pipeline for subject in subjects), combine)
     params = tuple(subject.params for subject in subjects)
-    return Subject(name, pipeline, params, {"params": ", ".join(map(_with_sources, subjects))})
-
-
-def _with_sources(subject: Subject) -> str:
-    """Returns a subject's name, and where its parameters came from unless that is the name."""
-    others = [source for source in subject.sources.values() if source != subject.name]
-    return f"{subject.name} ({', '.join(others)})" if others else subject.name
+    sources = {s.name: ", ".join(s.sources.values()) or s.name for s in subjects}
+    return Subject(name, pipeline, params, sources)
