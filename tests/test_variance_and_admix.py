@@ -1,6 +1,7 @@
 """VMI and Admix against the published updates, written out with NumPy on a small classifier."""
 
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from rainjax.attacks import EOT, PGD, VMI, Admix, ImagePool
 from rainjax.defenses import GaussianNoise, Identity
 from rainjax.evaluation import run_attack
 from rainjax.pipeline import Defended
+from tests.golden import vmi_torchattacks
 from tests.tiny import Linear, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -218,3 +220,14 @@ def test_a_flat_classifier_moves_nothing():
             IMAGE[None], jnp.array([0]),
         )  # fmt: skip
     np.testing.assert_array_equal(found[0], IMAGE)
+
+
+@pytest.mark.parametrize("case", vmi_torchattacks.CASES)
+def test_variance_tuning_is_torchattacks_on_the_same_draws(case):
+    with np.load(pathlib.Path(vmi_torchattacks.__file__).with_suffix(".npz")) as stored:
+        attacked, drawn = vmi_torchattacks.ours(case)
+        np.testing.assert_allclose(drawn, stored[f"{case}/drawn"], atol=1e-6)
+        moved = np.abs(stored[case] - vmi_torchattacks.IMAGES) * 255 / 1.6
+        assert 0.2 < (moved > 5.5).mean() < 0.8  # all the way, or turned on it
+        # A gradient of nearly zero may have another sign here: a step or two for a pixel.
+        assert (np.abs(attacked - stored[case]) > 1e-6).mean() < 0.01
