@@ -29,8 +29,8 @@ class Ensemble(Pipeline):
     - `"probabilities"`: of the probabilities, whose logarithms are the logits here (Liu et al.,
       2017, section 5);
     - `"loss"`: of the losses, and so of their gradients;
-    - `"gradient"`: of the gradients, each divided by its L1 norm first, so that a member that is
-      steep does not decide alone.
+    - `"gradient"`: of the gradients, each divided by its L1 norm first (of random members that of
+      each draw), so that a member that is steep does not decide alone.
 
     The first two hold for any draw and for any attack. Of the other two a draw is of one member
     alone: of a random one under a key; under draw `i` of a stratified set, or outcome `i` of a
@@ -71,7 +71,8 @@ class Ensemble(Pipeline):
         """Returns the attack with draws that take every member equally often.
 
         Where `combine` is "loss" or "gradient" an `EOT` of K draws becomes one of K draws of each
-        member, a draw at a time; elsewhere the attack is right as it is.
+        member, a draw at a time; elsewhere the attack is right as it is. Fit an attack once: again
+        it would take each member more often than it has to.
 
         Raises:
             ValueError: `attack` is no `Attack`, or its `EOT` says otherwise how draws are

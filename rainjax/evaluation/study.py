@@ -21,7 +21,7 @@ from rainjax.evaluation.names import check_apart, check_folder_name
 from rainjax.evaluation.records import record_id
 from rainjax.evaluation.rounding_certificate import RoundingCertificate
 from rainjax.evaluation.subject import Subject
-from rainjax.evaluation.threats import ThreatModel, Transfer, enumerated
+from rainjax.evaluation.threats import ThreatModel, enumerated
 from rainjax.pipeline import Pipeline
 from rainjax.typing import Params
 
@@ -196,8 +196,8 @@ def cells(study: Study) -> list[Cell]:
     """
     first = study.images.get(np.arange(1))[0][0]
     for threat in study.threats:
-        if isinstance(threat.surrogate, Transfer):
-            _check_fits(study, threat.surrogate.source, first, f"The source of {threat.name!r},")
+        if threat.source is not None:
+            _check_fits(study, threat.source, first, f"The source of {threat.name!r},")
     found: dict[str, Cell] = {}
     for subject in study.subjects:
         _check_subject(study, subject, first)

@@ -281,10 +281,7 @@ class ThreatModel(metaclass=Named):
                 f"The attack of {self.name!r} is targeted, and would lead towards the true "
                 "labels: leave targeted=False."
             )
-        surrogate = self.surrogate
-        while isinstance(surrogate, When):
-            surrogate = surrogate.surrogate
-        own = isinstance(surrogate, Transfer)
+        surrogate, own = _inner(self.surrogate), self.source is not None
         if not nobody and own != (self.knowledge is Knowledge.TRANSFER):
             raise ValueError(
                 f"The threat model {self.name!r} has surrogate={type(surrogate).__name__} and "
@@ -312,6 +309,19 @@ class ThreatModel(metaclass=Named):
                     f"The attacker of {self.name!r} knows the scoring draws and should use each: "
                     "give the attack eot=EOT(draws='enumerated')."
                 )
+
+    @property
+    def source(self) -> Subject | None:
+        """What the attacker has of his own, where the surrogate is a `Transfer`."""
+        surrogate = _inner(self.surrogate)
+        return surrogate.source if isinstance(surrogate, Transfer) else None
+
+
+def _inner(surrogate: Surrogate) -> Surrogate:
+    """Returns a surrogate without the conditions around it."""
+    while isinstance(surrogate, When):
+        surrogate = surrogate.surrogate
+    return surrogate
 
 
 def proved(
