@@ -1,19 +1,19 @@
 """Several classifiers as one pipeline, which an attack differentiates together."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 from rainjax._checks import check_image
 from rainjax.attacks import Attack
 from rainjax.attacks.directions import UnitGradients
 from rainjax.defenses._base import Defense, is_number
+from rainjax.keys import split_stratum
 from rainjax.pipeline import Pipeline
-from rainjax.typing import Draw, Image, Logits, Params, PRNGKey, Stratum
+from rainjax.typing import Draw, Image, Logits, Params, Part, PRNGKey, Stratum
 
 Combine = Literal["logits", "probabilities", "loss", "gradient"]
 
@@ -32,11 +32,11 @@ class Ensemble(Pipeline):
     - `"gradient"`: of the gradients, each divided by its L1 norm first (of random members that of
       each draw), so that a member that is steep does not decide alone.
 
-    The first two hold for any draw and for any attack. Of the other two a draw is of one member
-    alone: of a random one under a key; under draw `i` of a stratified set, or outcome `i` of a
-    list, of member `i` modulo their number. `fitted(attack)` returns the attack with every member
-    in each of its answers, equally often; a `Transfer` does that by itself. A gradient of the
-    first two is one of every member, and counts once; of the others each counts.
+    Its logits are the mean ones (of "probabilities", those of the mean), whatever the draw; so the
+    first two hold for any attack as it is, and a gradient of the ensemble counts once. For the
+    other two `fitted(attack)` returns the attack with an `EOT` that asks about every member by
+    itself under every draw, and each such gradient counts; another attack is refused, and a
+    `Transfer` fits its own.
 
     Random members draw from keys of their own, so what one draws says nothing of another's.
 
@@ -68,50 +68,43 @@ class Ensemble(Pipeline):
         return tuple(m.init(k) for m, k in zip(self.members, keys, strict=True))
 
     def fitted(self, attack: Attack) -> Attack:
-        """Returns the attack with draws that take every member equally often.
+        """Returns the attack with an `EOT` that asks about the members as `combine` says.
 
-        Where `combine` is "loss" or "gradient" an `EOT` of K draws becomes one of K draws of each
-        member, a draw at a time; elsewhere the attack is right as it is. Fit an attack once: again
-        it would take each member more often than it has to.
+        Where that is "logits" or "probabilities" the attack is right as it is.
 
         Raises:
-            ValueError: `attack` is no `Attack`, or its `EOT` says otherwise how draws are
-                combined, or how many there are at a step.
+            ValueError: `attack` is no `Attack`, or its `EOT` says otherwise how gradients are
+                combined.
         """
-        if not self._is_chosen:
+        num = self.num_parts
+        if num == 1:
             return attack
-        what = f"combine={self.combine!r} takes every member of the ensemble equally often"
         if not isinstance(attack, Attack):
             raise ValueError(
-                f"{what}, and {type(attack).__name__} does not say how it draws: give an Attack, "
-                "or combine='logits'."
+                f"combine={self.combine!r} asks about every member of the ensemble by itself, and "
+                f"{type(attack).__name__} has no EOT that says so: give an Attack, or "
+                "combine='logits'."
             )
-        eot = attack.eot
-        if eot.first is not None or eot.average == "logits":
-            raise ValueError(
-                f"{what}, which first={eot.first} with average={eot.average!r} of its EOT does "
-                "not allow: leave them out, or take combine='logits'."
-            )
-        direction = eot.direction
+        direction = attack.eot.direction
         if self.combine == "gradient":
-            if direction is not None:
+            if direction not in (None, UnitGradients("l1")):
                 raise ValueError(
                     f"combine='gradient' is a direction by itself, and the EOT has {direction}: "
                     "leave it out, or take combine='loss'."
                 )
             direction = UnitGradients("l1")
-        draws = "enumerated" if eot.draws == "enumerated" else "stratified"
-        num = eot.num_samples * len(self.members)
-        # Of draws side by side each would compute all members.
-        fitted = dataclasses.replace(
-            eot, num_samples=num, chunk_size=1, draws=draws, direction=direction
-        )
-        return dataclasses.replace(attack, eot=fitted)
+        eot = dataclasses.replace(attack.eot, num_parts=num, direction=direction)
+        return dataclasses.replace(attack, eot=eot)
+
+    @property
+    def num_parts(self) -> int:
+        """The number of members where an attack has to ask about each, and 1 elsewhere."""
+        return len(self.members) if self.combine in ("loss", "gradient") else 1
 
     @property
     def is_random(self) -> bool:
-        """Whether a member is, or a key chooses the member."""
-        return self._is_chosen or any(member.is_random for member in self.members)
+        """Whether a member is."""
+        return any(member.is_random for member in self.members)
 
     @property
     def differentiable(self) -> bool:
@@ -125,8 +118,8 @@ class Ensemble(Pipeline):
 
     @property
     def stratifies(self) -> bool:
-        """Whether draws of an even set are spread over the members, or by every one of them."""
-        return self._is_chosen or all(member.stratifies for member in self.members)
+        """Whether every member spreads stratified draws evenly."""
+        return all(member.stratifies for member in self.members)
 
     def map_defense(self, change: Callable[[Defense], Defense]) -> "Ensemble | None":
         """Returns the ensemble with the members' defenses changed, None where one has none."""
@@ -139,12 +132,7 @@ class Ensemble(Pipeline):
     def num_outcomes(self, height: int) -> int | None:
         """Returns how many outcomes there are, if every random member lists equally many."""
         listed = {m.num_outcomes(height) for m in self.members if m.is_random}
-        if not listed and self._is_chosen:
-            return len(self.members)
-        if len(listed) != 1:
-            return None
-        (num,) = listed
-        return num and num * (len(self.members) if self._is_chosen else 1)
+        return listed.pop() if len(listed) == 1 else None
 
     def check_params(self, params: Params) -> None:
         """Raises ValueError unless `params` are a tuple with those of each member."""
@@ -163,11 +151,11 @@ class Ensemble(Pipeline):
         return tuple(m.used(own) for m, own in zip(self.members, params, strict=True))
 
     def logits(self, params: Params, key: PRNGKey, image: Image) -> Logits:
-        """Returns the combined logits, or those of a random member; see `logits_of_draw`."""
+        """Returns the combined logits; see `logits_of_draw`."""
         return self.logits_of_draw(params, key, image)
 
-    def logits_of_draw(self, params: Params, draw: Draw, image: Image) -> Logits:
-        """Returns the combined logits under one draw, or those of the member that it is of.
+    def logits_of_draw(self, params: Params, draw: Draw | Part, image: Image) -> Logits:
+        """Returns the combined logits under one draw, or of a `Part` those of one member.
 
         Raises:
             ValueError: the parameters are of other members, one refuses the image, or tells
@@ -176,83 +164,41 @@ class Ensemble(Pipeline):
         """
         return self._combined("logits_of_draw", params, draw, image)
 
-    def checked_logits(self, params: Params, draw: Draw, image: Image) -> Logits:
+    def checked_logits(self, params: Params, draw: Draw | Part, image: Image) -> Logits:
         """Returns `logits_of_draw`, NaN where a member's defense leaves [0, 1]; raises as it."""
         return self._combined("checked_logits", params, draw, image)
 
-    @property
-    def _is_chosen(self) -> bool:
-        """Whether a draw is of one member alone."""
-        return self.combine in ("loss", "gradient")
-
-    def _combined(self, method: str, params: Params, draw: Draw, image: Image) -> Logits:
+    def _combined(self, method: str, params: Params, draw: Draw | Part, image: Image) -> Logits:
         check_image(image, type(self).__name__)
         self.check_params(params)
         num = len(self.members)
-        asked = [
-            _member_fn(number, getattr(member, method))
-            for number, member in enumerate(self.members)
-        ]
-        if self._is_chosen:
-            chosen, draws = _chosen(self.members, draw)
-            branches = [
-                lambda image, fn=fn, own=own, draw=draw: fn(own, draw, image)
-                for fn, own, draw in zip(asked, params, draws, strict=True)
-            ]
-            shapes = [jax.eval_shape(branch, image) for branch in branches]
-            _check_classes(self.members, shapes)
-            return jax.lax.switch(chosen, branches, image)
-        draws = _side_by_side(draw, num)
-        found = [fn(own, d, image) for fn, own, d in zip(asked, params, draws, strict=True)]
-        _check_classes(self.members, found)
+
+        def of(number: int, draw: Any) -> Logits:
+            try:
+                return getattr(self.members[number], method)(params[number], draw, image)
+            except ValueError as error:
+                raise ValueError(f"Member {number} of the ensemble: {error}") from error
+
+        if isinstance(draw, Part):
+            return of(draw.number, _each(draw.draw, num)[draw.number])
+        found = [of(number, own) for number, own in enumerate(_each(draw, num))]
+        for number, logits in enumerate(found):
+            if logits.shape != found[0].shape:
+                raise ValueError(
+                    f"Member {number} of the ensemble, {type(self.members[number]).__name__}, "
+                    f"tells {logits.shape[0]} classes apart, and the first {found[0].shape[0]}: "
+                    "take classifiers of the same classes."
+                )
         logits = jnp.stack(found)
-        if self.combine == "logits":
-            return jnp.mean(logits, axis=0)
-        return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(num)
+        if self.combine == "probabilities":
+            return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(num)
+        return jnp.mean(logits, axis=0)
 
 
-def _member_fn(number: int, fn: Callable) -> Callable[[Params, Draw, Image], Logits]:
-    """Returns a member's logits as a function that names the member where it refuses an image."""
-
-    def named(params, draw, image):
-        try:
-            return fn(params, draw, image)
-        except ValueError as error:
-            raise ValueError(f"Member {number} of the ensemble: {error}") from error
-
-    return named
-
-
-def _side_by_side(draw: Draw, num: int) -> list[Any]:
+def _each(draw: Draw, num: int) -> list[Any]:
     """Returns a draw for each of `num` members: keys of their own, or the same outcome."""
     if isinstance(draw, Stratum):
-        return [Stratum(key, draw.number) for key in jax.random.split(draw.key, num)]
+        return split_stratum(draw, num)
     if is_number(draw):
         return [draw] * num
     return list(jax.random.split(draw, num))
-
-
-def _chosen(members: Sequence[Pipeline], draw: Draw) -> tuple[Int[Array, ""], list[Any]]:
-    """Returns the member that a draw is of, and for each the draw that it would then be given."""
-    num = len(members)
-    if isinstance(draw, Stratum):
-        turn = draw.number // num
-        return draw.number % num, [
-            Stratum(key, turn) if member.stratifies else jax.random.fold_in(key, turn)
-            for member, key in zip(members, jax.random.split(draw.key, num), strict=True)
-        ]
-    if is_number(draw):
-        return draw % num, [draw // num] * num
-    choice_key, key = jax.random.split(draw)
-    return jax.random.randint(choice_key, (), 0, num), list(jax.random.split(key, num))
-
-
-def _check_classes(members: Sequence[Pipeline], found: Sequence[Any]) -> None:
-    first = found[0].shape[0]
-    for number, (member, logits) in enumerate(zip(members, found, strict=True)):
-        if logits.shape[0] != first:
-            raise ValueError(
-                f"Member {number} of the ensemble, {type(member).__name__}, tells "
-                f"{logits.shape[0]} classes apart, and the first {first}: take classifiers of the "
-                "same classes."
-            )

@@ -100,19 +100,8 @@ def zeros_of(fn: Callable, *args):
 def add_draws(fn: Callable, total, key: PRNGKey, start, count: int, draws: Draws, *args):
     """Returns `total` plus the sum of `fn(draw, *args)` over draws `start..start+count-1`."""
     one = lambda number: fn(draw(key, number, draws), *args)
-    values = each_draw(one, start, count)
+    values = jax.vmap(one)(start + jnp.arange(count))
     return jax.tree.map(lambda t, v: t + v.sum(0), total, values)
-
-
-def each_draw(fn: Callable, start: int | Int[Array, ""], count: int):
-    """Returns `fn(number)` for the numbers `start..start+count-1`, side by side.
-
-    A lone one is not put under `jax.vmap`, which would turn what a draw chooses by its number
-    into all that there is to choose from.
-    """
-    if count == 1:
-        return jax.tree.map(lambda value: value[None], fn(jnp.asarray(start)))
-    return jax.vmap(fn)(start + jnp.arange(count))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from rainjax import Ensemble, Guarded, gradients
+from rainjax import Ensemble, Guarded
 from rainjax.attacks import (
     APGD,
     EOT,
@@ -27,6 +27,7 @@ from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.gradients import BPDA
 from rainjax.nets._network import Network
 from rainjax.pipeline import Defended, Pipeline
+from rainjax.typing import Part
 from tests.tiny import Linear, Mask, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -106,49 +107,50 @@ def test_the_logits_are_means():
     expected = scipy.special.softmax(logits, axis=1).mean(0)
     np.testing.assert_allclose(np.exp(shares), expected, rtol=1e-4, atol=1e-6)
     assert not Ensemble(MEMBERS).is_random
-    assert Ensemble(MEMBERS, "loss").is_random
+    assert not Ensemble(MEMBERS, "loss").is_random
+    for combine in ("loss", "gradient"):  # as a classifier they average their logits
+        found = Ensemble(MEMBERS, combine).logits(PARAMS, key, image)
+        np.testing.assert_array_equal(found, mean)
 
 
-def test_a_key_is_of_one_member_and_a_set_of_draws_of_all():
+def test_a_part_of_a_draw_is_of_one_member():
     source, image = Ensemble(MEMBERS, "loss"), jnp.asarray(IMAGES[0])
-    logits = np.array([IMAGES[0].ravel() @ kernel for kernel in KERNELS])
-    which = lambda found: np.abs(np.asarray(found)[:, None] - logits).max(-1).argmin(1)
-    keys = jax.random.split(KEYS[0], 300)
-    drawn = which(jax.vmap(lambda key: source.logits(PARAMS, key, image))(keys))
-    assert np.bincount(drawn, minlength=3).min() > 70
-    numbers = jax.vmap(lambda i: source.logits_of_draw(PARAMS, i, image))(jnp.arange(6))
-    np.testing.assert_array_equal(which(numbers), [0, 1, 2, 0, 1, 2])
-    assert source.num_outcomes(5) == 3
-    assert Ensemble(MEMBERS).num_outcomes(5) is None
-    noisy = Ensemble(
-        (*MEMBERS[:2], Defended(GaussianNoise(0.1), Linear(SIZE, NUM_CLASSES))), "loss"
-    )
+    assert source.num_parts == 3
+    assert Ensemble(MEMBERS).num_parts == 1
+    for number, kernel in enumerate(KERNELS):
+        found = source.logits_of_draw(PARAMS, Part(KEYS[0], number), image)
+        np.testing.assert_allclose(found, IMAGES[0].ravel() @ kernel, rtol=1e-4, atol=1e-5)
+    noisy = Defended(GaussianNoise(0.1), Linear(SIZE, NUM_CLASSES))
+    noisy = Ensemble((*MEMBERS[:2], noisy), "loss")
+    assert noisy.is_random
+    assert noisy.num_outcomes(5) is None
     with pytest.raises(TypeError, match="does not list its outcomes"):
-        noisy.logits_of_draw(PARAMS, jnp.array(2), image)
+        noisy.logits_of_draw(PARAMS, Part(jnp.array(2), 2), image)
 
 
 def test_random_members_draw_apart_and_each_draw_is_fresh():
     """Two members with one kernel behind the same mask: their gradients are their draws."""
     masked = Defended(Mask(), Linear(SIZE, NUM_CLASSES))
     params = (PARAMS[0], PARAMS[0])
-    together = Ensemble((masked, masked))
-    seen = []
+    source, ones = Ensemble((masked, masked)), jnp.ones(SHAPE)
 
-    def logits_fn(draw, image):
-        return together.logits_of_draw(params, draw, image)
+    def masks(draw):
+        """How many of the two members let each value through."""
+        logits = lambda image: source.logits_of_draw(params, draw, image)
+        jacobian = np.asarray(jax.jacrev(logits)(ones)).reshape(NUM_CLASSES, SIZE)
+        return jacobian[0] / np.asarray(KERNELS[0])[:, 0]
 
-    ones = jnp.ones(SHAPE)
-    jacobian = jax.jacrev(lambda image: logits_fn(KEYS[0], image))(ones).reshape(NUM_CLASSES, SIZE)
-    kept = np.round(2 * np.asarray(jacobian) / np.asarray(KERNELS[0]).T)[0]  # of 0, 1 or 2 masks
-    assert {0.0, 1.0, 2.0} == set(np.unique(kept))
-    chosen = Ensemble((masked, masked), "loss")
-    attack = chosen.fitted(fgsm(RADIUS, eot=EOT(3)))
-    assert attack.eot == EOT(6, chunk_size=1, draws="stratified")
-    for number in range(6):
-        draw = gradients.draw(KEYS[0], number, "stratified")
-        jac = jax.jacrev(lambda image, draw=draw: chosen.logits_of_draw(params, draw, image))(ones)
-        seen.append(np.asarray(jac).reshape(NUM_CLASSES, SIZE)[0] != 0)
-    assert len({mask.tobytes() for mask in seen}) == 6
+    both = np.round(2 * masks(KEYS[0]))
+    assert {0.0, 1.0, 2.0} == set(np.unique(both))
+    each = [np.round(masks(Part(KEYS[0], number))) for number in range(2)]
+    np.testing.assert_array_equal(sum(each), both)  # the same draws, taken apart
+    seen = [np.round(masks(Part(key, n))).tobytes() for key in KEYS for n in range(2)]
+    assert len(set(seen)) == 6
+    spread = Ensemble((masked, masked), "loss")
+    attack = spread.fitted(fgsm(RADIUS, eot=EOT(3)))
+    assert attack.eot == EOT(3, num_parts=2)
+    assert spread.fitted(attack) == attack
+    assert not spread.stratifies
 
 
 def test_scales_are_enumerated_with_the_members():
@@ -161,9 +163,9 @@ def test_scales_are_enumerated_with_the_members():
     )  # fmt: skip
     for combine, num in (("loss", 15), ("logits", 5)):
         source = Ensemble(scaled, combine)
-        assert source.num_outcomes(5) == num
+        assert source.num_outcomes(5) == 5
         fitted = source.fitted(attack)
-        assert fitted.eot.num_samples == num
+        assert fitted.num_gradients == num
         found = run_attack(source, fitted, PARAMS, KEYS[:1], IMAGES[:1], jnp.asarray(LABELS[:1]))
         own = sum(mean_slope(combine, copy, 1) / 2**i for i, copy in enumerate(copies))
         moved = np.clip(IMAGES[0] + 0.4 * own / np.linalg.norm(own), 0, 1)
@@ -187,7 +189,7 @@ COUNTS: list[int] = []
 @pytest.mark.parametrize("combine", ["logits", "loss", "gradient"])
 @pytest.mark.parametrize("how", ["driven", "called"])
 def test_every_member_is_asked_once_in_each_answer(combine, how):
-    """No draw computes all members: three of them cost three passes a step and not nine."""
+    """And no more often: three of them cost three passes a step and not nine."""
     members = tuple(Defended(Identity(), Counted(SIZE, NUM_CLASSES, n)) for n in range(3))
     source = Ensemble(members, combine)
     attack = source.fitted(PGD(num_steps=2, random_start=False))
@@ -225,28 +227,48 @@ def test_unit_gradients(norm):
 
 
 @dataclasses.dataclass(frozen=True)
-class Steepest(JointDirection):
-    """The gradient of the draw with the highest loss."""
+class Median(JointDirection):
+    """The median over the draws, which no sum of them tells."""
 
     def of_all(self, gradients, values):
-        return gradients[jnp.argmax(values)]
+        return jnp.median(gradients, axis=0)
 
 
-def test_a_joint_direction_sees_all_members():
+@pytest.mark.parametrize(
+    "eot",
+    [
+        EOT(3, direction=Median()),
+        EOT(4, first=2),
+        EOT(4, chunk_size=2, draws="stratified"),
+        EOT(2, average="logits"),
+        EOT(2, common=True),
+    ],
+    ids=["median", "growing", "stratified", "logits", "common"],
+)
+@pytest.mark.parametrize("how", ["driven", "called"])
+def test_members_go_with_every_way_to_average(eot, how):
+    """Where nothing is random every mean over draws is the mean over members alone."""
     source = Ensemble(MEMBERS, "loss")
-    attack = PGD(
-        norm="l2", radius=0.4, step_size=0.4, num_steps=1, random_start=False,
-        eot=EOT(direction=Steepest()),
-    )  # fmt: skip
-    found = run_attack(
-        source, source.fitted(attack), PARAMS, KEYS[:1], IMAGES[:1], jnp.asarray(LABELS[:1])
-    )
-    flat, truth = IMAGES[0].astype(float).ravel(), np.eye(NUM_CLASSES)[1]
-    shares = [scipy.special.softmax(flat @ kernel) for kernel in KERNELS]
-    number = int(np.argmin([share[1] for share in shares]))
-    own = slope(KERNELS[number], shares[number] - truth)
+    options = {"norm": "l2", "radius": 0.4, "step_size": 0.4, "num_steps": 1}
+    attack = source.fitted(PGD(random_start=False, eot=eot, **options))
+    row = KEYS[:1], jnp.asarray(IMAGES[:1]), jnp.asarray(LABELS[:1])
+    if how == "driven":
+        found = run_attack(source, attack, PARAMS, *row)
+    else:
+        logits_fn = lambda draw, image: source.logits_of_draw(PARAMS, draw, image)
+        found = jax.jit(jax.vmap(lambda key, x, y: attack(key, logits_fn, x, y)))(*row)
+    own = mean_slope("loss", IMAGES[0], 1)
     expected = np.clip(IMAGES[0] + 0.4 * own / np.linalg.norm(own), 0, 1)
     np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
+def test_progress_counts_every_member():
+    source, counted = Ensemble(MEMBERS, "loss"), []
+    attack = source.fitted(PGD(num_steps=3, eot=EOT(2)))
+    run_attack(
+        source, attack, PARAMS, KEYS, IMAGES, jnp.asarray(LABELS), on_gradient=counted.append
+    )
+    assert sum(counted) == attack.num_gradients == 3 * 2 * 3
 
 
 def test_a_surrogate_looks_into_every_member():
@@ -326,14 +348,17 @@ _chosen = functools.partial(Ensemble(MEMBERS, "loss").fitted)
         ),
         (lambda: _attacked(MEMBERS, PARAMS[:2]), "an ensemble of 3 are a tuple of as many, got 2"),
         (
-            lambda: _attacked(MEMBERS, PARAMS, "loss", PGD(eot=EOT(2, draws="enumerated"))),
-            "num_samples=2 and Ensemble has 3",
+            lambda: _attacked(MEMBERS, PARAMS, "loss", PGD(eot=EOT(2))),
+            "num_parts=1, and Ensemble has 3 to be asked about one by one",
         ),
-        (lambda: _chosen(PGD(eot=EOT(4, first=2))), "first=2 .* does not allow"),
-        (lambda: _chosen(PGD(eot=EOT(4, average="logits"))), "average='logits'"),
-        (lambda: _chosen(AutoAttack()), "AutoAttack does not say how it draws"),
         (
-            lambda: Ensemble(MEMBERS, "gradient").fitted(PGD(eot=EOT(direction=Steepest()))),
+            lambda: _attacked(MEMBERS, PARAMS, "logits", PGD(eot=EOT(2, num_parts=3))),
+            "num_parts=3, and Ensemble has 1",
+        ),
+        (lambda: EOT(num_parts=0), "num_parts=0 must be at least 1"),
+        (lambda: _chosen(AutoAttack()), "AutoAttack has no EOT that says so"),
+        (
+            lambda: Ensemble(MEMBERS, "gradient").fitted(PGD(eot=EOT(direction=Median()))),
             "combine='gradient' is a direction by itself",
         ),
     ],

@@ -90,7 +90,7 @@ class OfAll:
             return self.asked(logits_fn, gradients.draw(key, number, self.draws), image, about)
 
         def chunk(_, start):
-            return None, gradients.each_draw(one, start, self.chunk_size)
+            return None, jax.vmap(one)(start + jnp.arange(self.chunk_size))
 
         starts = jnp.arange(0, self.num_samples, self.chunk_size)
         on_cpu = jax.default_backend() == "cpu"  # convolutions crawl inside its loops

@@ -122,7 +122,7 @@ def propagations(attack: Any) -> tuple[int, int]:
             "give an Attack, or an AutoAttack."
         )
     if _takes_gradients(attack):
-        return attack.eot.total(attack.num_calls), attack.num_gradients
+        return attack.eot.num_parts * attack.eot.total(attack.num_calls), attack.num_gradients
     return attack.num_gradients, 0
 
 
