@@ -35,14 +35,15 @@ class Ensemble(Pipeline):
     Its logits are the mean ones (of "probabilities", those of the mean), whatever the draw; so the
     first two hold for any attack as it is, and a gradient of the ensemble counts once. For the
     other two `fitted(attack)` returns the attack with an `EOT` that asks about every member by
-    itself under every draw, and each such gradient counts; another attack is refused, and a
-    `Transfer` fits its own.
+    itself under every draw, and each such gradient counts; another attack is refused, and studies
+    fit theirs.
 
     Random members draw from keys of their own, so what one draws says nothing of another's.
 
     Raises:
-        ValueError: there are fewer than two members, or one rejects images; and, as soon as it
-            is given an image, one tells other numbers of classes apart than the first does.
+        ValueError: there are fewer than two members, or one rejects images, or is an ensemble of
+            losses or gradients; and, as soon as it is given an image, one tells other numbers of
+            classes apart than the first does.
     """
 
     members: tuple[Pipeline, ...]
@@ -60,6 +61,11 @@ class Ensemble(Pipeline):
                 raise ValueError(
                     f"Member {number} of the ensemble, {type(member).__name__}, rejects images, "
                     "which has no mean with others' logits: take the pipeline that it guards."
+                )
+            if member.num_parts > 1:
+                raise ValueError(
+                    f"Member {number} of the ensemble is one itself, with combine="
+                    f"{getattr(member, 'combine', None)!r}: take its members into this one."
                 )
 
     def init(self, key: PRNGKey) -> Params:

@@ -337,6 +337,10 @@ _chosen = functools.partial(Ensemble(MEMBERS, "loss").fitted)
         (lambda: Ensemble(MEMBERS[:1]), "An ensemble of 1: give two members at least"),
         (lambda: Ensemble(MEMBERS, "mean"), "combine='mean'"),
         (
+            lambda: Ensemble((MEMBERS[0], Ensemble(MEMBERS, "loss"))),
+            "Member 1 of the ensemble is one itself, with combine='loss'",
+        ),
+        (
             lambda: Ensemble((MEMBERS[0], Guarded(MEMBERS[1], MaxSoftmax(MEMBERS[1].classifier)))),
             "Member 1 of the ensemble, Guarded, rejects images",
         ),

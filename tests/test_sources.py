@@ -146,9 +146,12 @@ def test_an_ensemble_is_attacked_once_for_all_subjects(tmp_path):
 
 
 def test_an_average_is_a_subject_as_well(tmp_path):
-    both = joined("mean", [source(), source(KERNEL, "own")])
-    evaluate(study(both, threats=(CLEAN,)), tmp_path, progress=False)
-    (record,) = load_records(tmp_path / "small")
+    both = joined("mean", [source(), source(KERNEL, "own")], combine="loss")
+    white_box = ThreatModel("FGSM", fgsm(RADIUS), Itself())
+    evaluate(study(both, threats=(CLEAN, white_box)), tmp_path, progress=False)
+    record, attacked = load_records(tmp_path / "small")
+    assert attacked.attack["eot"]["num_parts"] == 2
+    assert attacked.score().accuracy < record.score().accuracy
     mean = (np.asarray(OTHER, float) + np.asarray(KERNEL, float)) / 2
     right = (SMALL.reshape(16, -1) / 255 @ mean).argmax(1) == RIGHT
     np.testing.assert_array_equal(record.correct_draws, right)

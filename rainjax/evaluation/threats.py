@@ -43,9 +43,12 @@ class Surrogate(Value):
         return own
 
     def fitted(self, attack: Any, surrogate: Pipeline, height: int) -> Any:
-        """Returns `attack` as it fits a surrogate of images `height` high; as it is by default."""
-        del surrogate, height
-        return attack
+        """Returns `attack` as it fits a surrogate of images `height` high.
+
+        By default as it is, but for an `Ensemble`, whose every member it asks about.
+        """
+        del height
+        return surrogate.fitted(attack) if isinstance(surrogate, Ensemble) else attack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,8 +192,7 @@ class Transfer(Surrogate):
     The attacker asks the pipeline that is scored nothing: `knowledge=Knowledge.TRANSFER`. An
     iterative attack that fits its source well may transfer badly; `rainjax.attacks` has what
     helps (`VMI`, `Admix`, `InputDiversity` and its likes, losses without a probability), and so
-    have several sources at once: `Transfer(joined("ensemble", subjects))`. An attack on them takes
-    every member equally often, however they are combined.
+    have several sources at once: `Transfer(joined("ensemble", subjects))`.
     """
 
     source: Subject
@@ -200,11 +202,6 @@ class Transfer(Surrogate):
 
     def params(self, own: Params) -> Params:
         return self.source.params
-
-    def fitted(self, attack: Any, surrogate: Pipeline, height: int) -> Any:
-        """Returns the attack with draws that take every member of an ensemble equally often."""
-        del height
-        return surrogate.fitted(attack) if isinstance(surrogate, Ensemble) else attack
 
 
 @dataclasses.dataclass(frozen=True)
