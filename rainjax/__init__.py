@@ -4,12 +4,13 @@ A table of contents; the modules hold more.
 
     pipeline     Defended, Pipeline      a classifier behind a defense, and what is like it
     guarded      Guarded                 a pipeline that a detector lets answer, or not
+    ensemble     Ensemble                several pipelines that an attack differentiates together
     detectors    Detector, calibrate, ...
     defenses     RAIN, FeatureDistillation, JPEG, many more: values with pure functions
     attacks      PGD, EOT, many more     what is mounted against them
     gradients    expectation, BPDA, straight_through
     evaluation   run_attack, keep_worst, score, attack_batch, round_to_8bit
-    ensemble     run_ensemble, Member    several attacks on the same images
+    run_ensemble, Member                 several attacks on the same images
     autoattack   AutoAttack              the usual ensembles
     universal    universal_perturbation  one perturbation for many images
     smoothing    Smoothed, certify       randomized smoothing: radii that no attack crosses
@@ -46,6 +47,7 @@ from rainjax.defenses import (
     Identity,
     MeanFieldRAIN,
 )
+from rainjax.ensemble import Ensemble
 from rainjax.evaluation import attack_batch, keep_worst, run_attack, score, smoothing
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.ensemble import Member, run_ensemble
@@ -67,6 +69,7 @@ __all__ = [
     "Chain",
     "Defended",
     "Defense",
+    "Ensemble",
     "FeatureDistillation",
     "Guarded",
     "Identity",

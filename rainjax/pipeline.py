@@ -80,6 +80,11 @@ class Pipeline(Value):
         return True
 
     @property
+    def num_parts(self) -> int:
+        """How many parts an attack has to ask about one by one, as `rainjax.typing.Part`s."""
+        return 1
+
+    @property
     def defended(self) -> bool:
         """Whether there is anything beside the classifier that an attacker may be blind to."""
         return True

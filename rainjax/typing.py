@@ -30,3 +30,14 @@ class Stratum:
 # be enumerated, the number of one of them; or a draw that belongs to an even set.
 Draw = PRNGKey | Int[Array, ""] | Stratum
 LogitsFn = Callable[[Draw, Image], Logits]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A draw, of part `number` alone of a pipeline of several, such as one member of an ensemble.
+
+    Attacks and their queries never meet it: who asks about parts hands it to the pipeline.
+    """
+
+    draw: Draw
+    number: int

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from rainjax.attacks import (
     APGD,
     EOT,
@@ -9,7 +11,9 @@ from rainjax.attacks import (
     NES,
     PGD,
     SPSA,
+    VMI,
     ZOO,
+    Admix,
     Attack,
     Boundary,
     CarliniWagner,
@@ -17,6 +21,7 @@ from rainjax.attacks import (
     DeepFool,
     ElasticNet,
     HopSkipJump,
+    ImagePool,
     NoisyAPGD,
     RayS,
     ReachableOutputs,
@@ -47,6 +52,10 @@ class AttackCase:
     moves: bool = True
 
 
+_POOL = ImagePool.of(
+    np.random.default_rng(2).uniform(size=(8, 8, 8, 3)), np.array([0, 1, 2, 3, 0, 1, 2, 3])
+)
+
 ATTACKS = [
     AttackCase("fgsm", fgsm(8 / 255), "linf", 8 / 255),
     AttackCase("pgd", PGD(radius=0.6, step_size=0.5, num_steps=3), "linf", 0.6),
@@ -59,6 +68,33 @@ ATTACKS = [
         PGD(norm="l2", radius=0.7, step_size=0.3, num_steps=2, num_restarts=2, momentum=0.9),
         "l2",
         0.7,
+    ),
+    AttackCase("vmi", VMI(num_steps=3, num_neighbors=3), "linf", 8 / 255),
+    AttackCase(
+        "vni_l2",
+        VMI(
+            norm="l2",
+            radius=0.7,
+            step_size=0.3,
+            num_steps=2,
+            num_neighbors=2,
+            nesterov=True,
+            eot=EOT(2),
+        ),
+        "l2",
+        0.7,
+    ),
+    AttackCase(
+        "admix",
+        Admix(pool=_POOL, radius=0.1, step_size=0.05, num_steps=2, num_mixed=2, num_scales=2),
+        "linf",
+        0.1,
+    ),
+    AttackCase(
+        "admix_l1",
+        Admix(pool=_POOL, norm="l1", radius=3.0, step_size=1.0, num_steps=2, num_scales=1),
+        "l1",
+        3.0,
     ),
     AttackCase("noisy_apgd", NoisyAPGD(num_steps=5, eot=EOT(2)), "linf", 8 / 255),
     AttackCase(

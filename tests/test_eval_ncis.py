@@ -14,6 +14,7 @@ from rainjax import data, zoo
 from rainjax.attacks import InputDiversity, TranslationInvariance
 from rainjax.defenses import NCIS, GaussianSmoothing
 from rainjax.evaluation import Knowledge, evaluate
+from rainjax.evaluation.study import cells
 from rainjax.report import report
 from tests import saved_networks
 from tests.tiny import BLIND_SPOT_TINY, RESNET_TINY, resnet_params, unchecked
@@ -40,7 +41,7 @@ def config(place, tmp_path_factory):
         name="tiny",
         rows=("ncis",),
         classifier=str(place / "classifier"),
-        transfer=str(place / "own"),
+        transfer=(str(place / "own"),),
         blind_spot=str(place / "blind_spot"),
         ncis_iterations=2,
         radii=(8 / 255,),
@@ -84,8 +85,27 @@ def test_the_gradient_that_is_blurred_is_the_one_at_the_image(config):
     assert threat.attack.momentum == 1.0
 
 
+def test_several_classifiers_are_attacked_together(config, place):
+    images, labels = data.load("builtin", "train").get(np.arange(200))
+    another = resnet_params(images.astype(np.float32) / 255, labels, seed=6)
+    zoo.save(place, "another", RESNET_TINY, another, saved_networks.CARD)
+    names = config.transfer[0], str(place / "another")
+    both = dataclasses.replace(config, transfer=names, transfer_combine="loss")
+    (threat,) = (threat for threat in both.threats() if threat.name == "transfer")
+    source = threat.surrogate.source
+    assert source.sources == {"own": "own", "another": "another"}
+    assert threat.description.endswith(" on own, another")
+    assert source.pipeline.combine == "loss"
+    for member in source.pipeline.members:
+        assert member.defense.stages == (TranslationInvariance(3), InputDiversity())
+    (cell,) = [cell for cell in cells(both.study()) if cell.threat.name == "transfer"][:1]
+    assert cell.num_gradients == 2 * config.num_steps
+    with pytest.raises(ValueError, match=r"transfer_arch=\('resnet20',\) must name the network"):
+        dataclasses.replace(both, transfer_arch=("resnet20",))
+
+
 def test_the_steps_of_two_attacks_are_kept_at_the_largest_radius(config):
-    wide = dataclasses.replace(config, radii=(1 / 255, 4 / 255, 2 / 255), transfer=None)
+    wide = dataclasses.replace(config, radii=(1 / 255, 4 / 255, 2 / 255), transfer=())
     kept = [(t.name, t.attack.radius) for t in wide.threats() if "iterates" in t.tags]
     assert set(kept) == {("PGD", 4 / 255), ("own gradient", 4 / 255)}
     assert not any(threat.name == "transfer" for threat in wide.threats())
@@ -216,7 +236,7 @@ def test_bad_options_of_a_sweep_are_refused(sweep, changes, sentence):
 
 
 def test_what_does_not_fit_is_refused(config, sweep, place, tmp_path):
-    itself = dataclasses.replace(config, transfer=config.classifier)
+    itself = dataclasses.replace(config, transfer=(config.classifier,))
     with pytest.raises(ValueError, match="is the classifier itself: name another, or none"):
         itself.study()
     with pytest.raises(ValueError, match="row 'ncis' needs a blind-spot network: give --blind-"):

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from rainjax import attacks
-from rainjax.attacks import EOT, PGD, Attack, InputDiversity, ScaleInvariance, fgsm
+from rainjax.attacks import (
+    EOT,
+    PGD,
+    Admix,
+    Attack,
+    ImagePool,
+    InputDiversity,
+    ScaleInvariance,
+    fgsm,
+)
 from rainjax.defenses import (
     JPEG,
     RAIN,
@@ -121,6 +130,8 @@ ATTACKS = [
     for value in vars(attacks).values()
     if isinstance(value, type) and issubclass(value, Attack) and not value.__abstractmethods__
 ]
+# Those that need something to be made of.
+MADE = {Admix: lambda: Admix(pool=ImagePool.of(np.zeros((4, 4, 4, 3)), np.arange(4)))}
 VALUES = [*ATTACKS, EOT, AutoAttack, Robustness, InputDiversity, lambda: When(Itself())]
 WRONG = {
     int: (True, "3", 1.5, float("nan"), [1], jnp.float32(2)),
@@ -137,7 +148,7 @@ def _kinds(field):
 
 @pytest.mark.parametrize("make", VALUES, ids=lambda make: make.__name__)
 def test_every_attack_refuses_them(make):
-    value = make()
+    value = MADE.get(make, make)()
     for field in dataclasses.fields(value):
         kinds = _kinds(field)
         given = [object(), *([] if types.NoneType in kinds else [None])]

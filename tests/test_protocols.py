@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rainjax.attacks import APGD, EOT, FAB, PGD, DeepFool, Square
+from rainjax.attacks import APGD, EOT, FAB, PGD, VMI, Admix, DeepFool, ImagePool, Square
 from rainjax.defenses import GaussianNoise
 from rainjax.evaluation import ClassifierAlone, Knowledge, ThreatModel, evaluate, protocols
 from rainjax.evaluation.autoattack import AutoAttack
@@ -160,6 +160,9 @@ def test_an_option_that_nobody_has_is_refused():
         protocols.lee_kim_2023("l2", "imagenet")
 
 
+_POOL = ImagePool.of(np.random.default_rng(1).uniform(size=(6, 6, 6, 3)), np.arange(6))
+
+
 @pytest.mark.parametrize(
     "attack",
     [
@@ -168,6 +171,8 @@ def test_an_option_that_nobody_has_is_refused():
         APGD(num_steps=3, num_targets=2),
         DeepFool(num_steps=2, num_candidates=4),
         FAB(num_steps=2),
+        VMI(num_steps=3, num_neighbors=2, eot=EOT(2)),
+        Admix(pool=_POOL, num_steps=2, num_mixed=2, num_scales=3),
         Square(num_queries=4),
         Square(num_queries=4, eot=EOT(2), paired=True),
     ],

@@ -48,6 +48,7 @@ ORDER = [
     "attacks",
     "pipeline",
     "guarded",
+    "ensemble",
     "services",
     "zoo",
     "data",

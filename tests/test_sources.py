@@ -20,6 +20,7 @@ from rainjax.evaluation import (
     Transfer,
     When,
     evaluate,
+    joined,
     load_records,
 )
 from rainjax.evaluation.study import cells
@@ -118,3 +119,72 @@ def test_an_attacker_of_his_own_knows_nothing_of_the_subject(changes, message):
 def test_a_source_whose_parameters_do_not_fit_it_is_refused():
     with pytest.raises(ValueError, match="must be"):
         dataclasses.replace(source(), params={"classifier": ()})
+
+
+def test_an_ensemble_is_attacked_once_for_all_subjects(tmp_path):
+    """By the mean of unit gradients: a loop over the images, for two linear classifiers."""
+    both = joined("both", [source(), source(3 * KERNEL, "own")], combine="gradient")
+    made = study(linear(Identity()), linear(BitDepth(3), "rounded"), threats=(transfer(both),))
+    assert len(files(made)) == 1
+    cell = cells(made)[0]
+    assert cell.attack is not None
+    assert (cell.num_draws, cell.num_gradients) == (1, 2)
+    evaluate(made, tmp_path, progress=False)
+    images, total = SMALL.reshape(16, -1) / 255, np.zeros((16, SIZE))
+    for weights in (np.asarray(OTHER, float), 3 * np.asarray(KERNEL, float)):
+        logits = images @ weights
+        wrong = np.exp(logits - logits.max(1, keepdims=True))
+        wrong /= wrong.sum(1, keepdims=True)
+        wrong[np.arange(16), RIGHT] -= 1
+        slopes = wrong @ weights.T
+        total += slopes / np.abs(slopes).sum(1, keepdims=True)
+    attacked = np.clip(images + RADIUS * np.sign(total), 0, 1)
+    for record in load_records(tmp_path / "small"):
+        seen = attacked if record.subject == "Identity" else np.round(attacked * 7) / 7
+        right = (seen @ np.asarray(KERNEL, float)).argmax(1) == RIGHT
+        np.testing.assert_array_equal(record.correct_draws, right, record.subject)
+
+
+def test_an_average_is_a_subject_as_well(tmp_path):
+    both = joined("mean", [source(), source(KERNEL, "own")], combine="loss")
+    white_box = ThreatModel("FGSM", fgsm(RADIUS), Itself())
+    evaluate(study(both, threats=(CLEAN, white_box)), tmp_path, progress=False)
+    record, attacked = load_records(tmp_path / "small")
+    assert attacked.attack["eot"]["num_parts"] == 2
+    assert attacked.score().accuracy < record.score().accuracy
+    mean = (np.asarray(OTHER, float) + np.asarray(KERNEL, float)) / 2
+    right = (SMALL.reshape(16, -1) / 255 @ mean).argmax(1) == RIGHT
+    np.testing.assert_array_equal(record.correct_draws, right)
+    assert record.content["subject"]["params"]["params"]["name"] == "another, own"
+
+
+def _of_seven():
+    network, kernel = Linear(SIZE, 7), jnp.zeros((SIZE, 7))
+    params = {"defense": (), "classifier": {"kernel": kernel}}
+    return Subject("seven", Defended(Identity(), network), params)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: cells(study(linear(Identity()), threats=(transfer(_of_seven()),))),
+            "The source of 'transfer', 'seven' tells 7 classes apart, but 'arrays' has 10",
+        ),
+        (
+            lambda: cells(
+                study(
+                    linear(Identity()),
+                    threats=(transfer(joined("both", [source(), _of_seven()])),),
+                )
+            ),
+            "The source of 'transfer', 'both' does not fit 'arrays'.*Member 1 of the ensemble, "
+            "Defended, tells 7 classes apart, and the first 10",
+        ),
+        (lambda: joined("both", [source(), source()]), "are called 'another'"),
+        (lambda: joined("both", [source()]), "An ensemble of 1"),
+    ],
+)
+def test_sources_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -9,7 +9,8 @@ from eval.studies.comparison import TAGS, Comparison, blind, by_gradients
 from rainjax import Defended, Identity, zoo
 from rainjax.attacks import APGD, PGD, InputDiversity, Square, TranslationInvariance
 from rainjax.defenses import Chain, GaussianSmoothing
-from rainjax.evaluation import CLEAN, Knowledge, Study, Subject, ThreatModel, Transfer
+from rainjax.ensemble import Combine
+from rainjax.evaluation import CLEAN, Knowledge, Study, Subject, ThreatModel, Transfer, joined
 from rainjax.evaluation.extras import Gallery, Iterates
 from rainjax.report import BlindAgainstAdaptive, FieldCurve, ResultsTable
 
@@ -23,7 +24,7 @@ class NCISStudy(Comparison):
 
     Attackers who are blind to the purifier are those of the NCIS paper's setting, and are labelled
     so: white box (PGD, APGD, Carlini and Wagner's), and black box (Square, which asks the
-    classifier alone, and what fools a classifier of the attacker's own, with --transfer). Those
+    classifier alone, and what fools classifiers of the attacker's own, with --transfer). Those
     who know of it take its own gradient through all iterations, or the identity's.
     """
 
@@ -44,23 +45,31 @@ class NCISStudy(Comparison):
     bare classifier, undefended, is measured in any case."""
     num_queries: int = 500
     """What Square asks the classifier, an image."""
-    transfer: str | None = None
-    """The classifier of an attacker who asks nothing: a zoo name, a path, or a file of published
-    weights, of another network than `classifier`; none for no such attacker."""
-    transfer_arch: str | None = None
-    """The network of its published weights."""
+    transfer: tuple[str, ...] = ()
+    """The classifiers of an attacker who asks nothing, attacked together where there are several:
+    zoo names, paths, or files of published weights, of other networks than `classifier`; empty for
+    no such attacker."""
+    transfer_arch: tuple[str, ...] = ()
+    """The networks of their published weights, one each; empty if all are of the zoo."""
+    transfer_combine: Combine = "logits"
+    """What several are attacked by the mean of."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.num_queries < 1:
             raise ValueError(f"num_queries={self.num_queries} must be at least 1.")
+        if self.transfer_arch and len(self.transfer_arch) != len(self.transfer):
+            raise ValueError(
+                f"transfer_arch={self.transfer_arch} must name the network of each of transfer="
+                f"{self.transfer}, or none."
+            )
 
     def study(self) -> Study:
         """Loads what the rows and the attackers need and returns the study.
 
         Raises:
-            ValueError: a network is missing, or the one of `transfer` is no other classifier of
-                these images.
+            ValueError: a network is missing, or one of `transfer` is no other classifier of these
+                images.
         """
         return dataclasses.replace(super().study(), extras=(Gallery(), Iterates(tag=_ITERATES)))
 
@@ -89,7 +98,7 @@ class NCISStudy(Comparison):
         yield self._carlini_wagner()
 
     def _transferred(self, radius: float) -> ThreatModel:
-        """Returns the attacker with a classifier of his own: MI, DI and TI together."""
+        """Returns the attacker with classifiers of his own: MI, DI and TI together."""
         source = self._source()
         attack = PGD(
             radius=radius,
@@ -104,18 +113,23 @@ class NCISStudy(Comparison):
             Transfer(source),
             Knowledge.TRANSFER,
             description="blind to the transformation: black box without a question, momentum, "
-            f"diverse inputs and a blurred gradient on {source.sources['classifier']}",
+            f"diverse inputs and a blurred gradient on {', '.join(source.sources.values())}",
             tags=TAGS,
         )
 
     def _source(self) -> Subject:
-        """Returns the attacker's own classifier behind what makes a perturbation transfer."""
-        assert self.transfer is not None
-        images, own = self.images(), zoo.load_any(self.transfer, self.transfer_arch)
+        """Returns the attacker's own classifiers behind what makes a perturbation transfer."""
+        networks = self.transfer_arch or [None] * len(self.transfer)
+        each = [self._own(*named) for named in zip(self.transfer, networks, strict=True)]
+        if len(each) == 1:
+            return each[0]
+        return joined("the attacker's own", each, combine=self.transfer_combine)
+
+    def _own(self, name: str, arch: str | None) -> Subject:
+        """Returns one of the attacker's classifiers."""
+        images, own = self.images(), zoo.load_any(name, arch)
         if own.sha256 == zoo.load_any(self.classifier, self.classifier_arch).sha256:
-            raise ValueError(
-                f"transfer={self.transfer!r} is the classifier itself: name another, or none."
-            )
+            raise ValueError(f"transfer={name!r} is the classifier itself: name another, or none.")
         # The blur is as wide as its paper's, by the width of the images.
         first = images.image(0)
         size = 2 * round(max(first.shape[:2]) / 40) + 1
@@ -125,7 +139,7 @@ class NCISStudy(Comparison):
         num = pipeline.num_classes(params, first)
         if num != images.num_classes:
             raise ValueError(
-                f"transfer={self.transfer!r} tells {num} classes apart, but {images.name!r} has "
+                f"transfer={name!r} tells {num} classes apart, but {images.name!r} has "
                 f"{images.num_classes}: choose a classifier of this data set."
             )
         return Subject(own.name, pipeline, params, {"classifier": own.name})
@@ -252,8 +266,8 @@ _CIFAR10 = NCISStudy(
     data="cifar10",
     classifier="cifar10_resnet20.npz",
     classifier_arch="resnet20",
-    transfer="cifar10_resnet56.npz",
-    transfer_arch="resnet56",
+    transfer=("cifar10_resnet56.npz",),
+    transfer_arch=("resnet56",),
     rain="cifar10_edsr_rain",
     radii=(2 / 255, 4 / 255, 8 / 255),
     batch_size=50,
@@ -278,8 +292,8 @@ STUDIES = {
             name="cifar10_ncis_robust",
             classifier="cifar10_resnet4b_adv2.npz",
             classifier_arch="resnet4b",
-            transfer="cifar10_resnet20.npz",
-            transfer_arch="resnet20",
+            transfer=("cifar10_resnet20.npz",),
+            transfer_arch=("resnet20",),
             num_examples=100,
             num_eot_examples=50,
             cw_steps=30,
@@ -295,8 +309,8 @@ STUDIES = {
             data="nips2017",
             classifier="mobilenetv2.npz",
             classifier_arch="mobilenetv2",
-            transfer="squeezenet.npz",
-            transfer_arch="squeezenet",
+            transfer=("squeezenet.npz",),
+            transfer_arch=("squeezenet",),
             rain="imagenette96_edsr_rain",
             shift_fraction=0.05,
             ncis_iterations=3,  # chosen by `photographs_ncis_iterations`

@@ -100,7 +100,7 @@ class Attack(Value):
     @property
     def num_gradients(self) -> int:
         """What the whole attack costs per image: gradients, or logits where it asks for none."""
-        return self.passes_per_draw * self.eot.total(self.num_calls)
+        return self.passes_per_draw * self.eot.num_parts * self.eot.total(self.num_calls)
 
     @abc.abstractmethod
     def init(self, key: PRNGKey, image: Image, label: Label) -> State:

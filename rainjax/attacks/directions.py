@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,26 @@ class Direction(Value):
     @abc.abstractmethod
     def of_draw(self, gradient: Image, value: Float[Array, ""]) -> Image:
         """Returns what is averaged, from the gradient and the loss of one draw."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitGradients(Direction):
+    """Divides each draw's gradient by its norm, so that none outweighs the others in the mean.
+
+    `norm` "l1" is the sum of magnitudes, by which MI-FGSM divides gradients (Dong et al., 2018),
+    "l2" the Euclidean length. A gradient of zeros stays one.
+    """
+
+    norm: Literal["l1", "l2"] = "l1"
+
+    def of_draw(self, gradient: Image, value: Float[Array, ""]) -> Image:
+        """Returns the gradient with a norm of 1."""
+        del value
+        # A saturated loss has gradients whose squares are no float32 any more.
+        tiny = jnp.finfo(gradient.dtype).tiny
+        gradient = gradient / jnp.maximum(jnp.max(jnp.abs(gradient)), tiny)
+        size = jnp.linalg.norm(gradient) if self.norm == "l2" else jnp.sum(jnp.abs(gradient))
+        return gradient / jnp.maximum(size, 1e-12)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rainjax._arguments import Named
 from rainjax._checks import check_fields
 from rainjax.attacks.directions import Direction, JointDirection, OfAll, OfDraw
 from rainjax.gradients import Draws
-from rainjax.typing import Draw, Image, LogitsFn, PRNGKey
+from rainjax.typing import Draw, Image, LogitsFn, Part, PRNGKey
 
 Query = Callable[[LogitsFn, Draw, Image, Any], Any]
 """What an attack asks of one draw: `query(logits_fn, draw, image, about)`, a pytree of numbers."""
@@ -37,6 +37,8 @@ class EOT(metaclass=Named):
     logits, another objective than the mean loss: that of an attacker of a classifier that
     averages its logits, and a success is one of the mean logits. It holds its draws' inputs,
     not one chunk. A `direction` makes something else of the draws' gradients than their mean.
+    Every draw asks about `num_parts` parts of the pipeline, one after the other, and averages over
+    them too: see `rainjax.Ensemble`, whose `fitted` sets it.
 
     >>> from rainjax import EOT
     >>> EOT(16).total(num_calls=10)
@@ -56,10 +58,13 @@ class EOT(metaclass=Named):
     common: bool = False
     average: Literal["gradients", "logits"] = "gradients"
     direction: Direction | JointDirection | None = None
+    num_parts: int = 1
 
     def __post_init__(self):
         check_fields(self)
         gradients.check_chunk(self.num_samples, self.chunk_size)
+        if self.num_parts < 1:
+            raise ValueError(f"num_parts={self.num_parts} must be at least 1.")
         if self.direction is not None and self.average == "logits":
             raise ValueError(
                 f"average='logits' has one gradient, and direction={self.direction} is made of "
@@ -96,11 +101,15 @@ class EOT(metaclass=Named):
     def query(self, query: Query) -> Query:
         """Returns what is asked of one *outer* draw: see `outer`."""
         if self.average == "logits":
-            return _OfMeanLogits(query, self)
+            query = _OfMeanLogits(query, self)
+        if isinstance(self.direction, Direction):
+            query = OfDraw(query, self.direction)
+        if self.num_parts > 1:
+            query = _OfParts(query, self.num_parts)
         if isinstance(self.direction, JointDirection):
             chunk = gradients.check_chunk(self.num_samples, self.chunk_size)
             return OfAll(query, self.direction, self.num_samples, chunk, self.draws)
-        return query if self.direction is None else OfDraw(query, self.direction)
+        return query
 
     @property
     def outer(self) -> "EOT":
@@ -147,6 +156,24 @@ class EOT(metaclass=Named):
 
         total = jax.lax.fori_loop(0, count, add, zeros)
         return jax.tree.map(lambda t: t / count, total)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfParts:
+    """Asks about each part of a pipeline under one draw, and averages the answers."""
+
+    asked: Query
+    num_parts: int
+
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Any) -> Any:
+        asks: Any = logits_fn
+
+        def of(number: int) -> Any:
+            part_fn = lambda draw, image: asks(Part(draw, number), image)
+            return self.asked(part_fn, draw, image, about)
+
+        each = [of(number) for number in range(self.num_parts)]
+        return jax.tree.map(lambda *values: sum(values) / self.num_parts, *each)
 
 
 @dataclasses.dataclass(frozen=True)

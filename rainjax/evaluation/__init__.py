@@ -22,7 +22,7 @@ from rainjax.evaluation.scoring import attack_batch, keep_worst, round_to_8bit, 
 from rainjax.evaluation.seeds import OverSeeds, SeedSpread, over_seeds
 from rainjax.evaluation.shards import Shard, parse_shard, shard_of_array
 from rainjax.evaluation.study import Study
-from rainjax.evaluation.subject import Subject
+from rainjax.evaluation.subject import Subject, joined
 from rainjax.evaluation.threats import (
     CLEAN,
     ClassifierAlone,
@@ -80,6 +80,7 @@ __all__ = [
     "certify_study",
     "check_study",
     "evaluate",
+    "joined",
     "keep_worst",
     "ladders",
     "load_records",

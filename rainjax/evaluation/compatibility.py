@@ -37,6 +37,12 @@ def check_outcomes(surrogate: Pipeline, eot: EOT, height: int) -> None:
             f"draws='stratified' needs a defense that can spread its draws evenly, and "
             f"{name} cannot: draw independent keys."
         )
+    if eot.num_parts != surrogate.num_parts:
+        raise ValueError(
+            f"num_parts={eot.num_parts}, and {type(surrogate).__name__} has {surrogate.num_parts} "
+            "to be asked about one by one: attack it with `surrogate.fitted(attack)`, which an "
+            "Ensemble has."
+        )
     there = surrogate.num_outcomes(height)
     if eot.draws == "enumerated" and there != eot.num_samples:
         raise ValueError(

@@ -159,7 +159,8 @@ def watched_attack(
     place, params = placement(mesh, params)
     attack_keys, images, labels = place(attack_keys), place(images), place(labels)
     secrets = None if score_keys is None else place(score_keys)
-    tick = lambda n: on_gradient(n * attack.passes_per_draw) if on_gradient else None
+    passes = attack.passes_per_draw * attack.eot.num_parts
+    tick = lambda n: on_gradient(n * passes) if on_gradient else None
     with memory_advice(
         f"{len(images)} images of {images.shape[1:3]} with chunk_size={attack.eot.chunk_size}",
         "lower the EOT's chunk_size first (the result stays the same), then the batch size",

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rainjax._files import check_writable, read_arrays, read_json, write_json
+from rainjax.ensemble import Ensemble
 from rainjax.evaluation.batteries import climbable
 from rainjax.evaluation.climbing import ladder_record
 from rainjax.evaluation.describe import content_digest, describe, describe_attack, digest
@@ -157,7 +158,8 @@ def describe_params(subject: Subject) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, part in parts.items():
         empty = not jax.tree.leaves(part)
-        source = {"name": subject.sources.get(name), "sha256": content_digest(part)}
+        several = isinstance(subject.pipeline, Ensemble) and ", ".join(subject.sources)
+        source = {"name": several or subject.sources.get(name), "sha256": content_digest(part)}
         found[name] = None if empty and name not in subject.sources else source
     return found
 

@@ -122,7 +122,7 @@ def propagations(attack: Any) -> tuple[int, int]:
             "give an Attack, or an AutoAttack."
         )
     if _takes_gradients(attack):
-        return attack.eot.total(attack.num_calls), attack.num_gradients
+        return attack.eot.num_parts * attack.eot.total(attack.num_calls), attack.num_gradients
     return attack.num_gradients, 0
 
 
@@ -138,7 +138,8 @@ def _takes_gradients(attack: Attack) -> bool:
         asked = attack.query(logits_fn, jax.random.key(0), point, about)
         return jax.tree.leaves(asked)
 
-    image = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
+    shape = getattr(attack, "image_shape", (32, 32, 3))
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
     leaves = jax.eval_shape(answer, image)
     return any(leaf.shape[-3:] == image.shape for leaf in leaves)
 

@@ -195,6 +195,9 @@ def cells(study: Study) -> list[Cell]:
             they have, or two cells would be recorded under one name.
     """
     first = study.images.get(np.arange(1))[0][0]
+    for threat in study.threats:
+        if threat.source is not None:
+            _check_fits(study, threat.source, first, f"The source of {threat.name!r},")
     found: dict[str, Cell] = {}
     for subject in study.subjects:
         _check_subject(study, subject, first)
@@ -316,6 +319,16 @@ def _joined(first: Cell, second: Cell) -> Cell:
 
 def _check_subject(study: Study, subject: Subject, first: np.ndarray) -> None:
     """Refuses a pipeline that these images do not fit, before hours are spent on the others."""
+    _check_fits(study, subject, first, "The subject")
+    measure = study.measure
+    if measure.takes_rejections and subject.pipeline.rejection is None:
+        raise ValueError(
+            f"{type(measure).__name__} measures what a detector rejects, and the subject "
+            f"{subject.name!r} rejects nothing: put its pipeline into rainjax.Guarded."
+        )
+
+
+def _check_fits(study: Study, subject: Subject, first: np.ndarray, what: str) -> None:
     height, width, channels = first.shape
     shape = jax.ShapeDtypeStruct(first.shape, jnp.float32)
     try:
@@ -323,18 +336,12 @@ def _check_subject(study: Study, subject: Subject, first: np.ndarray) -> None:
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         why = f"its parameters have no {error}" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"The subject {subject.name!r} does not fit {study.images.name!r}, images of {height} "
+            f"{what} {subject.name!r} does not fit {study.images.name!r}, images of {height} "
             f"x {width} x {channels}: {why}"
         ) from error
-    measure = study.measure
-    if measure.takes_rejections and subject.pipeline.rejection is None:
-        raise ValueError(
-            f"{type(measure).__name__} measures what a detector rejects, and the subject "
-            f"{subject.name!r} rejects nothing: put its pipeline into rainjax.Guarded."
-        )
     if num != study.images.num_classes:
         raise ValueError(
-            f"The subject {subject.name!r} tells {num} classes apart, but {study.images.name!r} "
+            f"{what} {subject.name!r} tells {num} classes apart, but {study.images.name!r} "
             f"has {study.images.num_classes}: choose a classifier of this data set."
         )
 

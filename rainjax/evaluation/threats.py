@@ -11,6 +11,7 @@ from rainjax.attacks import EOT, Attack
 from rainjax.attacks.labels import LabelOnly
 from rainjax.defenses import Identity
 from rainjax.defenses._base import Defense, quantizes
+from rainjax.ensemble import Ensemble
 from rainjax.evaluation.autoattack import AutoAttack
 from rainjax.evaluation.distorted import Distorted
 from rainjax.evaluation.knowledge import Knowledge
@@ -42,9 +43,12 @@ class Surrogate(Value):
         return own
 
     def fitted(self, attack: Any, surrogate: Pipeline, height: int) -> Any:
-        """Returns `attack` as it fits a surrogate of images `height` high; as it is by default."""
-        del surrogate, height
-        return attack
+        """Returns `attack` as it fits a surrogate of images `height` high.
+
+        By default as it is, but for an `Ensemble`, whose every member it asks about.
+        """
+        del height
+        return surrogate.fitted(attack) if isinstance(surrogate, Ensemble) else attack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +191,8 @@ class Transfer(Surrogate):
 
     The attacker asks the pipeline that is scored nothing: `knowledge=Knowledge.TRANSFER`. An
     iterative attack that fits its source well may transfer badly; `rainjax.attacks` has what
-    helps (`InputDiversity` and its likes, momentum, losses without a probability).
+    helps (`VMI`, `Admix`, `InputDiversity` and its likes, losses without a probability), and so
+    have several sources at once: `Transfer(joined("ensemble", subjects))`.
     """
 
     source: Subject
@@ -280,10 +285,7 @@ class ThreatModel(metaclass=Named):
                 f"The attack of {self.name!r} is targeted, and would lead towards the true "
                 "labels: leave targeted=False."
             )
-        surrogate = self.surrogate
-        while isinstance(surrogate, When):
-            surrogate = surrogate.surrogate
-        own = isinstance(surrogate, Transfer)
+        surrogate, own = _inner(self.surrogate), self.source is not None
         if not nobody and own != (self.knowledge is Knowledge.TRANSFER):
             raise ValueError(
                 f"The threat model {self.name!r} has surrogate={type(surrogate).__name__} and "
@@ -311,6 +313,19 @@ class ThreatModel(metaclass=Named):
                     f"The attacker of {self.name!r} knows the scoring draws and should use each: "
                     "give the attack eot=EOT(draws='enumerated')."
                 )
+
+    @property
+    def source(self) -> Subject | None:
+        """What the attacker has of his own, where the surrogate is a `Transfer`."""
+        surrogate = _inner(self.surrogate)
+        return surrogate.source if isinstance(surrogate, Transfer) else None
+
+
+def _inner(surrogate: Surrogate) -> Surrogate:
+    """Returns a surrogate without the conditions around it."""
+    while isinstance(surrogate, When):
+        surrogate = surrogate.surrogate
+    return surrogate
 
 
 def proved(

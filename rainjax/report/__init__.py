@@ -27,6 +27,7 @@ from rainjax.report.suspicious import MostSuspicious
 from rainjax.report.tables import Cell, Table, as_markdown, as_plain
 from rainjax.report.tabular import DrawsTable, Leaderboard, ResultsTable
 from rainjax.report.text import Finding
+from rainjax.report.transfer_matrix import TransferMatrix
 from rainjax.report.verdict import verdict
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Spectrum",
     "Surfaces",
     "Table",
+    "TransferMatrix",
     "as_markdown",
     "as_plain",
     "check_readme",

@@ -25,6 +25,7 @@ from rainjax.report.results import Results, balls, common_origin
 from rainjax.report.suspicious import MostSuspicious
 from rainjax.report.tabular import DrawsTable, Leaderboard, ResultsTable
 from rainjax.report.text import Finding, draws_of, unique
+from rainjax.report.transfer_matrix import TransferMatrix
 
 # More subjects than these are compared at a glance in a ranking, and not in curves.
 _FEW = 4
@@ -81,6 +82,9 @@ def default_displays(results: Results) -> list[Display]:
         found.append(Leaderboard(table))
     if any(record.num_score_draws > 1 for record in shown) and balls(shown):
         found.append(DrawsTable(table))
+    matrix = TransferMatrix("transfer" if "transfer" in tags else table)
+    if len(matrix.sources(results)) > 1:
+        found.append(matrix)
     if any(record.ladder is not None for record in results.scored(None)):
         found.append(LadderCurve())
     found += _default_curves(results, tags, table, quiet=contrast or many)

@@ -36,6 +36,7 @@ from rainjax.report import (
     Spectrum,
     Surfaces,
     Table,
+    TransferMatrix,
     default_displays,
 )
 from rainjax.report.displays import known_displays, load_displays
@@ -58,7 +59,7 @@ EVERY = [
     RocCurves(None, True, "successful"), ScoreHistograms("g", 10), RiskCoverageCurves("h"),
     DetectionOverRadius(None, 0.05, "successful"), DistortionMap("i"), MostSuspicious("j"),
     DetectionTable("rejected", None, "blind", "successful", 0.01), DistortionTable("k"),
-    CleanTable("n"), DetectionSummary("l", "m", "o", "p"),
+    CleanTable("n"), DetectionSummary("l", "m", "o", "p"), TransferMatrix("q"),
 ]  # fmt: skip
 
 
