@@ -14,6 +14,7 @@ from rainjax.report.bounds import at_most
 from rainjax.report.brackets import bracket, contradictions
 from rainjax.report.curves import Curve
 from rainjax.report.displays import default_displays
+from rainjax.report.masking import masked
 from rainjax.report.results import (
     Ball,
     Results,
@@ -61,6 +62,7 @@ def verdict(results: Results, displays: Sequence[Display] | None = None) -> list
         _order_flags(scored),
         _ladder_flags(scored),
         _proof_flags(results),
+        _masking_flags(results),
     ]
     compared += [_curve_flags(results, curve) for curve in curves]
     flags = [flag for part in compared for flag in part.flags]
@@ -353,6 +355,13 @@ def _proof_flags(results: Results) -> _Compared:
     """Flags records that leave less than is proved."""
     well = "no attack left less than is proved" if results.proofs else ""
     return _Compared(contradictions(results), well)
+
+
+def _masking_flags(results: Results) -> _Compared:
+    """Flags white boxes that a black box beats beyond chance."""
+    flags, compared = masked(results)
+    well = "no black box was stronger than the best white box beyond chance"
+    return _Compared(flags, well if compared else "")
 
 
 def _comparison(pair: str, lower: Record, higher: Record, cause: str) -> Finding:

@@ -29,6 +29,7 @@ from rainjax.report import (
     Leaderboard,
     MostSuspicious,
     Panels,
+    QueryCurve,
     ResultsTable,
     RiskCoverageCurves,
     RocCurves,
@@ -58,7 +59,7 @@ EVERY = [
     RocCurves(None, True, "successful"), ScoreHistograms("g", 10), RiskCoverageCurves("h"),
     DetectionOverRadius(None, 0.05, "successful"), DistortionMap("i"), MostSuspicious("j"),
     DetectionTable("rejected", None, "blind", "successful", 0.01), DistortionTable("k"),
-    CleanTable("n"), DetectionSummary("l", "m", "o", "p"),
+    CleanTable("n"), DetectionSummary("l", "m", "o", "p"), QueryCurve("q"),
 ]  # fmt: skip
 
 
