@@ -212,12 +212,12 @@ _QUICK = BlackBoxStudy(
     blind_spot="builtin_blind_spot",
     num_steps=10,
     num_eot=4,
-    num_queries=1000,
-    num_examples=24,
-    num_eot_examples=24,
-    num_query_examples=24,
-    num_random_query_examples=12,
-    batch_size=24,
+    num_queries=200,
+    num_examples=16,
+    num_eot_examples=16,
+    num_query_examples=16,
+    num_random_query_examples=16,
+    batch_size=16,
 )
 
 STUDIES = {

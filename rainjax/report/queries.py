@@ -178,7 +178,7 @@ def _draw_curve(axes: Any, record: Record, colour: str, dashes: Any) -> None:
     style = {"color": colour, "clip_on": False}
     axes.step(x, [s.accuracy for s in scores], where="post", ls=dashes, zorder=3, **style)
     low, high = [s.low for s in scores], [s.high for s in scores]
-    axes.fill_between(x, low, high, step="post", color=colour, alpha=0.1, lw=0)
+    axes.fill_between(x, low, high, step="post", color=colour, alpha=0.07, lw=0)
 
 
 def _alt(record: Record) -> str:
