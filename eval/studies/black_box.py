@@ -67,7 +67,7 @@ class BlackBoxStudy(Comparison):
         for name in ("num_query_draws", "num_query_examples", "num_random_query_examples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        least = 4 * self.num_query_draws
+        least = 6 * self.num_query_draws
         if self.num_queries < least:
             raise ValueError(
                 f"num_queries={self.num_queries} must be at least {least}: an attack on what is "
