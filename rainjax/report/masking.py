@@ -1,5 +1,6 @@
 """Says where a black box was stronger than every white box: the white box was masked there."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -19,8 +20,17 @@ _BLACK = (Knowledge.LABELS, Knowledge.SCORES)
 _WHITE = (Knowledge.CLASSIFIER, Knowledge.DEFENSE)
 
 
-def masked(results: Results) -> tuple[list[Finding], bool]:
-    """Returns the flags of masked white boxes, and whether there was anything to compare.
+@dataclasses.dataclass(frozen=True)
+class Masked:
+    """A white box, the black box that leaves less, and the flag that says so."""
+
+    white: Record
+    black: Record
+    flag: Finding
+
+
+def masked(results: Results) -> tuple[list[Masked], bool]:
+    """Returns the white boxes that were masked, and whether there was anything to compare.
 
     For each subject and ball that is the strongest black box, by labels or by scores, against the
     strongest attack with a gradient, blind to the defense or not, image by image on those that
@@ -31,7 +41,7 @@ def masked(results: Results) -> tuple[list[Finding], bool]:
     """
     scored = [record for record in results.scored(None) if record.ball is not None]
     words = ball_texts(balls(scored))
-    flags, compared = [], False
+    found, compared = [], False
     for ball in words:
         for subject in subjects_of(results, scored):
             own = [r for r in scored if r.subject == subject and r.ball == ball]
@@ -45,8 +55,9 @@ def masked(results: Results) -> tuple[list[Finding], bool]:
                 continue
             compared = True
             if leaves_less(*pair):
-                flags.append(_flag(white, black, words[ball], *pair))
-    return flags, compared
+                flag = _flag(white, black, words[ball], *pair)
+                found.append(Masked(white, black, flag))
+    return found, compared
 
 
 def leaves_less(before: np.ndarray, after: np.ndarray) -> bool:
