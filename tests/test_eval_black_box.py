@@ -89,7 +89,11 @@ def test_where_nothing_is_random_the_attacker_saw_what_is_scored(records):
         if record.query_budget is None or record.subject != "no defense":
             continue
         assert record.queries_to_success is not None
-        assert np.array_equal(record.queries_to_success > 0, record.correct_draws == 0)
+        seen, wrong = record.queries_to_success > 0, record.correct_draws == 0
+        # What is brought back to the ball may be a success that nobody asked about.
+        assert np.array_equal(seen, wrong & seen)
+        if record.knowledge is Knowledge.SCORES:
+            assert np.array_equal(seen, wrong)
 
 
 @pytest.mark.parametrize("name", ["black_box", "cifar10_black_box", "photographs_black_box"])
