@@ -114,7 +114,7 @@ def test_records_follow_the_schema(folder, config):
         "batch_size result run",
         "subject": "name is_random defended target params",
         "threat": "name description knowledge tags surrogate differentiates attack",
-        "axes": "norm radius num_draws num_steps",
+        "axes": "norm radius num_draws num_steps num_gradients",
         "data": "name split fingerprint indices",
         "result": "num_examples mean worst vote shots correct_draws linf_max l2_max l1_max "
         "l2_mean mean_loss",

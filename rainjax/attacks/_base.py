@@ -87,6 +87,21 @@ class Attack(Value):
         """Whether an image is left as it is once every draw at one point was a success."""
         return False
 
+    def sees_success(self, asked: State, state: State, answer: Any) -> Bool[Array, ""] | None:
+        """Returns whether an answer shows a success to the attack; None where it cannot tell.
+
+        By default one under every draw of the answer, as for `stops_early`: of a random pipeline
+        asked once, under one draw. What queries to success are counted by.
+
+        Args:
+            asked: The state that the question was asked in.
+            state: The state after the answer.
+            answer: The mean answer.
+        """
+        del asked, state
+        success = getattr(answer, "success", None)
+        return None if success is None or jnp.ndim(success) else success >= 1
+
     @property
     def least_classes(self) -> int:
         """How many classes a classifier must tell apart: by default what a field `loss` says."""
@@ -165,6 +180,7 @@ class Attack(Value):
         point visited must not look robust, whatever the attack would make of it.
         """
         state = self.update(key, run.state, answer)
+        success = self.sees_success(run.state, state, answer)
         broken = _holds_nan(answer)
         stops, point = broken, jnp.full_like(run.found, jnp.nan)
         if self.stops_early:
@@ -176,7 +192,7 @@ class Attack(Value):
             # What a call leaves alone is not copied.
             kept = lambda old, new: new if new is old else jnp.where(done, old, new)
             state = jax.tree.map(kept, run.state, state)
-        watch = run.watch.after(answer, run.done)
+        watch = run.watch.after(answer, run.done, success)
         return Run(state, done, jnp.where(stops, point, run.found), watch)
 
     def finish(self, run: Run) -> Image:

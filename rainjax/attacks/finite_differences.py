@@ -44,9 +44,10 @@ class FiniteDifferences(ScoreBallAttack):
 
     A pair `u` asks for the loss at `x + probe_size * u` and at `x - probe_size * u`; the mean over
     the pairs of half their difference, over `probe_size` and times `u`, is the estimate. Two
-    queries a pair; with `early_stop` one more a step asks about the iterate itself, since the
-    probes mostly lie outside of the ball. A step that the budget pays for in part is made of
-    fewer pairs.
+    queries a pair; with `early_stop` or `ask_iterate` one more a step asks about the iterate
+    itself, since the probes mostly lie outside of the ball. `ask_iterate` alone does not stop
+    there: it is how an attack that goes on learns when it first had a success. A step that the
+    budget pays for in part is made of fewer pairs.
 
     Only images can be asked about: probes are clipped to [0, 1], which the authors' programs do
     not do, so at black and at white a slope is taken for up to half of what it is.
@@ -55,6 +56,7 @@ class FiniteDifferences(ScoreBallAttack):
     num_pairs: int = 25
     probe_size: float = 0.001
     step_size: float = 0.01
+    ask_iterate: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -92,7 +94,7 @@ class FiniteDifferences(ScoreBallAttack):
 
     @property
     def _checks(self) -> int:
-        return int(self.early_stop)
+        return int(self.early_stop or self.ask_iterate)
 
     @property
     def _calls_per_step(self) -> int:
@@ -129,13 +131,11 @@ class FiniteDifferences(ScoreBallAttack):
         return jnp.clip(probe, 0.0, 1.0), Aim(state.label, state.label)
 
     def advance(self, key: PRNGKey, run: Run, answer: Reading) -> Run:
-        """Returns the attack after the answer; a success outside of the ball does not end it."""
-        if self.stops_early:
-            away = balls.length(self.ask(run.state)[0] - run.state.origin, self.norm)
-            inside = away <= self.radius + _ROUNDING
-            success = answer.success * inside  # NaN stays NaN
-            answer = dataclasses.replace(answer, success=success)
-        return super().advance(key, run, answer)
+        """Returns the attack after the answer; a success outside of the ball is none."""
+        away = balls.length(self.ask(run.state)[0] - run.state.origin, self.norm)
+        inside = away <= self.radius + _ROUNDING
+        success = answer.success * inside  # NaN stays NaN
+        return super().advance(key, run, dataclasses.replace(answer, success=success))
 
     def update(self, key: PRNGKey, state: ProbingState, answer: Reading) -> ProbingState:
         """Returns the state with one more probe known, a step further where it was the last."""

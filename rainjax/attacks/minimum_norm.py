@@ -91,6 +91,15 @@ class MinimumNormAttack(Attack):
         )
         return kept, success
 
+    def sees_success(self, asked, state, answer) -> Bool[Array, ""]:
+        """Returns whether the nearest success so far lies within the radius, or anywhere."""
+        del asked, answer
+        best = state.best
+        found = best.size < jnp.inf
+        if self.radius is None:
+            return found
+        return found & (balls.length(best.image - best.origin, self.norm) <= self.radius + 1e-6)
+
     def result(self, state) -> Image:
         """Returns the nearest success, or the strongest attempt, within the radius."""
         return self._within(state.best.origin, state.best.image)

@@ -23,11 +23,12 @@ from rainjax.evaluation.describe import content_digest, describe, describe_attac
 from rainjax.evaluation.effort import growing
 from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.measures import Measure, outcome_of
-from rainjax.evaluation.packing import pack_indices, unpack_indices
+from rainjax.evaluation.packing import pack_counts, pack_indices, unpack_indices
 from rainjax.evaluation.provenance import code_digest
 from rainjax.evaluation.records import SCHEMA, load_order
 from rainjax.evaluation.rounding_certificate import proof_outcome
 from rainjax.evaluation.shots import shots_of
+from rainjax.evaluation.spent import asks_for_answers
 from rainjax.evaluation.study import Cell, Study
 from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.validation import PROOF, ROBUSTNESS, find_problem
@@ -236,6 +237,10 @@ def write_record(
     if attacks and "rungs" in attacks[0]:
         kinds = entry["record"]["threat"]["attack"]["kinds"]
         outcome["ladder"] = ladder_record(kinds, attacks[0])
+    first = [kept["queries_to_success"] for kept in attacks if "queries_to_success" in kept]
+    if first and asks_for_answers(entry["record"]):
+        budget = entry["record"]["axes"]["num_gradients"]
+        outcome["queries"] = {"budget": budget, "to_success": pack_counts(np.concatenate(first))}
     content = {
         **entry["record"],
         **outcome,
@@ -314,6 +319,7 @@ def _header(work: Work, cell: Cell, units: list[Unit], parts: dict[str, Any]) ->
             "radius": cell.radius,
             "num_draws": cell.num_draws,
             "num_steps": cell.num_steps,
+            "num_gradients": cell.num_gradients,
         },
         "data": {
             "name": study.images.name,

@@ -169,6 +169,25 @@ class Record:
         """
         return self.content.get("num_zero_gradient")
 
+    @property
+    def query_budget(self) -> int | None:
+        """How many forward passes of the pipeline a black box may ask for, an image.
+
+        None of every other attacker, and of what an older version measured.
+        """
+        return self.content.get("queries", {}).get("budget")
+
+    @functools.cached_property
+    def queries_to_success(self) -> Int[np.ndarray, "n"] | None:
+        """With which forward pass each image first was a success to the attacker; 0 for never.
+
+        By his own answers: where the pipeline is random, one that other draws may not share. For
+        attacks that look for the nearest success it is the first within the radius. None where
+        `query_budget` is.
+        """
+        found = self.content.get("queries")
+        return None if found is None else unpack_counts(found["to_success"])
+
     @functools.cached_property
     def indices(self) -> Int[np.ndarray, "n"]:
         """The positions of the images in their data set."""

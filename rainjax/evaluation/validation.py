@@ -96,6 +96,7 @@ def find_problem(record: dict[str, Any]) -> str | None:
         or _threat_problem(record)
         or _indices_problem(record)
         or _zero_gradient_problem(record)
+        or _queries_problem(record)
         or _ladder_problem(record)
         or of_kind(record)
     )
@@ -162,6 +163,23 @@ def _zero_gradient_problem(record: dict[str, Any]) -> str | None:
     if isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= most:
         return None
     return f"num_zero_gradient is {found!r}, which is no whole number from 0 to {most}"
+
+
+def _queries_problem(record: dict[str, Any]) -> str | None:
+    """Looks at queries to success, which only records of black boxes have, and no older ones."""
+    if "queries" not in record:
+        return None
+    budget, packed = (_at(record, f"queries.{name}") for name in ("budget", "to_success"))
+    if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
+        return f"queries.budget is {budget!r}, which is no whole number from 1 on"
+    try:
+        found = unpack_counts(packed if isinstance(packed, str) else "").tolist()
+    except ValueError as error:
+        return f"queries.to_success: {error}"
+    num = len(unpack_indices(record["data"]["indices"]))
+    if len(found) != num or max(found) > budget:
+        return f"queries.to_success must hold 0, for never, to {budget} for each of {num} images"
+    return None
 
 
 def _ladder_problem(record: dict[str, Any]) -> str | None:

@@ -33,6 +33,7 @@ from rainjax.evaluation.ensemble import Member, fitting_members, run_ensemble
 from rainjax.evaluation.ladder import Ladder
 from rainjax.evaluation.provenance import code_digest
 from rainjax.evaluation.rung_files import RungFiles
+from rainjax.evaluation.spent import queries_to_success
 from rainjax.evaluation.study import Cell, Study
 from rainjax.evaluation.subject import Subject
 from rainjax.evaluation.watch import zero_gradients
@@ -354,6 +355,7 @@ class Work:
         return {
             "attacked": np.asarray(attacked)[: len(rows)],
             **_zero(zero_gradients(watch), rows),
+            **_first(queries_to_success(cell.attack, watch), rows),
         }
 
     def _by_ensemble(self, unit: Unit, images, labels, on_gradient) -> Arrays:
@@ -411,6 +413,11 @@ class Work:
 def _zero(found: np.ndarray | None, rows: Rows) -> Arrays:
     """Returns what is kept of zero gradients: nothing where no gradient was asked for."""
     return {} if found is None else {"zero_gradient": found[: len(rows)]}
+
+
+def _first(found: np.ndarray | None, rows: Rows) -> Arrays:
+    """Returns what is kept of queries to success: nothing where a gradient was asked for."""
+    return {} if found is None else {"queries_to_success": found[: len(rows)]}
 
 
 def _check_kept(kept: Any, num: int, measure: str) -> None:

@@ -21,6 +21,7 @@ from rainjax.report.iterates import Iterates
 from rainjax.report.ladders import LadderCurve
 from rainjax.report.page import Report, report, summary, write_report
 from rainjax.report.pictures import Gallery, Panels, Spectrum, Surfaces
+from rainjax.report.queries import QueryCurve
 from rainjax.report.readme import check_readme, readme_block, update_readme
 from rainjax.report.results import Results
 from rainjax.report.suspicious import MostSuspicious
@@ -51,6 +52,7 @@ __all__ = [
     "Leaderboard",
     "MostSuspicious",
     "Panels",
+    "QueryCurve",
     "Report",
     "Results",
     "ResultsTable",

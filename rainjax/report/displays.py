@@ -21,6 +21,7 @@ from rainjax.report.detection_maps import DetectionOverRadius, DistortionMap, se
 from rainjax.report.iterates import Iterates
 from rainjax.report.ladders import LadderCurve
 from rainjax.report.pictures import Gallery, Panels, Spectrum, Surfaces
+from rainjax.report.queries import QueryCurve
 from rainjax.report.results import Results, balls, common_origin
 from rainjax.report.suspicious import MostSuspicious
 from rainjax.report.tabular import DrawsTable, Leaderboard, ResultsTable
@@ -87,6 +88,9 @@ def default_displays(results: Results) -> list[Display]:
         found.append(matrix)
     if any(record.ladder is not None for record in results.scored(None)):
         found.append(LadderCurve())
+    queries = QueryCurve("queries" if "queries" in tags else None)
+    if queries.shown(results):
+        found.append(queries)
     found += _default_curves(results, tags, table, quiet=contrast or many)
     found += _of_detectors(results, tags, table)
     folder = results.folder

@@ -14,6 +14,7 @@ from rainjax.report.bounds import at_most
 from rainjax.report.brackets import bracket, contradictions
 from rainjax.report.curves import Curve
 from rainjax.report.displays import default_displays
+from rainjax.report.masking import Masked, masked
 from rainjax.report.results import (
     Ball,
     Results,
@@ -55,12 +56,14 @@ def verdict(results: Results, displays: Sequence[Display] | None = None) -> list
     scored = results.scored(None)
     findings = _findings(results) + _measured(results) + _member_findings(results.records)
     curves = [display for display in displays if isinstance(display, Curve)]
+    masks, compared_boxes = masked(results)
     compared = [
         _ball_flags(scored),
         _gradient_flags(results.records),
-        _order_flags(scored),
+        _order_flags(scored, masks),
         _ladder_flags(scored),
         _proof_flags(results),
+        _masking_flags(masks, compared_boxes),
     ]
     compared += [_curve_flags(results, curve) for curve in curves]
     flags = [flag for part in compared for flag in part.flags]
@@ -202,10 +205,11 @@ def _subject_finding(
     return Finding(text)
 
 
-def _order_flags(scored: list[Record]) -> _Compared:
+def _order_flags(scored: list[Record], masks: Sequence[Masked]) -> _Compared:
     """Compares each attack with those that know less; the clean images know nothing.
 
-    Of a threat model with several settings in a ball the one that leaves least speaks for it.
+    Of a threat model with several settings in a ball the one that leaves least speaks for it. What
+    `masks` says already is not said again.
     """
     groups: dict[tuple, list[Record]] = {}
     for record in scored:
@@ -213,13 +217,14 @@ def _order_flags(scored: list[Record]) -> _Compared:
     best = [record for group in groups.values() if (record := lowest(group)) is not None]
     words = ball_texts(balls(best))
     flags, number, unattacked = [], 0, 0
+    told = [(mask.black, mask.white) for mask in masks]
     for weaker, stronger in itertools.permutations(best, 2):
         comparable = weaker.subject == stronger.subject and weaker.ball in (None, stronger.ball)
         if not comparable or not knows_less(weaker, stronger):
             continue
         number += weaker.attack is not None
         unattacked += weaker.attack is None
-        if not _below(weaker, stronger):
+        if not _below(weaker, stronger) or (weaker, stronger) in told:
             continue
         if weaker.attack is None:
             pair = f"clean images score lower than {stronger.threat}"
@@ -353,6 +358,12 @@ def _proof_flags(results: Results) -> _Compared:
     """Flags records that leave less than is proved."""
     well = "no attack left less than is proved" if results.proofs else ""
     return _Compared(contradictions(results), well)
+
+
+def _masking_flags(masks: Sequence[Masked], compared: bool) -> _Compared:
+    """Flags white boxes that a black box beats beyond chance."""
+    well = "no black box was stronger than the best white box beyond chance"
+    return _Compared([mask.flag for mask in masks], well if compared else "")
 
 
 def _comparison(pair: str, lower: Record, higher: Record, cause: str) -> Finding:

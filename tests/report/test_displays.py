@@ -29,6 +29,7 @@ from rainjax.report import (
     Leaderboard,
     MostSuspicious,
     Panels,
+    QueryCurve,
     ResultsTable,
     RiskCoverageCurves,
     RocCurves,
@@ -59,7 +60,7 @@ EVERY = [
     RocCurves(None, True, "successful"), ScoreHistograms("g", 10), RiskCoverageCurves("h"),
     DetectionOverRadius(None, 0.05, "successful"), DistortionMap("i"), MostSuspicious("j"),
     DetectionTable("rejected", None, "blind", "successful", 0.01), DistortionTable("k"),
-    CleanTable("n"), DetectionSummary("l", "m", "o", "p"), TransferMatrix("q"),
+    CleanTable("n"), DetectionSummary("l", "m", "o", "p"), TransferMatrix("q"), QueryCurve("r"),
 ]  # fmt: skip
 
 

@@ -176,7 +176,8 @@ def test_a_black_box_that_beats_the_blind_attacker_is_no_wonder():
     square = make_record("rain_finetuned", "black_box", share(10))
     assert flags([square, make_record("rain_finetuned", "blind", share(60))]) == []
     (flag,) = flags([square, make_record("rain_finetuned", "eot", share(60))])
-    assert "the weaker threat model Square did better than EOT-PGD" in flag
+    assert "the white box was masked" in flag
+    assert "The black box Square leaves" in flag
 
 
 def test_a_flag_names_the_ball_where_there_are_several():
@@ -222,7 +223,8 @@ def test_threat_models_of_any_tag_are_held_against_each_other():
         make_record("rain_finetuned", "eot", share(80), tags=["mine"]),
     ]
     (flag,) = flags(records)
-    assert "the weaker threat model Square did better than EOT-PGD" in flag
+    assert "the white box was masked" in flag
+    assert "The black box Square leaves" in flag
     assert "20.0 % [" in findings(records)[0]
     records[2] = make_record("rain_finetuned", "eot", share(80))
     assert len(flags(records)) == 1
