@@ -97,14 +97,13 @@ class Provenance:
             "failed": list(self._failures(record)),
         }
 
-    def _failures(self, record: Record) -> Iterable[dict[str, str]]:
+    def _failures(self, record: Record) -> Iterable[dict[str, Any]]:
         """Yields the failed sanity checks of a record's subject."""
         for row in self.results.checked["rows"] if self.results.checked else ():
             for check in row["checks"] if row["subject"] == record.subject else ():
                 if check["passed"] is False:
-                    doubts = " and ".join(check["doubts"]) or "nothing by name"
                     yield {
                         "name": check["name"],
                         "found": without_markup(check["found"]),
-                        "doubts": doubts,
+                        "doubts": check["doubts"],
                     }

@@ -70,6 +70,7 @@
     function drawMarks(u) {
       const context = u.ctx, ratio = uPlot.pxRatio;
       context.save();
+      context.setLineDash([]);
       data.lines.forEach((line) => {
         if (hiddenLines.has(line.label)) return;
         context.strokeStyle = colour(line.colour);
@@ -115,21 +116,22 @@
       const right = left > plot.clientWidth / 2;
       tip.style.maxWidth = `${Math.max(plot.clientWidth - 16, 120)}px`;
       tip.style.left = `${Math.max(0, Math.min(right ? left - tip.offsetWidth - 12 : left + 12, plot.clientWidth - tip.offsetWidth))}px`;
-      tip.style.top = "8px";
+      tip.style.top = window.innerWidth < 640 ? `${HEIGHT}px` : "8px"; // below where it would hide the lines
     }
 
     const ends = [Math.min(...chart.ticks, ...xs), Math.max(...chart.ticks, ...xs)].map(at);
     const room = ends[1] > ends[0] ? 0 : 0.5;
     const axis = { stroke: () => variable("--soft"), font: FONT, labelFont: FONT, ticks: { stroke: () => variable("--line"), size: 5 } };
-    // Of ticks that stand too near each other the latter has no number.
+    // Of ticks that stand too near each other only every second has a number, or every third.
     const numbers = (u, splits) => {
-      let last = -Infinity;
-      return splits.map((value) => {
-        const left = u.valToPos(value, "x"), shown = Number((chart.log ? 2 ** value : value).toPrecision(4));
-        if (left - last < 8 + 7 * String(shown).length) return "";
-        last = left;
-        return String(shown);
-      });
+      const shown = splits.map((value) => String(Number((chart.log ? 2 ** value : value).toPrecision(4))));
+      const fits = (step) => {
+        const kept = shown.map((text, index) => [text, u.valToPos(splits[index], "x")]).filter((_, index) => index % step === 0);
+        return kept.every(([text, left], index) => index === 0 || left - kept[index - 1][1] > 8 + 7 * text.length);
+      };
+      let step = 1;
+      while (step < shown.length && !fits(step)) step += 1;
+      return shown.map((text, index) => (index % step === 0 ? text : ""));
     };
     const nearest = (u, left) => {
       const places = columns[0].map((x) => u.valToPos(x, "x"));

@@ -24,13 +24,15 @@
     return made;
   }
 
-  function told(record) {
+  // `doubted` says that the cell bears a mark, for whatever attack of its subject is in doubt.
+  function told(record, doubted) {
     const part = document.createElement("section");
     part.append(element("h4", `${record.subject}, ${record.threat}`), element("p", record.knows));
     for (const check of record.failed) {
+      if (!doubted && !check.doubts.includes(record.threat)) continue;
       const flag = element("p", "", "flag");
       flag.append(element("b", `Failed sanity check: ${check.name}.`),
-        ` ${check.found} It puts in doubt: ${check.doubts}.`);
+        ` ${check.found} It puts in doubt: ${check.doubts.join(" and ")}.`);
       part.append(flag);
     }
     const list = document.createElement("dl");
@@ -64,7 +66,8 @@
     pinned = keep;
     button.setAttribute("aria-expanded", "true");
     const own = button.dataset.records.split(" ").map((index) => records[index]);
-    box.replaceChildren(...own.slice(0, MOST).map(told));
+    const doubted = button.closest("td").querySelector(".doubt") !== null;
+    box.replaceChildren(...own.slice(0, MOST).map((record) => told(record, doubted)));
     if (own.length > MOST) {
       const rest = own.slice(MOST).map((record) => record.record);
       box.append(element("p", `And of ${rest.length} more: ${rest.join(", ")}.`));

@@ -58,7 +58,10 @@
     const whole = button("Whole", "Show the whole image", () => zoom(0));
     const bar = document.createElement("div");
     bar.className = "bar";
-    bar.append(back, next, count, smaller, size, larger, whole);
+    const zooms = document.createElement("span");
+    zooms.className = "zooms";
+    zooms.append(smaller, size, larger, whole);
+    bar.append(back, next, count, zooms);
     root.prepend(bar);
     root.classList.add("live");
     root.tabIndex = 0;
