@@ -6,6 +6,7 @@ import sys
 import tempfile
 import zipfile
 
+PAGE = ("report.css", "tables.js", "charts.js", "uplot/uPlot.iife.min.js", "uplot/LICENSE")
 LOAD_ALL = """
 import pathlib, sys
 import rainjax
@@ -26,6 +27,9 @@ def main(wheel: pathlib.Path) -> None:
             sys.exit(f"{wheel.name} holds {sorted(stray)} beside the package.")
         if not any(name.endswith(".dist-info/licenses/LICENSE") for name in names):
             sys.exit(f"{wheel.name} holds no LICENSE.")
+        page = {f"rainjax/report/static/{name}" for name in PAGE}
+        if not page <= set(names):
+            sys.exit(f"{wheel.name} lacks {sorted(page - set(names))}, of which pages are made.")
         weights = {name.removesuffix(".safetensors") for name in _ending(names, ".safetensors")}
         cards = {name.removesuffix(".json") for name in _ending(names, ".json")}
         if not weights or weights != cards:

@@ -28,7 +28,7 @@ class Line:
     """A line of a figure, its points from left to right.
 
     `marks` are those of its points, where they differ, for the one `mark`. With `hollow_end` the
-    last is not filled.
+    last is not filled. A `stepped` line stays where it is until its next point.
     """
 
     label: str
@@ -39,6 +39,14 @@ class Line:
     scores: list[Score]
     marks: tuple[str, ...] = ()
     hollow_end: bool = False
+    stepped: bool = False
+
+    @staticmethod
+    def bare(label: str, colour: str, dashes: Any, x: Any, y: Any, mark: str = "") -> "Line":
+        """Returns a line of shares `y` without a band."""
+        none = float("nan")
+        scores = [Score(float(share), none, none) for share in y]
+        return Line(label, colour, dashes, mark, [float(value) for value in x], scores)
 
     def level(self, ends: Sequence[float]) -> "Line":
         """Returns a line without points from one end to the other, at the height of the first."""
@@ -50,7 +58,8 @@ class Line:
 class Chart:
     """Panels of lines on one pair of axes; lines of one label are switched on and off as one.
 
-    The vertical axis is a share and goes from 0 to `top`. `log` is of the horizontal one.
+    The vertical axis is a share and goes from 0 to `top`. The horizontal one may be logarithmic,
+    and of shares as well.
     """
 
     panels: dict[str, list[Line]]
@@ -59,6 +68,7 @@ class Chart:
     top: float = 1.0
     log: bool = False
     y_label: str = "accuracy"
+    x_shares: bool = False
 
     def data(self) -> dict[str, Any]:
         """Returns the chart as plain values."""
@@ -68,6 +78,7 @@ class Chart:
             "ticks": self.ticks,
             "top": self.top,
             "log": self.log,
+            "x_shares": self.x_shares,
             "panels": [
                 {"title": title, "lines": [_line_data(line) for line in lines]}
                 for title, lines in self.panels.items()
@@ -135,18 +146,35 @@ def image_bytes(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def smaller(png: bytes) -> bytes:
+    """Returns a figure with a palette, a third of its size, where nobody sees the difference.
+
+    Lines, text and maps have few colours; a figure with photographs in it stays as it is.
+    """
+    figure = PIL.Image.open(io.BytesIO(png)).convert("RGB")
+    few = figure.quantize(256, dither=PIL.Image.Dither.NONE)
+    error = np.subtract(few.convert("RGB"), figure, dtype=np.int16)
+    if np.square(error, dtype=np.float32).mean() > 1.5:
+        return png
+    buffer = io.BytesIO()
+    few.save(buffer, format="png", optimize=True)
+    return min(buffer.getvalue(), png, key=len)
+
+
 def _line_data(line: Line) -> dict[str, Any]:
     number = lambda value: None if np.isnan(value) else round(value, 5)
+    bare = all(np.isnan(score.low) for score in line.scores)
     marks = line.marks or (line.mark,) * len(line.x)
     dashes = _NAMED_DASHES[line.dashes] if isinstance(line.dashes, str) else line.dashes[1]
     return {
         "label": line.label,
         "colour": COLOUR_NAMES.get(line.colour, line.colour),
         "dashes": [2 * length for length in dashes],  # given in widths of a line, which is 2 px
-        "marks": list(marks),
+        "marks": list(marks) if any(marks) else [],
         "hollow_end": line.hollow_end,
-        "x": [float(x) for x in line.x],
+        "stepped": line.stepped,
+        "x": [round(float(x), 6) for x in line.x],
         "y": [number(score.accuracy) for score in line.scores],
-        "low": [number(score.low) for score in line.scores],
-        "high": [number(score.high) for score in line.scores],
+        "low": [] if bare else [number(score.low) for score in line.scores],
+        "high": [] if bare else [number(score.high) for score in line.scores],
     }

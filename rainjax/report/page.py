@@ -19,6 +19,7 @@ from rainjax.report import sanity
 from rainjax.report._display import Display, Drawing
 from rainjax.report.bounds import falling
 from rainjax.report.displays import choose, known_displays
+from rainjax.report.live import smaller
 from rainjax.report.provenance import Provenance, knows
 from rainjax.report.results import Results
 from rainjax.report.tables import ABSENT, Table, as_markdown, as_plain
@@ -313,6 +314,7 @@ def _environment() -> Any:
     )
     environment.filters["verdict"] = sanity.verdict_text
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
+    environment.filters["smaller"] = smaller
     environment.filters["table"] = as_markdown
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     return environment

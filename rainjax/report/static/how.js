@@ -31,13 +31,19 @@
     for (const check of record.failed) {
       if (!doubted && !check.doubts.includes(record.threat)) continue;
       const flag = element("p", "", "flag");
-      flag.append(element("b", `Failed sanity check: ${check.name}.`),
-        ` ${check.found} It puts in doubt: ${check.doubts.join(" and ")}.`);
+      flag.append(
+        element("b", `Failed sanity check: ${check.name}.`),
+        ` ${check.found} It puts in doubt: ${check.doubts.join(" and ")}.`,
+      );
       part.append(flag);
     }
     const list = document.createElement("dl");
-    const rows = [["attack", record.attack], ["scored", record.scored],
-      ["record", record.record], ["command", record.command]];
+    const rows = [
+      ["attack", record.attack.replaceAll(" = ", "\u00a0=\u00a0")],
+      ["scored", record.scored],
+      ["record", record.record],
+      ["command", record.command],
+    ];
     for (const [name, value] of rows) {
       if (!value) continue;
       const definition = document.createElement("dd");
@@ -51,8 +57,13 @@
 
   function place(button) {
     const cell = button.closest("td").getBoundingClientRect();
-    const width = box.offsetWidth, height = box.offsetHeight, gap = 6;
-    const left = Math.min(Math.max(cell.left, 8), document.documentElement.clientWidth - width - 8);
+    const width = box.offsetWidth,
+      height = box.offsetHeight,
+      gap = 6;
+    const left = Math.min(
+      Math.max(cell.left, 8),
+      document.documentElement.clientWidth - width - 8,
+    );
     const below = cell.bottom + gap + height <= window.innerHeight;
     const top = below || cell.top < height + gap ? cell.bottom + gap : cell.top - gap - height;
     box.style.left = `${left + window.scrollX}px`;
@@ -99,7 +110,9 @@
     clearTimeout(timer);
     timer = setTimeout(action, wait);
   };
-  const leave = () => { if (!pinned) later(() => hide(false), 220); };
+  const leave = () => {
+    if (!pinned) later(() => hide(false), 220);
+  };
 
   document.querySelectorAll("td[data-records]").forEach((cell) => {
     const said = cell.querySelector(".said");
@@ -129,7 +142,8 @@
     if (event.key === "Escape" && shown) hide(pinned);
   });
   document.addEventListener("pointerdown", (event) => {
-    if (pinned && !box.contains(event.target) && !event.target.closest("td[data-records]")) hide(false);
+    if (pinned && !box.contains(event.target) && !event.target.closest("td[data-records]"))
+      hide(false);
   });
   window.addEventListener("resize", () => hide(false));
 })();

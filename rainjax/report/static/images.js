@@ -32,19 +32,27 @@
     const items = [...root.querySelectorAll("li")];
     const factor = Number(root.dataset.factor);
     const view = { place: 0, scale: 1, x: 0, y: 0 }; // x and y in widths and heights of a frame
-    const parts = items.map((item) => [...item.querySelectorAll("figure")].map((figure) => {
-      const value = document.createElement("span");
-      value.className = "value";
-      value.append("\u00a0");
-      figure.querySelector("figcaption").append(document.createElement("br"), value);
-      const image = figure.querySelector("img");
-      const dot = document.createElement("div");
-      dot.className = "dot";
-      dot.hidden = true;
-      image.parentNode.append(dot);
-      return { image, dot, value, frame: image.parentNode, pixel: reader(image),
-        change: image.dataset.version === root.dataset.change };
-    }));
+    const parts = items.map((item) =>
+      [...item.querySelectorAll("figure")].map((figure) => {
+        const value = document.createElement("span");
+        value.className = "value";
+        value.append("\u00a0");
+        figure.querySelector("figcaption").append(document.createElement("br"), value);
+        const image = figure.querySelector("img");
+        const dot = document.createElement("div");
+        dot.className = "dot";
+        dot.hidden = true;
+        image.parentNode.append(dot);
+        return {
+          image,
+          dot,
+          value,
+          frame: image.parentNode,
+          pixel: reader(image),
+          change: image.dataset.version === root.dataset.change,
+        };
+      }),
+    );
 
     const count = document.createElement("span");
     count.className = "grow";
@@ -68,7 +76,9 @@
     root.setAttribute("role", "group");
 
     function draw() {
-      items.forEach((item, index) => { item.hidden = index !== view.place; });
+      items.forEach((item, index) => {
+        item.hidden = index !== view.place;
+      });
       count.textContent = `Image ${view.place + 1} of ${items.length}`;
       size.textContent = `${Number(view.scale.toFixed(1))} ×`;
       smaller.disabled = whole.disabled = view.scale === 1;
@@ -105,7 +115,11 @@
       const frame = event.target.closest && event.target.closest(".frame");
       if (!frame) return null;
       const box = frame.getBoundingClientRect();
-      return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height, box };
+      return {
+        x: (event.clientX - box.left) / box.width,
+        y: (event.clientY - box.top) / box.height,
+        box,
+      };
     }
 
     // The values of one pixel in every version: 8 bits each, or by how much it was changed.
@@ -118,10 +132,17 @@
         const channels = part.pixel(column, row);
         const grey = part.image.dataset.grey === "true" ? channels.slice(0, 1) : channels;
         const said = part.change
-          ? grey.map((value) => ((value - 127.5) / factor).toFixed(1).replace(/^(?!-)/, "+").replace("-", "−").replace("−0.0", "+0.0"))
+          ? grey.map((value) =>
+              ((value - 127.5) / factor)
+                .toFixed(1)
+                .replace(/^(?!-)/, "+")
+                .replace("-", "−")
+                .replace("−0.0", "+0.0"),
+            )
           : grey;
         part.value.textContent = `(${column}, ${row}) ${said.join(" ")}${part.change ? " /255" : ""}`;
-        const across = view.scale / wide, down = view.scale / high;
+        const across = view.scale / wide,
+          down = view.scale / high;
         part.dot.hidden = false;
         part.dot.style.left = `${100 * (view.x + column * across)}%`;
         part.dot.style.top = `${100 * (view.y + row * down)}%`;
@@ -149,20 +170,43 @@
         held = { x: event.clientX, y: event.clientY };
       } else if (at) tell(at);
     });
-    ["pointerup", "pointercancel"].forEach((name) => root.addEventListener(name, () => { held = null; }));
-    root.addEventListener("pointerleave", () => parts[view.place].forEach(({ dot }) => { dot.hidden = true; }));
+    ["pointerup", "pointercancel"].forEach((name) =>
+      root.addEventListener(name, () => {
+        held = null;
+      }),
+    );
+    root.addEventListener("pointerleave", () =>
+      parts[view.place].forEach(({ dot }) => {
+        dot.hidden = true;
+      }),
+    );
     // The wheel belongs to the page until the images were clicked, or Ctrl is held.
-    root.addEventListener("wheel", (event) => {
-      const at = inFrame(event);
-      if (!at || !(event.ctrlKey || document.activeElement === root)) return;
-      event.preventDefault();
-      zoom(event.deltaY < 0 ? 1.25 : 0.8, at.x, at.y);
-      tell(at);
-    }, { passive: false });
+    root.addEventListener(
+      "wheel",
+      (event) => {
+        const at = inFrame(event);
+        if (!at || !(event.ctrlKey || document.activeElement === root)) return;
+        event.preventDefault();
+        zoom(event.deltaY < 0 ? 1.25 : 0.8, at.x, at.y);
+        tell(at);
+      },
+      { passive: false },
+    );
     root.addEventListener("keydown", (event) => {
-      const pan = { ArrowLeft: [0.2, 0], ArrowRight: [-0.2, 0], ArrowUp: [0, 0.2], ArrowDown: [0, -0.2] }[event.key];
-      const keys = { ArrowLeft: () => go(-1), ArrowRight: () => go(1), "+": () => zoom(2),
-        "=": () => zoom(2), "-": () => zoom(0.5), 0: () => zoom(0) };
+      const pan = {
+        ArrowLeft: [0.2, 0],
+        ArrowRight: [-0.2, 0],
+        ArrowUp: [0, 0.2],
+        ArrowDown: [0, -0.2],
+      }[event.key];
+      const keys = {
+        ArrowLeft: () => go(-1),
+        ArrowRight: () => go(1),
+        "+": () => zoom(2),
+        "=": () => zoom(2),
+        "-": () => zoom(0.5),
+        0: () => zoom(0),
+      };
       const action = event.shiftKey && pan ? () => move(...pan) : keys[event.key];
       if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();

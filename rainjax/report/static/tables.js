@@ -7,7 +7,8 @@
   function number(text) {
     const bounds = text.match(/^between .* and (.*)$/);
     const found = (bounds ? bounds[1] : text).match(
-      /^(?:\w+ = )?[≤≥<>~±]?\s*([+-]?(?:\d[\d,]*)?\.?\d+(?:e[+-]?\d+)?)(?:\/(\d+))?/i);
+      /^(?:\w+ = )?[≤≥<>~±]?\s*([+-]?(?:\d[\d,]*)?\.?\d+(?:e[+-]?\d+)?)(?:\/(\d+))?/i,
+    );
     if (!found) return NaN;
     return Number(found[1].replaceAll(",", "")) / Number(found[2] || 1);
   }

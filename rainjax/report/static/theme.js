@@ -3,7 +3,8 @@
   "use strict";
   const button = document.getElementById("theme");
   const system = window.matchMedia("(prefers-color-scheme: dark)");
-  const dark = () => (document.documentElement.dataset.theme || (system.matches ? "dark" : "light")) === "dark";
+  const dark = () =>
+    (document.documentElement.dataset.theme || (system.matches ? "dark" : "light")) === "dark";
 
   function changed() {
     button.textContent = dark() ? "☀ Light" : "☾ Dark";
