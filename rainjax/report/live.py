@@ -153,8 +153,8 @@ def smaller(png: bytes) -> bytes:
     """
     figure = PIL.Image.open(io.BytesIO(png)).convert("RGB")
     few = figure.quantize(256, dither=PIL.Image.Dither.NONE)
-    error = np.subtract(few.convert("RGB"), figure, dtype=np.int16)
-    if np.square(error, dtype=np.float32).mean() > 1.5:
+    error = np.asarray(few.convert("RGB"), np.float32) - np.asarray(figure, np.float32)
+    if (error**2).mean() > 1.5:
         return png
     buffer = io.BytesIO()
     few.save(buffer, format="png", optimize=True)

@@ -115,7 +115,7 @@ def test_page_fits_every_width(visit, width, scheme):
     box = page.locator(".wide").first
     box.evaluate("box => { box.scrollLeft = 120; }")
     moved = box.evaluate("box => box.scrollLeft")
-    assert (moved > 0) == (width == 390) or width == 820
+    assert moved > 0 or width > 390
     left = box.locator("tbody th").first.bounding_box()["x"]
     assert left == pytest.approx(box.bounding_box()["x"], abs=1)
 
