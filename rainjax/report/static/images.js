@@ -140,7 +140,7 @@
                 .replace("−0.0", "+0.0"),
             )
           : grey;
-        part.value.textContent = `(${column}, ${row}) ${said.join(" ")}${part.change ? " /255" : ""}`;
+        part.value.textContent = `(${column}, ${row}) ${said.join(" ")}`;
         const across = view.scale / wide,
           down = view.scale / high;
         part.dot.hidden = false;
