@@ -9,6 +9,7 @@ RUN := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
+BROWSER := $(VENV)/.installed-browser
 PEERS := $(VENV)/.installed-peers
 
 # The one release of which CI has a CPU build at hand; elsewhere any torch that is there will do.
@@ -19,10 +20,10 @@ TESTS := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(abspath $(VENV))/bytecod
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help eval test test-fast test-peers lint notebooks docs dist clean
+.PHONY: help eval test test-fast test-browser test-peers lint notebooks docs dist clean
 
 help: ## Lists the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 eval: $(RUN) ## Attacks the shipped models and writes a report; ARGS="--help" lists the options.
 	@$(BIN)/python -m eval $(ARGS)
@@ -32,6 +33,9 @@ test: $(TEST) ## Runs the whole test suite; ARGS="-k rain" runs a part.
 
 test-fast: $(TEST) ## Runs the tests that are quick, in under 90 s on two cores: what is left out is in tests/slow.txt.
 	@$(TESTS) --numprocesses 2 --dist loadfile -m "not slow" $(ARGS)
+
+test-browser: $(BROWSER) ## Reads a report in Chromium, which must be installed: sorts, hovers, switches, zooms.
+	@$(TESTS) tests/report/test_browser.py $(ARGS)
 
 test-peers: $(PEERS) ## Runs the tests that need PyTorch, torchattacks, piq, Foolbox, ART or services' clients.
 	@$(TESTS) tests/adapters tests/test_peers.py tests/metrics/test_piq.py tests/services $(ARGS)
@@ -77,6 +81,10 @@ $(RUN) $(TEST) $(DEV) $(DOCS): pyproject.toml | $(BIN)/python
 	@echo "Installing rainjax$(EXTRAS) into $(VENV); the first time takes a few minutes ..."
 	@$(BIN)/python -m pip install --quiet --quiet --editable ".$(EXTRAS)"
 	@touch $(RUN) $@
+
+$(BROWSER): $(TEST)
+	@$(BIN)/python -m pip install --quiet --quiet --editable ".[test,browser]"
+	@touch $(RUN) $(TEST) $@
 
 # torchattacks and piq are installed without their dependencies: both declare torchvision, which
 # would bring another torch, and which neither needs for what is compared; torchattacks declares a

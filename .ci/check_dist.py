@@ -17,6 +17,7 @@ import venv
 import zipfile
 
 ROOT = pathlib.Path(__file__).parents[1]
+PAGE = ("report.css", "tables.js", "charts.js", "uplot/uPlot.iife.min.js", "uplot/LICENSE")
 QUICK = "adaptive(8 / 255, num_steps=2, num_queries=8, eot=EOT(2))"
 
 
@@ -38,6 +39,9 @@ def _check_wheel(wheel: pathlib.Path) -> None:
         sys.exit(f"{wheel.name} holds {sorted(stray)} beside the package.")
     if not any(name.endswith(".dist-info/licenses/LICENSE") for name in names):
         sys.exit(f"{wheel.name} holds no LICENSE.")
+    page = {f"rainjax/report/static/{name}" for name in PAGE}
+    if missing := sorted(page - set(names)):
+        sys.exit(f"{wheel.name} lacks {missing}, of which pages are made.")
     weights = {name.removesuffix(".safetensors") for name in _ending(names, ".safetensors")}
     cards = {name.removesuffix(".json") for name in _ending(names, ".json")}
     if not weights or weights != cards:

@@ -19,6 +19,7 @@ from rainjax.report.displays import default_displays
 from rainjax.report.field_curve import FieldCurve
 from rainjax.report.iterates import Iterates
 from rainjax.report.ladders import LadderCurve
+from rainjax.report.live import Chart, Line, Picture, Pictures
 from rainjax.report.page import Report, report, summary, write_report
 from rainjax.report.pictures import Gallery, Panels, Spectrum, Surfaces
 from rainjax.report.queries import QueryCurve
@@ -34,6 +35,7 @@ from rainjax.report.verdict import verdict
 __all__ = [
     "BlindAgainstAdaptive",
     "Cell",
+    "Chart",
     "CleanTable",
     "Curve",
     "DetectionOverRadius",
@@ -50,8 +52,11 @@ __all__ = [
     "Iterates",
     "LadderCurve",
     "Leaderboard",
+    "Line",
     "MostSuspicious",
     "Panels",
+    "Picture",
+    "Pictures",
     "QueryCurve",
     "Report",
     "Results",

@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from rainjax._checks import check_fields
+from rainjax.report.live import Chart, Pictures
 from rainjax.report.results import Results
 from rainjax.report.tables import Table
 
@@ -12,7 +13,8 @@ from rainjax.report.tables import Table
 class Drawing:
     """A figure as PNG bytes, with its title, a caption, and a text that can stand in for it.
 
-    `name` is that of its file.
+    `name` is that of its file. Where there is a `chart`, or `pictures`, a page shows these, which
+    its reader can ask; the figure is for whoever has no scripts, and for all other texts.
     """
 
     name: str
@@ -20,6 +22,8 @@ class Drawing:
     caption: str
     alt: str
     png: bytes
+    chart: Chart | None = None
+    pictures: Pictures | None = None
 
 
 @dataclasses.dataclass(frozen=True)

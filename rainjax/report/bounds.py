@@ -25,13 +25,13 @@ def bounded(results: Results, cell: Cell, record: Record | None, *, ball: Ball) 
     if record.still_falling:
         return falling(cell, record)
     if wanting(results, record, ball):
-        return Cell(f"≤ {cell.value}", cell.detail)
+        return cell.replaced(f"≤ {cell.value}")
     return cell
 
 
 def falling(cell: Cell, record: Record) -> Cell:
     """Returns a record's cell, as a bound where its ladder was still falling."""
-    return Cell(f"≤ {cell.value}, still falling", cell.detail) if record.still_falling else cell
+    return cell.replaced(f"≤ {cell.value}, still falling") if record.still_falling else cell
 
 
 def at_most(results: Results, record: Record, ball: Ball) -> str:

@@ -61,14 +61,16 @@ def bracketed(results: Results, cell: Cell, record: Record | None, *, ball: Ball
     found = None if cell == ABSENT else bracket(results, record, ball)
     if found is None or record is None:
         return cell
+    proofs = (proof.id for proof in proofs_within(results, record.subject, ball))
+    cell = dataclasses.replace(cell, records=(*cell.records, *proofs))
     num = f", n = {found.num}" if found.num else ""
     detail = f"proved {interval(found.proved)}, attacked {cell.detail}"
     lower, upper = f"{percent(found.proved.accuracy)} (proved{num})", f"{cell.value} (attacked)"
     if contradicted(results, record):
-        return Cell(f"{lower} contradicts {upper}", detail)
+        return cell.replaced(f"{lower} contradicts {upper}", detail)
     if is_exact(results, record, ball):  # no bound, but the number itself
-        return Cell(cell.value + " (proved)" * (record.score().accuracy > 0), cell.detail)
-    return Cell(f"between {lower} and {upper}", detail)
+        return cell.replaced(cell.value + " (proved)" * (record.score().accuracy > 0))
+    return cell.replaced(f"between {lower} and {upper}", detail)
 
 
 def bracket_notes(results: Results, claims: Iterable[tuple[Record, Ball]]) -> tuple[str, ...]:

@@ -233,7 +233,8 @@ def _cell(record: Record | None, usual: int | None, radius: float | None = None)
         attack[0] += f" at {radius_text(*record.ball)}"
     names = ", ".join([*attack, *([] if num == usual else [f"n = {num}"])])
     brackets = f" ({names})" if names and usual is None else f" {names}"
-    return Cell(percent(score.accuracy) + mark(record), (interval(score) + brackets).strip())
+    value = percent(score.accuracy) + mark(record)
+    return Cell(value, (interval(score) + brackets).strip(), (record.id,))
 
 
 def _drawing(display: BlindAgainstAdaptive, results: Results, shown: list[Record]) -> Drawing:

@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from rainjax.evaluation.records import Record, Score
 from rainjax.report._display import Display, Drawing
+from rainjax.report.live import Chart, Line
 from rainjax.report.results import Results, balls, subjects_of
 from rainjax.report.style import (
+    axis_top,
     new_figure,
     percent_axis,
     png_bytes,
@@ -139,18 +141,6 @@ class Curve(Display):
         return record.subject, self.named(record), ball, *others
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """A line of a figure, its points from left to right."""
-
-    label: str
-    colour: str
-    dashes: Any
-    mark: str
-    x: list[float]
-    scores: list[Score]
-
-
 def _against_radius(curve: Curve, results: Results, norm: str) -> Drawing:
     """A panel for each subject with a defense, those without one in every panel."""
     runs = [run for run in curve.runs(results) if run[0].norm == norm]
@@ -173,6 +163,8 @@ def _against_radius(curve: Curve, results: Results, norm: str) -> Drawing:
     panels = {subject: own for subject, own in lines.items() if subject not in bare}
     reference = [line for own in bare.values() for line in own]
     every = [line for own in panels.values() for line in own] + reference
+    ticks = sorted({x for line in every for x in line.x})
+    x_label = f"{norm_text(norm)} radius{', in 255ths' * (scale == 255)}"
     with styled():
         across = min(2, len(panels))
         down = math.ceil(len(panels) / across)
@@ -181,9 +173,9 @@ def _against_radius(curve: Curve, results: Results, norm: str) -> Drawing:
         for axes, (subject, own) in zip(grid, panels.items(), strict=False):
             draw_lines(axes, reference + own)
             axes.set_title(subject, color=subject_colour(results, subject))
-            axes.set_xlabel(f"{norm_text(norm)} radius{', in 255ths' * (scale == 255)}")
-            axes.set_xlim(0, max(x for line in every for x in line.x))
-            axes.set_xticks(sorted({x for line in every for x in line.x}))
+            axes.set_xlabel(x_label)
+            axes.set_xlim(0, ticks[-1])
+            axes.set_xticks(ticks)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             percent_axis(axes, 1.0)
             _label_ends(figure, axes, reference + own)
@@ -201,6 +193,11 @@ def _against_radius(curve: Curve, results: Results, norm: str) -> Drawing:
         alt="Line charts of accuracy against the attack's radius. "
         + story(panels | bare, lambda x: f"radius {x:g}{over}" if x else "radius 0"),
         png=png,
+        chart=Chart(
+            {subject: reference + own for subject, own in panels.items()},
+            x_label,
+            ticks if ticks[0] == 0 else [0.0, *ticks],
+        ),
     )
 
 
@@ -256,7 +253,8 @@ def _against_number(
         axes.minorticks_off()
         axes.set_xlabel(axis.label)
         axes.set_xlim(ticks[0], max(ticks[-1], 2 * ticks[0]))
-        percent_axis(axes, max(score.high for line in ends for score in line.scores))
+        highest = max(score.high for line in ends for score in line.scores)
+        percent_axis(axes, highest)
         _label_ends(figure, axes, ends)
         png = png_bytes(figure)
     sampled = [record for run in runs for record in run]
@@ -277,7 +275,9 @@ def _against_number(
         for record in levels
     )
     suffix = f"-{norm}-{radius:.4g}" if where else ""
-    return Drawing(f"{_name(curve)}{suffix}", axis.title + where, caption, alt, png)
+    levels_drawn = [line.level((ticks[0], ticks[-1])) for line in ends[len(lines) :]]
+    chart = Chart({"": lines + levels_drawn}, axis.label, ticks, axis_top(highest), log=True)
+    return Drawing(f"{_name(curve)}{suffix}", axis.title + where, caption, alt, png, chart)
 
 
 def _number_line(

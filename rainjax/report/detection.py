@@ -21,6 +21,7 @@ from rainjax.report._detections import (
     wrong_shares,
 )
 from rainjax.report._display import Display, Drawing
+from rainjax.report.live import Chart, Line
 from rainjax.report.results import Results, subjects_of
 from rainjax.report.style import (
     FAINT,
@@ -34,6 +35,7 @@ from rainjax.report.text import ball_texts, num_text, percent, unique
 
 # Of more lines in a panel none can be told from another.
 MOST_LINES = 8
+_FIFTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _LOG_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -66,13 +68,24 @@ class RocCurves(Display):
         if not shown:
             return []
 
+        lines: dict[str, list[Line]] = {}
+        names = _names(shown)
+
         def draw(axes: Any, record: Record, look: dict[str, Any]) -> str:
             clean, suspicious = scores(record)
             chosen = chosen_images(record, self.of)
             false, detected = roc_curve(clean, suspicious[chosen])
             axes.plot(false, detected, drawstyle="steps-post", **look)
             at = (clean > 0).mean(), (suspicious[chosen] > 0).mean()
-            if at[0] > 0 or not self.log_x:
+            dot = at[0] > 0 or not self.log_x
+            own = names[record], look["color"], look["ls"]
+            x = np.maximum(false, 1 / record.num_examples) if self.log_x else false
+            kept = _corners(x, detected)
+            curve = Line.bare(*own, x[kept], detected[kept])
+            found = lines.setdefault(record.subject, [])
+            found.append(dataclasses.replace(curve, stepped=True))
+            found += [Line.bare(*own, at[:1], at[1:], "o")] * bool(dot)
+            if dot:
                 axes.plot(*at, "o", color=look["color"], clip_on=False, zorder=4)
             ranking = record.result["all_attacked" if self.of == "all" else "successful"]
             return "" if ranking is None else f"AUROC {ranking['auroc']['value']:.3f}"
@@ -96,6 +109,18 @@ class RocCurves(Display):
             axes.plot(line, line, color=GREY, lw=1, ls=":")
 
         png, told = _panels(results, shown, draw, finish)
+        least = min(1 / record.num_examples for record in shown)
+        ends = np.geomspace(least, 1, 50) if self.log_x else np.array([0.0, 1.0])
+        chance = Line.bare("tells nothing", GREY, "dotted", ends, ends)
+        ticks = [t for t in _LOG_TICKS if least <= t] if self.log_x else _FIFTHS
+        chart = Chart(
+            {subject: [*own, chance] for subject, own in lines.items()},
+            "false positives, share of clean images",
+            list(ticks),
+            log=self.log_x,
+            y_label="detected",
+            x_shares=True,
+        )
         which = "all attacked images" if self.of == "all" else "successful attacks alone"
         return [
             Drawing(
@@ -106,6 +131,7 @@ class RocCurves(Display):
                 "nothing." + (" The axis begins at one image." if self.log_x else ""),
                 f"Line charts of detection against false positives. {told}",
                 png,
+                chart,
             )
         ]
 
@@ -209,13 +235,20 @@ class RiskCoverageCurves(Display):
         if not shown:
             return []
 
+        lines: dict[str, list[Line]] = {}
+        names = _names(shown)
+
         def draw(axes: Any, record: Record, look: dict[str, Any]) -> str:
             seen, wrong = scores(record)[1], wrong_shares(record)[1]
             found = risk_coverage(seen, wrong)
             axes.plot(found.coverage, found.risk, **look)
             answered = record.result["accuracy_of_answered"]
+            own = names[record], look["color"], look["ls"]
+            kept = lines.setdefault(record.subject, [])
+            kept.append(Line.bare(*own, found.coverage, found.risk))
             if answered is not None:
                 at = record.result["coverage"]["value"], 1 - answered["value"]
+                kept.append(Line.bare(*own, at[:1], at[1:], "o"))
                 axes.plot(*at, "o", color=look["color"], clip_on=False, zorder=4)
             return f"area {found.area:.3f}, {found.excess:.3f} above the best"
 
@@ -238,6 +271,13 @@ class RiskCoverageCurves(Display):
                 "the best order of the same answers would save.",
                 f"Line charts of error against the share answered. {told}",
                 png,
+                Chart(
+                    lines,
+                    "answered, share of images",
+                    list(_FIFTHS),
+                    y_label="wrong among the answered",
+                    x_shares=True,
+                ),
             )
         ]
 
@@ -292,6 +332,16 @@ def _panels(
         for axes in grid[len(subjects) :]:
             axes.remove()
         return png_bytes(figure), " ".join(told)
+
+
+def _corners(false: np.ndarray, detected: np.ndarray) -> np.ndarray:
+    """Returns which points of a curve by steps turn it: the last at each place, where it rises."""
+    last = np.append(np.diff(false) > 0, True)
+    heights = np.where(last, detected, -np.inf)
+    before = np.append(-np.inf, np.maximum.accumulate(heights)[:-1])
+    turns = last & (detected > before)
+    turns[-1] = True
+    return turns
 
 
 def _names(shown: list[Record]) -> dict[Record, str]:

@@ -11,7 +11,8 @@ from rainjax._checks import is_whole
 from rainjax.evaluation.records import Record, Score, slug
 from rainjax.report._detections import Pick, attacked, detections, look_of
 from rainjax.report._display import Display, Drawing
-from rainjax.report.curves import Line, draw_lines, label_ends, story
+from rainjax.report.curves import draw_lines, label_ends, story
+from rainjax.report.live import Chart, Line
 from rainjax.report.results import Results, subjects_of
 from rainjax.report.style import INK, new_figure, percent_axis, png_bytes, styled
 from rainjax.report.text import norm_text, num_text, percent, unique
@@ -105,6 +106,7 @@ class DetectionOverRadius(Display):
         across = min(2, len(lines))
         down = math.ceil(len(lines) / across)
         ticks = sorted({x for own in lines.values() for line in own for x in line.x})
+        x_label = f"{norm_text(norm)} radius{', in 255ths' * (scale == 255)}"
         with styled():
             figure = new_figure(5.4 * across if across > 1 else 6.8, 3.7 * down)
             grid = figure.subplots(down, across, squeeze=False).ravel()
@@ -115,7 +117,7 @@ class DetectionOverRadius(Display):
                 axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
                 axes.minorticks_off()
                 axes.set_xlim(ticks[0], max(ticks[-1], 2 * ticks[0]))
-                axes.set_xlabel(f"{norm_text(norm)} radius{', in 255ths' * (scale == 255)}")
+                axes.set_xlabel(x_label)
                 percent_axis(axes, 1.0)
                 axes.set_ylabel("detected")
                 label_ends(
@@ -144,6 +146,7 @@ class DetectionOverRadius(Display):
             "Line charts of the share detected against the attack's radius. "
             + story(lines, lambda x: f"radius {x:g}{over}"),
             png,
+            Chart(lines, x_label, ticks, log=True, y_label="detected"),
         )
 
 

@@ -87,7 +87,8 @@ class DetectionTable(Display):
             if strongest:
                 worst = max(found.values(), key=lambda r: r.result["slips_through"]["value"])
                 cell = self.cell(worst, whole)
-                cells.append(Cell(cell.value, f"{cell.detail} {_column(worst)}".strip()))
+                detail = f"{cell.detail} {_column(worst)}".strip()
+                cells.append(cell.replaced(cell.value, detail))
             rows.append((Cell(subject), *cells))
         names = [*columns, *(["the most"] if strongest else [])]
         who = {
@@ -138,7 +139,8 @@ class DetectionTable(Display):
         low, high = (quantity.show(found[end]).removesuffix(" %") for end in ("low", "high"))
         ends = f"[{low}, {high}]"
         num = self._num(record)
-        return Cell(quantity.show(found["value"]), ends + (f" n={num}" if num != whole else ""))
+        detail = ends + (f" n={num}" if num != whole else "")
+        return Cell(quantity.show(found["value"]), detail, (record.id,))
 
     def _num(self, record: Record) -> int:
         group = record.result["successful"] if self._ranks and self.of == "successful" else None
@@ -241,7 +243,8 @@ class DistortionTable(Display):
             first = [r for r in some if r.subject == subjects[0]]
             wrong = float(np.concatenate([wrong_shares(r)[1] for r in first]).mean())
             cells = [_of_errors([r for r in some if r.subject == name]) for name in subjects]
-            rows.append((Cell(kind or "all"), Cell(percent(wrong)), *cells))
+            bare = Cell(percent(wrong), records=tuple(record.id for record in first))
+            rows.append((Cell(kind or "all"), bare, *cells))
         severities = ", ".join(map(str, sorted({severity_of(r) or 0 for r in shown})))
         num = max(record.num_examples for record in shown)
         return [
@@ -280,7 +283,8 @@ class CleanTable(Display):
         for record in shown:
             alone = record.result["egregious_without_detector"]["value"]
             cells = [column.cell(record, whole) for column in columns]
-            rows.append((Cell(record.subject), *cells, Cell(percent(alone))))
+            lone = Cell(percent(alone), records=(record.id,))
+            rows.append((Cell(record.subject), *cells, lone))
         confidence = percent(shown[0].result["confidence"])
         return [
             Table(
@@ -339,7 +343,8 @@ def _of_errors(shown: list[Record]) -> Cell:
     wrong = np.concatenate([wrong_shares(record)[1] for record in shown] or [np.zeros(0)]) > 0.5
     if min(wrong.sum(), (~wrong).sum()) < FEWEST:
         return ABSENT
-    return Cell(f"{auroc(found[~wrong], found[wrong]):.3f}")
+    ids = tuple(record.id for record in shown)
+    return Cell(f"{auroc(found[~wrong], found[wrong]):.3f}", records=ids)
 
 
 def _ordered(shown: list[Record]) -> list[Record]:

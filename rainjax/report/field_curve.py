@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 from rainjax.evaluation.records import Record, slug
 from rainjax.report._display import Display, Drawing
 from rainjax.report.contrast import BlindAgainstAdaptive
-from rainjax.report.curves import Line, draw_lines, story
+from rainjax.report.curves import draw_lines, story
+from rainjax.report.live import Chart, Line
 from rainjax.report.results import Ball, Results, balls, clean
 from rainjax.report.style import (
     GREY,
     PALETTE,
+    axis_top,
     new_figure,
     percent_axis,
     png_bytes,
@@ -200,6 +202,15 @@ class FieldCurve(Display):
             f"Line charts of accuracy against the {self._words}. "
             + story({line.label: [line] for line in told}, lambda x: f"{x:g}"),
             png,
+            Chart(
+                {
+                    title: [line if line.x else line.level((xs[0], xs[-1])) for line in own]
+                    for title, own in drawn.items()
+                },
+                self._words,
+                [float(x) for x in xs],
+                axis_top(highest),
+            ),
         )
 
     def _panels(

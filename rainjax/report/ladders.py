@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 from rainjax.evaluation.records import Record, Score
 from rainjax.report._display import Display, Drawing
 from rainjax.report.curves import label_ends
+from rainjax.report.live import Chart, Line
 from rainjax.report.results import Ball, Results, balls, subjects_of
 from rainjax.report.style import (
     GREY,
     PALETTE,
+    axis_top,
     new_figure,
     percent_axis,
     png_bytes,
@@ -92,7 +94,10 @@ def _table(shown: list[Record], results: Results, title: str) -> Table:
                 (
                     Cell(subject),
                     Cell(record.threat),
-                    *(Cell(percent(s.accuracy), interval(s)) for _, s in (path[0], path[-1])),
+                    *(
+                        Cell(percent(s.accuracy), interval(s), (record.id,))
+                        for _, s in (path[0], path[-1])
+                    ),
                     Cell(", ".join(changes[-2:]) or str(ABSENT)),
                     Cell(ladder["ended"], f"{len(path)} rungs"),
                     Cell(f"{path[-1][0]}", f"of {ends['steps']} steps, K = {ends['draws']}"),
@@ -137,6 +142,7 @@ def _drawing(
     subjects = subjects_of(results, shown)
     across = min(2, len(subjects))
     down = math.ceil(len(subjects) / across)
+    lines: dict[str, list[Line]] = {}
     with styled():
         figure = new_figure(5.4 * across if across > 1 else 7.4, 3.9 * down)
         grid = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
@@ -146,8 +152,9 @@ def _drawing(
             axes.set_xscale("log", base=2)
             percent_axis(axes, highest)
             colours = [GREY, *PALETTE] if len(own) > len(PALETTE) else PALETTE
-            ends = []
+            ends, lines[subject] = [], []
             for record, colour in zip(own, itertools.cycle(colours), strict=False):
+                lines[subject].append(_line(results, record, colour))
                 _draw_ladder(axes, results, record, colour)
                 spent, score = climbed(record)[-1]
                 ends.append((record.threat, colour, float(spent), score.accuracy))
@@ -177,7 +184,25 @@ def _drawing(
         "the choice of images.",
         "Line charts of accuracy against gradients spent. " + "; ".join(told) + ".",
         png,
+        Chart(
+            lines, "gradients (or queries) an image", _powers(lines), axis_top(highest), log=True
+        ),
     )
+
+
+def _powers(lines: dict[str, list[Line]]) -> list[float]:
+    """Returns powers of two from the first point of all lines to the last."""
+    every = [x for own in lines.values() for line in own for x in line.x]
+    low, high = math.floor(math.log2(min(every))), math.ceil(math.log2(max(every)))
+    return [2.0**n for n in range(low, max(high, low + 1) + 1)]
+
+
+def _line(results: Results, record: Record, colour: str) -> Line:
+    assert record.ladder is not None
+    path, (dashes, _) = climbed(record), threat_look(results, record.threat)
+    marks = tuple(_MARKS.get(rung["doubled"], "o") for rung in record.ladder["rungs"])
+    x, scores = [float(spent) for spent, _ in path], [score for _, score in path]
+    return Line(record.threat, colour, dashes, "o", x, scores, marks, record.still_falling)
 
 
 def _draw_ladder(axes: Any, results: Results, record: Record, colour: str) -> None:

@@ -14,7 +14,7 @@ def marked(cell: Cell, *, doubted: bool = False, zero_gradient: bool = False) ->
     if cell == ABSENT:
         return cell
     marks = [DOUBTED] * doubted + [ZERO_GRADIENT] * zero_gradient
-    return Cell(" ".join([cell.value, *marks]), cell.detail)
+    return cell.replaced(" ".join([cell.value, *marks]))
 
 
 def had_zero_gradient(record: Record | None) -> bool:

@@ -14,12 +14,13 @@ from typing import Any
 from rainjax._checks import check_kind
 from rainjax._extras import require
 from rainjax._files import check_writable, write_bytes
-from rainjax.evaluation.knowledge import Knowledge
 from rainjax.evaluation.records import Record
 from rainjax.report import sanity
 from rainjax.report._display import Display, Drawing
 from rainjax.report.bounds import falling
 from rainjax.report.displays import choose, known_displays
+from rainjax.report.live import smaller
+from rainjax.report.provenance import Provenance, knows
 from rainjax.report.results import Results
 from rainjax.report.tables import ABSENT, Table, as_markdown, as_plain
 from rainjax.report.tabular import score_cell
@@ -32,25 +33,8 @@ from rainjax.report.text import (
 )
 from rainjax.report.verdict import verdict
 
+_HERE = pathlib.Path(__file__).parent
 _STYLES = {"plain": as_plain, "markdown": as_markdown}
-_KNOWS = {
-    Knowledge.NONE: "Nobody attacks: the images as they are.",
-    Knowledge.TRANSFER: "The attacker asks nothing: he fools a classifier of his own, and hopes.",
-    Knowledge.LABELS: "The attacker sees nothing but the labels that the pipeline answers with.",
-    Knowledge.SCORES: "The attacker sees the scores that the pipeline answers with, and no "
-    "gradient.",
-    Knowledge.CLASSIFIER: "The attacker knows the classifier but not that images are purified "
-    "first, and aims at the classifier alone.",
-    Knowledge.DEFENSE: "The attacker knows the whole defended pipeline, but cannot know the draws "
-    "with which the image will be judged.",
-    Knowledge.KEYS: "The attacker even knows the random draws with which the image will be "
-    "judged; nobody outside a laboratory does, and the gap to the other columns is what the "
-    "secrecy of the draws is worth.",
-}
-_AVERAGES = (
-    " He averages over random draws at every step, and so aims at what the defense does on "
-    "average (expectation over transformation)."
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -223,6 +207,8 @@ def _context(made: Report) -> dict[str, Any]:
         "study": first["study"],
         "data": first["data"],
         "checked": results.checked,
+        "provenance": Provenance(results, made.tables),
+        "live": any(drawing.chart for _, drawings in made.sections for drawing in drawings),
         "scored": any(record.scored for record in records),
         "quantity": "accuracy" if any(record.scored for record in records) else "result",
         "threats": _threats(results),
@@ -240,14 +226,12 @@ def _threats(results: Results) -> list[dict[str, Any]]:
     for threat in results.threats:
         own = [record for record in results.records if record.threat == threat]
         most = max(own, key=lambda record: record.strength)
-        averages = most.knowledge is Knowledge.DEFENSE and most.num_draws > 1
         attacks = [record for record in own if record.attack is not None]
         settings = unique(
             "; ".join(part for part in (record.description, attack_text(record)) if part)
             for record in [r for r in attacks if "table" in r.tags] or attacks
         )
-        sentence = _KNOWS[most.knowledge] + (_AVERAGES if averages else "")
-        found.append({"name": threat, "sentence": sentence, "settings": settings})
+        found.append({"name": threat, "sentence": knows(most), "settings": settings})
     return found
 
 
@@ -310,7 +294,7 @@ def _record_line(record: Record) -> dict[str, Any]:
 def _environment() -> Any:
     jinja2 = require("jinja2", name="jinja2", extra="report")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=lambda name: name is not None and ".html" in name,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -320,8 +304,17 @@ def _environment() -> Any:
     markup = require("markupsafe", name="markupsafe", extra="report").Markup
     environment.filters["inline"] = lambda text: markup(_inline(text))
     environment.filters["cell_html"] = lambda text: markup(_together(html.escape(str(text))))
+    environment.filters["plain"] = without_markup
+    environment.filters["static"] = lambda name: markup(
+        (_HERE / "static" / name).read_text("utf-8")
+    )
+    # No text in it can end the element that holds it.
+    environment.filters["json"] = lambda value: markup(
+        json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    )
     environment.filters["verdict"] = sanity.verdict_text
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
+    environment.filters["smaller"] = smaller
     environment.filters["table"] = as_markdown
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
     return environment

@@ -14,6 +14,7 @@ from rainjax._files import read_array, read_arrays, read_json
 from rainjax.evaluation.records import Record, slug
 from rainjax.report._display import Display, Drawing
 from rainjax.report.curves import label_ends
+from rainjax.report.live import Pictures, as_shown
 from rainjax.report.results import Results, balls, is_blind, lowest, strongest, subjects_of
 from rainjax.report.style import (
     GREEN,
@@ -146,9 +147,10 @@ def panel(path: pathlib.Path, title: str) -> Drawing:
     original /= 255
     peak = float(np.abs(change).max())
     factor = max(1, math.floor(0.4 / peak)) if peak > 0 else 1
+    amplified = f"change × {factor}"
     rows = {
         "original": original,
-        f"change × {factor}": np.clip(0.5 + factor * change, 0, 1),
+        amplified: np.clip(0.5 + factor * change, 0, 1),
         "attacked": original + change,
         "purified": purified,
     }
@@ -187,6 +189,7 @@ def panel(path: pathlib.Path, title: str) -> Drawing:
         alt=f"{num} images in four rows: original, change amplified {factor} times, attacked, "
         f"purified. {'; '.join(stories)}.",
         png=png,
+        pictures=Pictures.of(rows, labels, before, after, amplified, factor),
     )
 
 
@@ -328,13 +331,6 @@ def _curve_colours(results: Results, names: list[str]) -> Iterator[str]:
             yield subject_colour(results, name)
         else:
             yield INK if name == "original" else spare[others.index(name) % len(spare)]
-
-
-def as_shown(image: np.ndarray) -> np.ndarray:
-    """Returns an image in colour if it has three channels, else its channels side by side."""
-    if image.shape[-1] == 3:
-        return image
-    return np.concatenate([image[..., channel] for channel in range(image.shape[-1])], axis=1)
 
 
 def say(axes: Any, name: str, right: bool) -> None:

@@ -86,19 +86,19 @@ def _table(shown: list[Record], results: Results, title: str) -> Table:
     for subject in subjects_of(results, shown):
         for record in (r for r in shown if r.subject == subject):
             first, budget = _first_of(record)
-            reached = first[first > 0]
+            reached, own = first[first > 0], (record.id,)
             left, score = standing(first, budget)[-1][1], record.score()
             body.append(
                 (
                     Cell(subject),
                     Cell(record.threat),
-                    Cell(f"{np.median(reached):g}", f"of {len(reached)} images")
+                    Cell(f"{np.median(reached):g}", f"of {len(reached)} images", own)
                     if len(reached)
                     else ABSENT,
-                    Cell(f"{len(first) - len(reached)}", f"of {len(first)}"),
+                    Cell(f"{len(first) - len(reached)}", f"of {len(first)}", own),
                     Cell(f"{budget}"),
-                    Cell(percent(left.accuracy), interval(left)),
-                    Cell(percent(score.accuracy), interval(score)),
+                    Cell(percent(left.accuracy), interval(left), own),
+                    Cell(percent(score.accuracy), interval(score), own),
                 )
             )
     names = ("", "black box", "median queries to success", "never", "budget",

@@ -13,6 +13,16 @@ from rainjax.report.results import Results
 INK, GREY, FAINT = "#222222", "#767676", "#dddddd"
 BLUE, RUST, GREEN, PINK, OCHRE = "#0072b2", "#c24e00", "#007a5a", "#b0558a", "#96730a"
 PALETTE = (RUST, BLUE, GREEN, PINK, OCHRE)
+# A page has two shades of each, for a light and for a dark ground.
+COLOUR_NAMES = {
+    INK: "ink",
+    GREY: "grey",
+    BLUE: "blue",
+    RUST: "rust",
+    GREEN: "green",
+    PINK: "pink",
+    OCHRE: "ochre",
+}
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -95,11 +105,16 @@ def threat_look(results: Results, threat: str) -> tuple[Any, str]:
 def percent_axis(axes: Any, highest: float) -> None:
     """Starts at zero, as lengths should, and ends at the next fifth above the data."""
     ticker = require("matplotlib.ticker", name="matplotlib", extra="report")
-    axes.set_ylim(0, min(1.0, math.ceil(highest * 5 + 0.1) / 5))
+    axes.set_ylim(0, axis_top(highest))
     axes.set_ylabel("accuracy")
     # Whole per cents: a tick at 2.5 % that is called 2 % would be a lie.
     axes.yaxis.set_major_locator(ticker.MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+def axis_top(highest: float) -> float:
+    """Returns where an axis of shares ends: at the next fifth above the data."""
+    return min(1.0, math.ceil(highest * 5 + 0.1) / 5)
 
 
 def spread(wanted: list[float], step: float) -> list[float]:

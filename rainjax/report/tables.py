@@ -9,13 +9,22 @@ from rainjax.report.text import without_markup
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A value with the small print that belongs under it."""
+    """A value with the small print that belongs under it.
+
+    `records` are the ids of the records that it follows from, if they are known: the page says of
+    them how the value came about. No text shows them, so that cells which read alike are equal.
+    """
 
     value: str
     detail: str = ""
+    records: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def __str__(self) -> str:
         return f"{self.value} {self.detail}".strip()
+
+    def replaced(self, value: str, detail: str | None = None) -> "Cell":
+        """Returns the cell with another value, and another detail where one is given."""
+        return Cell(value, self.detail if detail is None else detail, self.records)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,10 +88,12 @@ def score_cell(record: Record, name: str = "mean", *, own_num: bool = False) -> 
     num = f" n={record.num_examples}" if own_num else ""
     if not record.scored:
         (_, main), *others = list(record.shown.items()) or [("", str(ABSENT))]
-        cell = Cell(main, (", ".join(f"{title} {text}" for title, text in others) + num).strip())
+        details = ", ".join(f"{title} {text}" for title, text in others) + num
+        cell = Cell(main, details.strip(), (record.id,))
     else:
         score = record.score(name)
-        cell = Cell(percent(score.accuracy) + mark(record), interval(score) + num)
+        value = percent(score.accuracy) + mark(record)
+        cell = Cell(value, interval(score) + num, (record.id,))
     return marked(cell, zero_gradient=had_zero_gradient(record))
 
 
@@ -134,7 +136,7 @@ def _strongest_cell(results: Results, shown: list[Record], subject: str, ball: B
         return ABSENT
     cell = bounded(results, score_cell(best), best, ball=ball)
     cell = bracketed(results, cell, best, ball=ball)
-    cell = Cell(cell.value, f"{cell.detail} {best.threat}")
+    cell = cell.replaced(cell.value, f"{cell.detail} {best.threat}")
     return marked(cell, doubted=_is_doubted(results, subject))
 
 

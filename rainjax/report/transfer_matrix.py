@@ -103,7 +103,7 @@ class TransferMatrix(Display):
                     continue
                 own = {"": "", "itself": " itself", "among": " a member"}[_relation(record)]
                 detail = f"{interval(rate.score)} n={rate.num}{own}"
-                cells.append(Cell(percent(rate.score.accuracy), detail))
+                cells.append(Cell(percent(rate.score.accuracy), detail, (record.id,)))
             rows.append(tuple(cells))
         return Table(
             title,

@@ -90,6 +90,30 @@ def test_curves_tell_the_area_below_them(results):
     assert f"student, Square, AUROC {statistic / 120 / chosen.sum():.3f}." in drawing.alt
 
 
+@pytest.mark.parametrize("log_x", [False, True])
+def test_a_page_is_given_every_step_of_the_curve(results, log_x):
+    (drawing,) = RocCurves(log_x=log_x).drawings(results)
+    panels = drawing.chart.panels
+    for record in results.records:
+        if record.attack is None or "table" not in record.tags:
+            continue
+        clean, seen = (np.asarray(record.result["scores"][k]) for k in ("clean", "attacked"))
+        lines = [line for line in panels[record.subject] if line.label == record.threat]
+        curve = next(line for line in lines if line.stepped)
+        levels = [score.accuracy for score in curve.scores]
+        # By the book: of all thresholds that so few clean images are above, the best one.
+        thresholds = [-np.inf, *clean, *seen]
+        for number in range(log_x, len(clean) + 1):
+            allowed = [t for t in thresholds if (clean > t).sum() <= number]
+            best = max((seen > t).mean() for t in allowed)
+            place = np.searchsorted(curve.x, number / len(clean) + 1e-9) - 1
+            assert levels[place] == pytest.approx(best, abs=1e-9)
+        for dot in lines:
+            if not dot.stepped:
+                assert dot.x == [(clean > 0).mean()]
+                assert dot.scores[0].accuracy == (seen > 0).mean()
+
+
 def test_histograms_tell_what_is_above_the_threshold(results):
     (drawing,) = ScoreHistograms().drawings(results)
     for threat, name in (("clean", "clean"), ("blind PGD", "attacked")):

@@ -43,6 +43,9 @@ def test_a_failed_check_stands_beside_the_accuracy_it_doubts(tmp_path):
         assert "FAILED" in text
         assert "10.0% -> 30.0% at steps 10, 40." in text.replace("&gt;", ">")
         assert "put in doubt by a sanity check" in text
+    page = paths[0].read_text()
+    told = '<small class="doubt">† failed: more steps never helps the defense</small>'
+    assert page.count(told) == 2  # beside each number that is in doubt
     markdown = (tmp_path / "report.md").read_text()
     rows = [line for line in markdown.splitlines() if "†" in line and line.startswith("|")]
     assert len(rows) == 1
