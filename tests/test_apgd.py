@@ -11,7 +11,7 @@ import pytest
 
 from rainjax.attacks import APGD, EOT, losses
 from rainjax.attacks.apgd import Towards, _into_l1
-from rainjax.attacks.queries import Aim, Ascent
+from rainjax.attacks.queries import LabelAndTarget, LossGradient
 from tests.tiny import Mask, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -174,7 +174,7 @@ def test_a_step_without_a_better_point_is_halved_unless_it_just_was():
     state = init(KEY, jnp.asarray(IMAGE), jnp.array(0))
     for call in range(attack.num_calls):
         value = 10.0 + call if call in (0, 60) else call / 100
-        answer = Ascent(
+        answer = LossGradient(
             value=jnp.array(value),
             gradient=jnp.ones(IMAGE.shape),
             success=jnp.array(0.0),
@@ -319,13 +319,16 @@ def test_targets_are_the_classes_with_the_highest_clean_logits():
 
 
 def test_the_loss_towards_a_target():
-    logits, aim = np.array([1.0, -0.5, 2.0, 0.2, 0.7], np.float32), Aim(jnp.array(0), jnp.array(3))
+    logits, aim = (
+        np.array([1.0, -0.5, 2.0, 0.2, 0.7], np.float32),
+        LabelAndTarget(jnp.array(0), jnp.array(3)),
+    )
     image = jnp.asarray(logits)[:, None, None]
     seen = lambda count: lambda draw, x: x[:count, 0, 0]
     answer = Towards()(seen(5), KEY, image, aim)
     assert answer.value == pytest.approx((0.2 - 1.0) / (2.0 - (0.7 + 0.2) / 2), rel=1e-6)
     assert answer.success == 1  # any wrong class will do
-    three = Towards()(seen(3), KEY, image, Aim(jnp.array(0), jnp.array(1)))
+    three = Towards()(seen(3), KEY, image, LabelAndTarget(jnp.array(0), jnp.array(1)))
     assert three.value == pytest.approx(-1.5)
     np.testing.assert_array_equal(np.ravel(three.gradient), [-1, 1, 0, 0, 0])
 

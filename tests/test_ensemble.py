@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rainjax.attacks import EOT, PGD, fgsm
-from rainjax.attacks.queries import Slope
+from rainjax.attacks.queries import LossAndGradient
 from rainjax.defenses import Identity
 from rainjax.devices import data_mesh
 from rainjax.evaluation import ensemble, run_attack, score
@@ -131,7 +131,7 @@ def test_nothing_is_made_worse_than_the_original():
     class Backwards(PGD):
         @property
         def query(self):
-            return Slope(self.loss, targeted=True)  # towards the label
+            return LossAndGradient(self.loss, targeted=True)  # towards the label
 
     attack = Backwards(radius=1 / 255, step_size=1 / 255, num_steps=1)
     result = run_ensemble(

@@ -9,7 +9,7 @@ import pytest
 
 from rainjax import gradients, transforms
 from rainjax.attacks import EOT, PGD
-from rainjax.attacks.queries import Aim, Slope
+from rainjax.attacks.queries import LabelAndTarget, LossAndGradient
 from rainjax.defenses import RAIN, Chain, Identity, MeanFieldRAIN
 from rainjax.defenses._base import apply_draw, stratifies
 from rainjax.evaluation import run_attack
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.default_rng(0)
 IMAGE = jnp.asarray(RNG.uniform(size=(6, 6, 3)), jnp.float32)
 KEY = jax.random.key(4)
-ABOUT = Aim(jnp.array(0), jnp.array(0))
+ABOUT = LabelAndTarget(jnp.array(0), jnp.array(0))
 KERNEL = jnp.asarray(RNG.normal(size=(IMAGE.size, 4)), jnp.float32)
 
 
@@ -35,7 +35,7 @@ def masked(draw, image):
 def answer(eot, call=0, num_calls=1, logits_fn=masked, loss="cross_entropy", key=KEY):
     mean = jax.jit(
         lambda key, call, image: eot.mean(
-            Slope(loss), logits_fn, key, call, num_calls, image, ABOUT
+            LossAndGradient(loss), logits_fn, key, call, num_calls, image, ABOUT
         )
     )
     return mean(key, jnp.array(call), IMAGE)

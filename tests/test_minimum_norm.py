@@ -10,7 +10,7 @@ import pytest
 
 from rainjax.attacks import EOT, Attack, CarliniWagner, CarliniWagnerLinf, DeepFool, ElasticNet
 from rainjax.attacks.minimum_norm import ConstantSearch
-from rainjax.attacks.queries import Aim, Hinge, LogitGradients, Rivals
+from rainjax.attacks.queries import CandidateClasses, CWLoss, LabelAndTarget, LogitGradients
 from rainjax.defenses import Identity
 from rainjax.evaluation import run_attack
 from rainjax.pipeline import Defended
@@ -341,8 +341,10 @@ def test_deepfool_does_not_care_how_large_logits_are(norm, scale):
 
 def test_logit_gradients_are_rows_of_the_jacobian():
     image = jnp.asarray(GREY[0])
-    about = Rivals(jnp.array(2), jnp.array([4, 0, -1, 6]))  # six classes: two of these are none
-    answer = jax.jit(lambda x: LogitGradients(4)(deep, KEY, x, about))(image)
+    query_args = CandidateClasses(
+        jnp.array(2), jnp.array([4, 0, -1, 6])
+    )  # six classes: two of these are none
+    answer = jax.jit(lambda x: LogitGradients(4)(deep, KEY, x, query_args))(image)
     jacobian = np.asarray(jax.jit(jax.jacobian(deep, argnums=1))(KEY, image))
     expected = np.stack([jacobian[4] - jacobian[2], jacobian[0] - jacobian[2]])
     np.testing.assert_allclose(answer.gradients[:2], expected, atol=1e-5)
@@ -351,7 +353,7 @@ def test_logit_gradients_are_rows_of_the_jacobian():
     np.testing.assert_allclose(answer.logits, logits, atol=1e-5)
     assert answer.value == pytest.approx(np.delete(logits, 2).max() - logits[2], abs=1e-5)
     with pytest.raises(ValueError, match=r"LogitGradients\(2\) was asked about 4 classes"):
-        LogitGradients(2)(deep, KEY, image, about)
+        LogitGradients(2)(deep, KEY, image, query_args)
 
 
 def test_a_hinge_is_flat_from_its_confidence_on():
@@ -359,7 +361,7 @@ def test_a_hinge_is_flat_from_its_confidence_on():
 
     @functools.partial(jax.jit, static_argnums=0)
     def ask(hinge, image, label):
-        return hinge(rise, KEY, image, Aim(label, label))
+        return hinge(rise, KEY, image, LabelAndTarget(label, label))
 
     for value, label, options, margin, slope, success in [
         (0.3, 0, {"confidence": 0.2}, 0.3, 0, 1),
@@ -369,7 +371,7 @@ def test_a_hinge_is_flat_from_its_confidence_on():
         (0.3, 1, {"confidence": 0.2, "targeted": True}, 0.3, 0, 1),
         (0.1, 1, {"confidence": 0.2, "targeted": True}, 0.1, 1, 0),
     ]:
-        answer = ask(Hinge(**options), jnp.full(SHAPE, value), jnp.array(label))
+        answer = ask(CWLoss(**options), jnp.full(SHAPE, value), jnp.array(label))
         assert answer.value == pytest.approx(margin, abs=1e-5)
         np.testing.assert_allclose(answer.gradient, slope / SIZE, atol=1e-6)
         assert answer.success == success

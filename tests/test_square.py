@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rainjax.attacks import EOT, Square
-from rainjax.attacks.queries import Level
+from rainjax.attacks.queries import LossOnly
 from rainjax.attacks.square import Duel, _pyramids
 from tests.tiny import unchecked
 
@@ -185,7 +185,7 @@ def test_an_incumbent_is_not_kept_for_its_luck():
     assert gained > 0.6 * most
     # Draws in common make values comparable without a second forward pass.
     common = dataclasses.replace(paired, eot=EOT(common=True))
-    assert isinstance(common.query, Level)
+    assert isinstance(common.query, LossOnly)
     assert ends(common)[1] > 0.6 * most
 
 
@@ -196,7 +196,7 @@ def test_pairs_are_asked_where_they_are_needed():
         Square(eot=EOT(4, common=True)),
         Square(eot=EOT(4, draws="enumerated")),
     ):
-        assert isinstance(without.query, Level)
+        assert isinstance(without.query, LossOnly)
     growing = Square(eot=EOT(4, first=1, common=True))  # the draws in common are not the same
     assert isinstance(growing.query, Duel)
 

@@ -379,7 +379,7 @@ def test_what_an_attack_asks_is_checked_where_it_is_used():
         def __hash__(self):
             return 0
 
-        def __call__(self, logits_fn, draw, image, about):
+        def __call__(self, logits_fn, draw, image, query_args):
             raise AssertionError("is not asked")
 
     @dataclasses.dataclass(frozen=True, kw_only=True)

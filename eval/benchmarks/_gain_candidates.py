@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from rainjax.attacks import APGD, PGD
 from rainjax.attacks.apgd import APGDState, Towards
 from rainjax.attacks.directions import Direction, JointDirection
-from rainjax.attacks.queries import Aim, Ascent, highest_wrong, succeeds
+from rainjax.attacks.queries import LabelAndTarget, LossGradient, highest_wrong, succeeds
 from rainjax.typing import Draw, Image, Label, Logits, LogitsFn, PRNGKey
 
 
@@ -73,15 +73,17 @@ def probability_margin(logits: Logits, label: Label) -> Float[Array, ""]:
 class ProbabilityMargin:
     """Asks for the probability margin and its gradient."""
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Ascent:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: LabelAndTarget
+    ) -> LossGradient:
         """Returns the answer of one draw."""
 
         def climbed(image):
             logits = logits_fn(draw, image)
-            return probability_margin(logits, about.label), logits
+            return probability_margin(logits, query_args.label), logits
 
         (value, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
-        return Ascent(value, gradient, succeeds(logits, about.label, False), logits)
+        return LossGradient(value, gradient, succeeds(logits, query_args.label, False), logits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ class MALTState(APGDState):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class PlainAim(Aim):
+class PlainAim(LabelAndTarget):
     """An aim whose lead is asked for as it is, not as a loss, where `plain`."""
 
     plain: Float[Array, "*n"]
@@ -115,17 +117,19 @@ class PlainAim(Aim):
 class LeadOrTowards:
     """Asks for the lead of the target on the image, and afterwards what APGD-T asks for."""
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: PlainAim) -> Ascent:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: PlainAim
+    ) -> LossGradient:
         """Returns the answer of one draw."""
 
         def climbed(image):
             logits = logits_fn(draw, image)
-            lead = logits[about.target] - logits[about.label]
+            lead = logits[query_args.target] - logits[query_args.label]
             loss = lead if len(logits) < 4 else _targeted_dlr(logits, lead)
-            return jnp.where(about.plain > 0, lead, loss), logits
+            return jnp.where(query_args.plain > 0, lead, loss), logits
 
         (value, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
-        return Ascent(value, gradient, succeeds(logits, about.label, False), logits)
+        return LossGradient(value, gradient, succeeds(logits, query_args.label, False), logits)
 
 
 def _targeted_dlr(logits: Logits, lead: Float[Array, ""]) -> Float[Array, ""]:
@@ -171,7 +175,7 @@ class MALT(APGD):
         target = jnp.where(early, state.candidates[place], aim.target)
         return image, PlainAim(aim.label, target, early.astype(image.dtype))
 
-    def update(self, key: PRNGKey, state: MALTState, answer: Ascent) -> MALTState:
+    def update(self, key: PRNGKey, state: MALTState, answer: LossGradient) -> MALTState:
         """Returns the state with one candidate more, and later what APGD-T makes of it."""
         later = super().update(key, state, answer)
         first = state.calls == -1 - self.num_candidates

@@ -161,9 +161,9 @@ class Attack(Value):
     ) -> Run:
         """Returns the attack one call later."""
         draw_key, update_key = self.keys(loop_key, call)
-        point, about = self.ask(run.state)
+        point, query_args = self.ask(run.state)
         mean = self.eot.mean
-        answer = mean(self.query, logits_fn, draw_key, call, self.num_calls, point, about)
+        answer = mean(self.query, logits_fn, draw_key, call, self.num_calls, point, query_args)
         return self.advance(update_key, run, answer)
 
     def keys(self, loop_key: PRNGKey, call: int | Int[Array, ""]) -> tuple[PRNGKey, PRNGKey]:

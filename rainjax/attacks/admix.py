@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from rainjax._values import Value
 from rainjax.attacks.momentum import MomentumAttack
-from rainjax.attacks.queries import Aim, Ascent
+from rainjax.attacks.queries import LabelAndTarget, LossGradient
 from rainjax.typing import Image, Label, PRNGKey
 
 
@@ -144,13 +144,15 @@ class Admix(MomentumAttack):
         others = self._others(key, label)
         return AdmixState(image, image, zeros, zeros, others, label, jnp.array(0))
 
-    def ask(self, state: AdmixState) -> tuple[Image, Aim]:
+    def ask(self, state: AdmixState) -> tuple[Image, LabelAndTarget]:
         """Returns a mixture of the iterate with another image, at one of the scales."""
         mixed, scale = self._place(state.calls)
         other = jnp.asarray(self.pool.images, state.image.dtype)[state.others[mixed]]
-        return scale * (state.image + self.portion * other), Aim(state.label, state.label)
+        return scale * (state.image + self.portion * other), LabelAndTarget(
+            state.label, state.label
+        )
 
-    def update(self, key: PRNGKey, state: AdmixState, answer: Ascent) -> AdmixState:
+    def update(self, key: PRNGKey, state: AdmixState, answer: LossGradient) -> AdmixState:
         """Returns the state one copy further, after the last of them at the next iterate."""
         _, scale = self._place(state.calls)
         total = state.total + scale * answer.gradient

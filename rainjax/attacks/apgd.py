@@ -10,7 +10,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rainjax.attacks import balls, losses
 from rainjax.attacks._base import BallAttack
-from rainjax.attacks.queries import Aim, Ascent, Slope, highest_wrong, succeeds
+from rainjax.attacks.queries import (
+    LabelAndTarget,
+    LossAndGradient,
+    LossGradient,
+    highest_wrong,
+    succeeds,
+)
 from rainjax.typing import Draw, Image, Label, LogitsFn, PRNGKey
 
 _DENSITY = 0.2  # the share of the values that the first steps in L1 move
@@ -48,25 +54,27 @@ class APGDState:
 
 @dataclasses.dataclass(frozen=True)
 class Towards:
-    """Asks for the targeted DLR loss towards `about.target`, and its gradient.
+    """Asks for the targeted DLR loss towards `query_args.target`, and its gradient.
 
     With fewer than four classes, where there is none, for the target's logit minus the label's.
     A success is any wrong class.
     """
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Ascent:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: LabelAndTarget
+    ) -> LossGradient:
         """Returns the answer of one draw."""
 
         def climbed(image):
             logits = logits_fn(draw, image)
             if logits.shape[0] >= 4:
-                return losses.targeted_dlr(logits, about.label, about.target), logits
+                return losses.targeted_dlr(logits, query_args.label, query_args.target), logits
             # The logit loss is minus a logit, and NaN for a label there is none of.
-            lead = losses.logit(logits, about.label) - losses.logit(logits, about.target)
+            lead = losses.logit(logits, query_args.label) - losses.logit(logits, query_args.target)
             return lead, logits
 
         (value, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
-        return Ascent(value, gradient, succeeds(logits, about.label, False), logits)
+        return LossGradient(value, gradient, succeeds(logits, query_args.label, False), logits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,9 +142,9 @@ class APGD(BallAttack):
         return num_runs * self._calls_per_run + bool(self.num_targets)
 
     @property
-    def query(self) -> Slope | Towards:
+    def query(self) -> LossAndGradient | Towards:
         """The loss and its gradient."""
-        return Towards() if self.num_targets else Slope(self.loss, self.targeted)
+        return Towards() if self.num_targets else LossAndGradient(self.loss, self.targeted)
 
     @property
     def least_classes(self) -> int:
@@ -177,12 +185,12 @@ class APGD(BallAttack):
             calls=jnp.array(-1 if self.num_targets else 0),  # the clean call is number -1
         )
 
-    def ask(self, state: APGDState) -> tuple[Image, Aim]:
+    def ask(self, state: APGDState) -> tuple[Image, LabelAndTarget]:
         """Returns the current point, and the class that the present run aims at."""
         run = jnp.maximum(state.calls, 0) // self._calls_per_run
-        return state.image, Aim(state.label, state.targets[run // self.num_restarts])
+        return state.image, LabelAndTarget(state.label, state.targets[run // self.num_restarts])
 
-    def update(self, key: PRNGKey, state: APGDState, answer: Ascent) -> APGDState:
+    def update(self, key: PRNGKey, state: APGDState, answer: LossGradient) -> APGDState:
         """Returns the state one step further, or at the start of the next run."""
         state = self._record(state, answer)
         made = state.calls % self._calls_per_run  # steps of this run; all of them for call -1
@@ -214,7 +222,7 @@ class APGD(BallAttack):
         """Returns the strongest visited point."""
         return state.found
 
-    def _record(self, state: APGDState, answer: Ascent) -> APGDState:
+    def _record(self, state: APGDState, answer: LossGradient) -> APGDState:
         """Returns the state with the point just visited as the one to hand out, if it is."""
         value, targets = answer.value, state.targets
         if self.num_targets:
@@ -249,7 +257,7 @@ class APGD(BallAttack):
         )
 
     def _adapt(
-        self, state: APGDState, answer: Ascent, made: Int[Array, ""]
+        self, state: APGDState, answer: LossGradient, made: Int[Array, ""]
     ) -> tuple[APGDState, Bool[Array, ""]]:
         """Returns the state with the step that it goes on with, and whether from its best."""
         # As in the program, a step is compared with the one before it even where the attack
@@ -270,7 +278,7 @@ class APGD(BallAttack):
         return adapted, halves
 
     def _adapt_sparse(
-        self, state: APGDState, answer: Ascent, made: Int[Array, ""]
+        self, state: APGDState, answer: LossGradient, made: Int[Array, ""]
     ) -> tuple[APGDState, Bool[Array, ""]]:
         """Returns the same for L1, where the step depends on how sparse the best point is."""
         del answer

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rainjax.attacks import balls
 from rainjax.attacks.minimum_norm import ConstantSearch, Nearest, PenaltyAttack
-from rainjax.attacks.queries import Aim, Ascent
+from rainjax.attacks.queries import LabelAndTarget, LossGradient
 from rainjax.typing import Image, Label, PRNGKey
 
 _WITHIN = 0.999999  # keeps arctanh finite, as in the authors' code
@@ -110,11 +110,11 @@ class CarliniWagner(PenaltyAttack):
         search = ConstantSearch.start(self.initial_const)
         return CarliniWagnerState(Nearest.none(image), search, descent, label)
 
-    def ask(self, state: CarliniWagnerState) -> tuple[Image, Aim]:
+    def ask(self, state: CarliniWagnerState) -> tuple[Image, LabelAndTarget]:
         """Returns the current image."""
-        return state.descent.image, Aim(state.label, state.label)
+        return state.descent.image, LabelAndTarget(state.label, state.label)
 
-    def update(self, key: PRNGKey, state: CarliniWagnerState, answer: Ascent):
+    def update(self, key: PRNGKey, state: CarliniWagnerState, answer: LossGradient):
         """Returns the state after one more step, at the image itself where a round ends."""
         point = state.descent.image
         best, success = self.judge(state.best, point, answer)
@@ -190,11 +190,11 @@ class CarliniWagnerLinf(PenaltyAttack):
         constant = one * self.initial_const
         return CarliniWagnerLinfState(Nearest.none(image), descent, constant, one, label)
 
-    def ask(self, state: CarliniWagnerLinfState) -> tuple[Image, Aim]:
+    def ask(self, state: CarliniWagnerLinfState) -> tuple[Image, LabelAndTarget]:
         """Returns the current image."""
-        return state.descent.image, Aim(state.label, state.label)
+        return state.descent.image, LabelAndTarget(state.label, state.label)
 
-    def update(self, key: PRNGKey, state: CarliniWagnerLinfState, answer: Ascent):
+    def update(self, key: PRNGKey, state: CarliniWagnerLinfState, answer: LossGradient):
         """Returns the state after one more step, at the best image where a round ends."""
         point = state.descent.image
         best, _ = self.judge(state.best, point, answer)

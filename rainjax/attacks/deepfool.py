@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from rainjax.attacks import hyperplane
 from rainjax.attacks.minimum_norm import MinimumNormAttack, Nearest
-from rainjax.attacks.queries import Boundaries, LogitGradients, Rivals
+from rainjax.attacks.queries import CandidateClasses, LogitDifferences, LogitGradients
 from rainjax.typing import Image, Label, Logits, PRNGKey
 
 _BEYOND = 1e-4  # added to each step's length, which else ends on the boundary, not behind it
@@ -25,7 +25,7 @@ class DeepFoolState:
 
     best: Nearest
     delta: Float[Array, "*n h w c"]
-    rivals: Rivals
+    rivals: CandidateClasses
     calls: Int[Array, "*n"]
 
 
@@ -93,15 +93,17 @@ class DeepFool(MinimumNormAttack):
         del key
         # Where there are no more classes than candidates these are all, and nothing is to learn.
         first = jnp.arange(self.num_candidates - 1)
-        rivals = Rivals(label, first + (first >= label))
+        rivals = CandidateClasses(label, first + (first >= label))
         return DeepFoolState(Nearest.none(image), jnp.zeros_like(image), rivals, jnp.array(0))
 
-    def ask(self, state: DeepFoolState) -> tuple[Image, Rivals]:
+    def ask(self, state: DeepFoolState) -> tuple[Image, CandidateClasses]:
         """Returns the point with its overshoot, and the classes to compare the label with."""
         moved = state.best.origin + (1 + self.overshoot) * state.delta
         return jnp.clip(moved, 0.0, 1.0), state.rivals
 
-    def update(self, key: PRNGKey, state: DeepFoolState, answer: Boundaries) -> DeepFoolState:
+    def update(
+        self, key: PRNGKey, state: DeepFoolState, answer: LogitDifferences
+    ) -> DeepFoolState:
         """Returns the state after one more step, or at rest after a success."""
         point, rivals = self.ask(state)
         best, _ = self.judge(state.best, point, answer)
@@ -109,7 +111,7 @@ class DeepFool(MinimumNormAttack):
         if answer.logits.shape[0] > self.num_candidates:
             learns, last = state.calls == 0, self.num_steps + 1
             learnt = self._likeliest(answer.logits, rivals.label)
-            rivals = Rivals(rivals.label, jnp.where(learns, learnt, rivals.classes))
+            rivals = CandidateClasses(rivals.label, jnp.where(learns, learnt, rivals.classes))
             steps = ~learns & (calls <= last)
         else:
             steps = calls <= self.num_steps
@@ -121,7 +123,7 @@ class DeepFool(MinimumNormAttack):
         wrong = jnp.where(jnp.arange(logits.shape[0]) == label, -jnp.inf, logits)
         return jax.lax.top_k(wrong, self.num_candidates - 1)[1]
 
-    def _step(self, answer: Boundaries, rivals: Rivals) -> Image:
+    def _step(self, answer: LogitDifferences, rivals: CandidateClasses) -> Image:
         """Returns the shortest step onto one of the planes, or none where all are flat."""
         leads = answer.logits.at[rivals.classes].get(mode="fill", fill_value=jnp.nan)
         leads = leads - answer.logits[rivals.label]

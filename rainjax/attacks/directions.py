@@ -66,8 +66,8 @@ class OfDraw:
     asked: Any
     direction: Direction
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Any) -> Any:
-        answer = self.asked(logits_fn, draw, image, about)
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: Any) -> Any:
+        answer = self.asked(logits_fn, draw, image, query_args)
         _check_gradient(answer, self.direction)
         changed = self.direction.of_draw(answer.gradient, answer.value)
         return dataclasses.replace(answer, gradient=changed)
@@ -83,11 +83,13 @@ class OfAll:
     chunk_size: int
     draws: gradients.Draws
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Any) -> Any:
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: Any) -> Any:
         key: Any = draw  # outer draws are keys
 
         def one(number):
-            return self.asked(logits_fn, gradients.draw(key, number, self.draws), image, about)
+            return self.asked(
+                logits_fn, gradients.draw(key, number, self.draws), image, query_args
+            )
 
         def chunk(_, start):
             return None, jax.vmap(one)(start + jnp.arange(self.chunk_size))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from rainjax.attacks import balls
 from rainjax.attacks.minimum_norm import ConstantSearch, Nearest, PenaltyAttack
-from rainjax.attacks.queries import Aim, Ascent
+from rainjax.attacks.queries import LabelAndTarget, LossGradient
 from rainjax.typing import Image, Label, PRNGKey
 
 
@@ -80,12 +80,14 @@ class ElasticNet(PenaltyAttack):
             calls=jnp.array(0),
         )
 
-    def ask(self, state: ElasticNetState) -> tuple[Image, Aim]:
+    def ask(self, state: ElasticNetState) -> tuple[Image, LabelAndTarget]:
         """Returns the point that the momentum leads to, and every second time the iterate."""
         point = jnp.where(state.calls % 2 == 0, state.ahead, state.image)
-        return point, Aim(state.label, state.label)
+        return point, LabelAndTarget(state.label, state.label)
 
-    def update(self, key: PRNGKey, state: ElasticNetState, answer: Ascent) -> ElasticNetState:
+    def update(
+        self, key: PRNGKey, state: ElasticNetState, answer: LossGradient
+    ) -> ElasticNetState:
         """Returns the state after half a step, at the image itself where a round ends."""
         point, _ = self.ask(state)
         best, success = self.judge(state.best, point, answer)

@@ -16,7 +16,7 @@ from rainjax.gradients import Draws
 from rainjax.typing import Draw, Image, LogitsFn, Part, PRNGKey
 
 Query = Callable[[LogitsFn, Draw, Image, Any], Any]
-"""What an attack asks of one draw: `query(logits_fn, draw, image, about)`, a pytree of numbers."""
+"""What is asked of one draw: `query(logits_fn, draw, image, query_args)`, a tree of numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class EOT(metaclass=Named):
         call: int | Int[Array, ""],
         num_calls: int,
         image: Image,
-        about: Any,
+        query_args: Any,
     ) -> Any:
         """Returns the mean answer at call `call`, which may be traced.
 
@@ -136,22 +136,22 @@ class EOT(metaclass=Named):
             call: The number of the call, from 0; it decides how many draws there are.
             num_calls: How many calls the attack makes.
             image: The point that is asked about, `h w c` in [0, 1].
-            about: What the attack says beside it, such as the label.
+            query_args: What the attack says beside it, such as the label.
         """
         asked, outer = self.query(query), self.outer
-        ask = lambda draw, image, about: asked(logits_fn, draw, image, about)
+        ask = lambda draw, image, query_args: asked(logits_fn, draw, image, query_args)
         if outer.first is None:
             mean = gradients.expectation(
                 ask, outer.num_samples, chunk_size=outer.chunk_size, draws=outer.draws
             )
-            return mean(key, image, about)
+            return mean(key, image, query_args)
         counts = jnp.array([outer.count(c, num_calls) for c in range(num_calls)])
         count = counts[call]
         one = gradients.draw(key, 0, outer.draws)
-        zeros = gradients.zeros_of(ask, one, image, about)
+        zeros = gradients.zeros_of(ask, one, image, query_args)
 
         def add(i, total):
-            value = ask(gradients.draw(key, i, outer.draws), image, about)
+            value = ask(gradients.draw(key, i, outer.draws), image, query_args)
             return jax.tree.map(jnp.add, total, value)
 
         total = jax.lax.fori_loop(0, count, add, zeros)
@@ -165,12 +165,12 @@ class _OfParts:
     asked: Query
     num_parts: int
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Any) -> Any:
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: Any) -> Any:
         asks: Any = logits_fn
 
         def of(number: int) -> Any:
             part_fn = lambda draw, image: asks(Part(draw, number), image)
-            return self.asked(part_fn, draw, image, about)
+            return self.asked(part_fn, draw, image, query_args)
 
         each = [of(number) for number in range(self.num_parts)]
         return jax.tree.map(lambda *values: sum(values) / self.num_parts, *each)
@@ -183,7 +183,7 @@ class _OfMeanLogits:
     asked: Query
     eot: EOT
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Any) -> Any:
+    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: Any) -> Any:
         def mean_logits(key, image):
             one = jax.checkpoint(lambda draw, image: logits_fn(draw, image))
             eot = self.eot
@@ -192,4 +192,4 @@ class _OfMeanLogits:
             )
             return mean(key, image)
 
-        return self.asked(mean_logits, draw, image, about)
+        return self.asked(mean_logits, draw, image, query_args)

@@ -51,24 +51,26 @@ class Leads:
 
     num_targets: int
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Boundary) -> Side:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: Boundary
+    ) -> Side:
         """Returns the answer of one draw."""
 
         def leads(image):
             logits = logits_fn(draw, image)
-            own = losses.logit(logits, about.label)
-            others = [losses.logit(logits, about.targets[i]) for i in range(self.num_targets)]
+            own = losses.logit(logits, query_args.label)
+            others = [losses.logit(logits, query_args.targets[i]) for i in range(self.num_targets)]
             return jnp.stack([own - other for other in others]), logits
 
         values, pull, logits = jax.vjp(leads, image, has_aux=True)
         gradients = jax.vmap(lambda cotangent: pull(cotangent)[0])(jnp.eye(self.num_targets))
-        wrong = succeeds(logits, about.label, targeted=False)
+        wrong = succeeds(logits, query_args.label, targeted=False)
         return Side(
             leads=values,
             gradients=gradients,
-            margin=losses.margin(logits, about.label),
+            margin=losses.margin(logits, query_args.label),
             wrong=wrong,
-            success=jnp.where(about.inside, wrong, 0.0),
+            success=jnp.where(query_args.inside, wrong, 0.0),
             logits=logits,
         )
 

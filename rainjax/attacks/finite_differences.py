@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from rainjax.attacks import balls
 from rainjax.attacks._base import Run
-from rainjax.attacks.queries import Aim, Reading
+from rainjax.attacks.queries import LabelAndTarget, LossValue
 from rainjax.attacks.scores import ScoreBallAttack
 from rainjax.typing import Image, Label, PRNGKey
 
@@ -123,21 +123,21 @@ class FiniteDifferences(ScoreBallAttack):
             calls=jnp.array(0),
         )
 
-    def ask(self, state: ProbingState) -> tuple[Image, Aim]:
+    def ask(self, state: ProbingState) -> tuple[Image, LabelAndTarget]:
         """Returns one probe of a pair, or the iterate."""
         place = self._place(state.calls)
         sign = jnp.where(place < 0, 0.0, 1.0 - 2.0 * (place % 2))
         probe = state.image + sign * self.probe_size * state.direction
-        return jnp.clip(probe, 0.0, 1.0), Aim(state.label, state.label)
+        return jnp.clip(probe, 0.0, 1.0), LabelAndTarget(state.label, state.label)
 
-    def advance(self, key: PRNGKey, run: Run, answer: Reading) -> Run:
+    def advance(self, key: PRNGKey, run: Run, answer: LossValue) -> Run:
         """Returns the attack after the answer; a success outside of the ball is none."""
         away = balls.length(self.ask(run.state)[0] - run.state.origin, self.norm)
         inside = away <= self.radius + _ROUNDING
         success = answer.success * inside  # NaN stays NaN
         return super().advance(key, run, dataclasses.replace(answer, success=success))
 
-    def update(self, key: PRNGKey, state: ProbingState, answer: Reading) -> ProbingState:
+    def update(self, key: PRNGKey, state: ProbingState, answer: LossValue) -> ProbingState:
         """Returns the state with one more probe known, a step further where it was the last."""
         place = self._place(state.calls)
         pairs = (place + 1) // 2  # that this step has after this call

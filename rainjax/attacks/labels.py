@@ -39,7 +39,9 @@ class LabelOnly:
 
     targeted: bool = False
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Label) -> Verdict:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: Label
+    ) -> Verdict:
         """Returns the answer of one draw.
 
         Raises:
@@ -47,7 +49,7 @@ class LabelOnly:
         """
         logits = logits_fn(draw, image)
         check_num_classes(logits.shape[0], "What gives these logits")
-        return Verdict(succeeds(logits, about, self.targeted))
+        return Verdict(succeeds(logits, query_args, self.targeted))
 
 
 @jax.tree_util.register_dataclass

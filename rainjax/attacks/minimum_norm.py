@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from rainjax.attacks import balls
 from rainjax.attacks._base import Attack, Run
-from rainjax.attacks.queries import Hinge
+from rainjax.attacks.queries import CWLoss
 from rainjax.typing import Image
 
 
@@ -154,9 +154,9 @@ class PenaltyAttack(MinimumNormAttack):
         return self.num_search_steps * self.num_steps
 
     @property
-    def query(self) -> Hinge:
+    def query(self) -> CWLoss:
         """The margin, and the gradient of the hinge on it."""
-        return Hinge(self.confidence, self.targeted)
+        return CWLoss(self.confidence, self.targeted)
 
 
 @jax.tree_util.register_dataclass

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from rainjax.attacks import balls
 from rainjax.attacks._base import BallAttack
-from rainjax.attacks.queries import Slope
+from rainjax.attacks.queries import LossAndGradient
 from rainjax.typing import Image
 
 
@@ -43,9 +43,9 @@ class MomentumAttack(BallAttack):
             )
 
     @property
-    def query(self) -> Slope:
+    def query(self) -> LossAndGradient:
         """The loss and its gradient."""
-        return Slope(self.loss, self.targeted)
+        return LossAndGradient(self.loss, self.targeted)
 
     def accumulated(
         self, momentum: Float[Array, "h w c"], gradient: Image

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from rainjax.attacks import balls
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks.apgd import checkpoints
-from rainjax.attacks.queries import Aim, Ascent, Slope
+from rainjax.attacks.queries import LabelAndTarget, LossAndGradient, LossGradient
 from rainjax.typing import Image, Label, PRNGKey
 
 
@@ -71,9 +71,9 @@ class NoisyAPGD(BallAttack):
         return self.num_restarts * (self.num_steps + 1)
 
     @property
-    def query(self) -> Slope:
+    def query(self) -> LossAndGradient:
         """The loss and its gradient."""
-        return Slope(self.loss, self.targeted)
+        return LossAndGradient(self.loss, self.targeted)
 
     @property
     def _checkpoints(self) -> tuple[bool, ...]:
@@ -99,11 +99,11 @@ class NoisyAPGD(BallAttack):
             calls=jnp.array(0),
         )
 
-    def ask(self, state: NoisyAPGDState) -> tuple[Image, Aim]:
+    def ask(self, state: NoisyAPGDState) -> tuple[Image, LabelAndTarget]:
         """Returns the current point."""
-        return state.image, Aim(state.label, state.label)
+        return state.image, LabelAndTarget(state.label, state.label)
 
-    def update(self, key: PRNGKey, state: NoisyAPGDState, answer: Ascent) -> NoisyAPGDState:
+    def update(self, key: PRNGKey, state: NoisyAPGDState, answer: LossGradient) -> NoisyAPGDState:
         """Returns the state one step further, or at the next start."""
         made = state.calls % (self.num_steps + 1)
         ends = made == self.num_steps

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from rainjax.attacks import balls
 from rainjax.attacks._base import BallAttack, Goal
-from rainjax.attacks.queries import Aim, Ascent, Slope
+from rainjax.attacks.queries import LabelAndTarget, LossAndGradient, LossGradient
 from rainjax.typing import Image, Label, PRNGKey
 
 
@@ -95,9 +95,9 @@ class PGD(BallAttack):
         return self.loss if self.loss in ("rejection", "acceptance") else "answer"
 
     @property
-    def query(self) -> Slope:
+    def query(self) -> LossAndGradient:
         """The loss and its gradient."""
-        return Slope(self.loss, self.targeted)
+        return LossAndGradient(self.loss, self.targeted)
 
     @property
     def _compares(self) -> bool:
@@ -124,11 +124,11 @@ class PGD(BallAttack):
             calls=jnp.array(0),
         )
 
-    def ask(self, state: PGDState) -> tuple[Image, Aim]:
+    def ask(self, state: PGDState) -> tuple[Image, LabelAndTarget]:
         """Returns the current iterate, or the point where the momentum alone would lead."""
-        return self._point(state), Aim(state.label, state.label)
+        return self._point(state), LabelAndTarget(state.label, state.label)
 
-    def update(self, key: PRNGKey, state: PGDState, answer: Ascent) -> PGDState:
+    def update(self, key: PRNGKey, state: PGDState, answer: LossGradient) -> PGDState:
         """Returns the state one step further up, or at the next start."""
         gradient = balls.blockwise(answer.gradient, self.block)
         scale = jnp.maximum(jnp.mean(jnp.abs(gradient)), 1e-30)

@@ -12,7 +12,7 @@ from rainjax.typing import Draw, Image, Label, Logits, LogitsFn
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Aim:
+class LabelAndTarget:
     """The label of an image, and the class that a loss with two of them aims at.
 
     Outside of `vmap` it holds a batch.
@@ -24,7 +24,7 @@ class Aim:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Ascent:
+class LossGradient:
     """The mean loss at a point, its gradient, and the share of draws that were a success.
 
     Outside of `vmap` it holds a batch.
@@ -38,7 +38,7 @@ class Ascent:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class LossValue:
     """The mean loss at a point, and the share of draws that were a success.
 
     Outside of `vmap` it holds a batch.
@@ -51,7 +51,7 @@ class Reading:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class HingeReading:
+class CWLossValue:
     """The mean margin at a point, the mean of the hinges on it, and the share of successes.
 
     Outside of `vmap` it holds a batch.
@@ -65,7 +65,7 @@ class HingeReading:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Rivals:
+class CandidateClasses:
     """The label of an image, and the classes it is compared with: any without a logit is none.
 
     Outside of `vmap` it holds a batch.
@@ -77,7 +77,7 @@ class Rivals:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Boundaries:
+class LogitDifferences:
     """The mean logits and margin at a point, and the gradient of each rival's lead.
 
     `gradients[i]` is that of the logit of `rivals.classes[i]` minus the label's, zero where
@@ -91,7 +91,7 @@ class Boundaries:
 
 
 @dataclasses.dataclass(frozen=True)
-class Slope:
+class LossAndGradient:
     """Asks for the loss and its gradient: what every gradient attack climbs.
 
     A value of its own, so that attacks that differ in radius or step size alone share one
@@ -102,35 +102,41 @@ class Slope:
     loss: str
     targeted: bool = False
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Ascent:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: LabelAndTarget
+    ) -> LossGradient:
         """Returns the answer of one draw."""
 
         def climbed(image):
             logits = logits_fn(draw, image)
-            value = losses.evaluate(self.loss, logits, about.label, about.target)
+            value = losses.evaluate(self.loss, logits, query_args.label, query_args.target)
             return -value if self.targeted else value, logits
 
         (value, logits), gradient = jax.value_and_grad(climbed, has_aux=True)(image)
-        return Ascent(value, gradient, succeeds(logits, about.label, self.targeted), logits)
+        return LossGradient(
+            value, gradient, succeeds(logits, query_args.label, self.targeted), logits
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class Level:
+class LossOnly:
     """Asks for the loss alone, without a gradient: what a black-box attack is given."""
 
     loss: str
     targeted: bool = False
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Reading:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: LabelAndTarget
+    ) -> LossValue:
         """Returns the answer of one draw."""
         logits = logits_fn(draw, image)
-        value = losses.evaluate(self.loss, logits, about.label, about.target)
+        value = losses.evaluate(self.loss, logits, query_args.label, query_args.target)
         value = -value if self.targeted else value
-        return Reading(value, succeeds(logits, about.label, self.targeted), logits)
+        return LossValue(value, succeeds(logits, query_args.label, self.targeted), logits)
 
 
 @dataclasses.dataclass(frozen=True)
-class HingeLevel:
+class CWLossOnly:
     """Asks for the margin, and for minus what it lacks to `confidence`, without a gradient.
 
     Each draw has its own hinge (the `f_6` of Carlini and Wagner, 2017), so a mean of them goes
@@ -142,34 +148,38 @@ class HingeLevel:
     confidence: float = 0.0
     targeted: bool = False
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> HingeReading:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: LabelAndTarget
+    ) -> CWLossValue:
         """Returns the answer of one draw."""
         logits = logits_fn(draw, image)
-        margin = losses.margin(logits, about.label)
+        margin = losses.margin(logits, query_args.label)
         margin = -margin if self.targeted else margin
         lead = -self.confidence if self.targeted else self.confidence
-        handicapped = logits.at[about.label].add(lead)
-        success = succeeds(handicapped, about.label, self.targeted)
-        return HingeReading(margin, jnp.minimum(margin - self.confidence, 0.0), success, logits)
+        handicapped = logits.at[query_args.label].add(lead)
+        success = succeeds(handicapped, query_args.label, self.targeted)
+        return CWLossValue(margin, jnp.minimum(margin - self.confidence, 0.0), success, logits)
 
 
 @dataclasses.dataclass(frozen=True)
-class Hinge:
-    """Asks for what `HingeLevel` does, and for the gradient of the hinge."""
+class CWLoss:
+    """Asks for what `CWLossOnly` does, and for the gradient of the hinge."""
 
     confidence: float = 0.0
     targeted: bool = False
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> Ascent:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: LabelAndTarget
+    ) -> LossGradient:
         """Returns the answer of one draw."""
-        level = HingeLevel(self.confidence, self.targeted)
+        level = CWLossOnly(self.confidence, self.targeted)
 
         def climbed(image):
-            answer = level(logits_fn, draw, image, about)
+            answer = level(logits_fn, draw, image, query_args)
             return answer.hinge, answer
 
         gradient, answer = jax.grad(climbed, has_aux=True)(image)
-        return Ascent(answer.value, gradient, answer.success, answer.logits)
+        return LossGradient(answer.value, gradient, answer.success, answer.logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,25 +193,31 @@ class LogitGradients:
 
     num_classes: int
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Rivals) -> Boundaries:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: CandidateClasses
+    ) -> LogitDifferences:
         """Returns the answer of one draw.
 
         Raises:
-            ValueError: `about` names another number of rivals.
+            ValueError: `query_args` names another number of rivals.
         """
-        if about.classes.shape != (self.num_classes,):
+        if query_args.classes.shape != (self.num_classes,):
             raise ValueError(
                 f"LogitGradients({self.num_classes}) was asked about "
-                f"{about.classes.shape[0]} classes: pad them with -1."
+                f"{query_args.classes.shape[0]} classes: pad them with -1."
             )
         logits, pull = jax.vjp(lambda x: logits_fn(draw, x), image)
         num = logits.shape[0]
-        exists = (about.classes >= 0) & (about.classes < num)
-        ahead = jax.nn.one_hot(about.classes, num) - jax.nn.one_hot(about.label, num)[None]
+        exists = (query_args.classes >= 0) & (query_args.classes < num)
+        ahead = (
+            jax.nn.one_hot(query_args.classes, num) - jax.nn.one_hot(query_args.label, num)[None]
+        )
         ahead = jnp.where(exists[:, None], ahead, 0.0).astype(logits.dtype)
         gradients = jax.vmap(lambda cotangent: pull(cotangent)[0])(ahead)
-        margin = losses.margin(logits, about.label)
-        return Boundaries(margin, gradients, succeeds(logits, about.label, False), logits)
+        margin = losses.margin(logits, query_args.label)
+        return LogitDifferences(
+            margin, gradients, succeeds(logits, query_args.label, False), logits
+        )
 
 
 def succeeds(logits: Logits, label: Label, targeted: bool) -> Float[Array, ""]:

@@ -13,7 +13,7 @@ from rainjax import gradients
 from rainjax.attacks import balls
 from rainjax.attacks._base import BallAttack
 from rainjax.attacks._cells import Cell, Grid, cell_sums, spread
-from rainjax.attacks.queries import Aim, Ascent, Slope
+from rainjax.attacks.queries import LabelAndTarget, LossAndGradient, LossGradient
 from rainjax.defenses._base import (
     Candidates,
     Defense,
@@ -176,9 +176,9 @@ class ReachableOutputs(BallAttack):
         return self.num_restarts * self.num_steps
 
     @property
-    def query(self) -> Slope:
+    def query(self) -> LossAndGradient:
         """The margin and its gradient."""
-        return Slope("margin", self.targeted)
+        return LossAndGradient("margin", self.targeted)
 
     def init(self, key: PRNGKey, image: Image, label: Label) -> ReachableState:
         """Returns the state at the image itself, with the outputs that can be reached from it."""
@@ -199,11 +199,11 @@ class ReachableOutputs(BallAttack):
             calls=jnp.array(0),
         )
 
-    def ask(self, state: ReachableState) -> tuple[Image, Aim]:
+    def ask(self, state: ReachableState) -> tuple[Image, LabelAndTarget]:
         """Returns the image proposed last."""
-        return state.point, Aim(state.label, state.label)
+        return state.point, LabelAndTarget(state.label, state.label)
 
-    def update(self, key: PRNGKey, state: ReachableState, answer: Ascent) -> ReachableState:
+    def update(self, key: PRNGKey, state: ReachableState, answer: LossGradient) -> ReachableState:
         """Returns the state at the choice for the gradients so far, or at the next start."""
         calls = state.calls + 1
         ends = calls % self.num_steps == 0

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 
 from rainjax.attacks._base import Attack, BallAttack
 from rainjax.attacks._watch import Watch
-from rainjax.attacks.queries import Level
+from rainjax.attacks.queries import LossOnly
 from rainjax.typing import PRNGKey
 
 
@@ -94,6 +94,6 @@ class ScoreBallAttack(ScoreAttack, BallAttack):
             )
 
     @property
-    def query(self) -> Level:
+    def query(self) -> LossOnly:
         """The loss, without its gradient."""
-        return Level(self.loss, self.targeted)
+        return LossOnly(self.loss, self.targeted)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from rainjax.attacks import balls, losses
 from rainjax.attacks._base import BallAttack, Goal
-from rainjax.attacks.queries import Aim
+from rainjax.attacks.queries import LabelAndTarget
 from rainjax.typing import Draw, Image, Label, LogitsFn, PRNGKey
 
 
@@ -36,13 +36,15 @@ class ClassifierAndDetector:
     not rejected.
     """
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Aim) -> TwoGradients:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: LabelAndTarget
+    ) -> TwoGradients:
         """Returns the answer of one draw."""
 
         def both(image):
             logits = logits_fn(draw, image)
             classes, rejection = logits[:-1], logits[-1]
-            margin = losses.margin(classes, about.label)
+            margin = losses.margin(classes, query_args.label)
             return jnp.stack([margin, rejection - jnp.max(classes)]), classes
 
         values, pull, classes = jax.vjp(both, image, has_aux=True)
@@ -129,9 +131,9 @@ class SelectivePGD(BallAttack):
         lowest = jnp.array(-jnp.inf, image.dtype)
         return SelectiveState(image, image, image, lowest, label, jnp.array(0))
 
-    def ask(self, state: SelectiveState) -> tuple[Image, Aim]:
+    def ask(self, state: SelectiveState) -> tuple[Image, LabelAndTarget]:
         """Returns the current iterate."""
-        return state.image, Aim(state.label, state.label)
+        return state.image, LabelAndTarget(state.label, state.label)
 
     def update(self, key: PRNGKey, state: SelectiveState, answer: TwoGradients) -> SelectiveState:
         """Returns the state one step further, or at the next start."""

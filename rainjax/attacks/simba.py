@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rainjax.attacks import balls
-from rainjax.attacks.queries import Aim, Reading
+from rainjax.attacks.queries import LabelAndTarget, LossValue
 from rainjax.attacks.scores import ScoreBallAttack
 from rainjax.transforms.blocks import dct_matrix
 from rainjax.typing import Image, Label, PRNGKey
@@ -112,13 +112,13 @@ class SimBA(ScoreBallAttack):
             calls=jnp.array(0),
         )
 
-    def ask(self, state: SimBAState) -> tuple[Image, Aim]:
+    def ask(self, state: SimBAState) -> tuple[Image, LabelAndTarget]:
         """Returns the proposal, or the incumbent where its loss is to be known."""
         proposal = self._propose(state)
         asked = jnp.where(self._asks_incumbent(state.calls), state.image, proposal)
-        return asked, Aim(state.label, state.label)
+        return asked, LabelAndTarget(state.label, state.label)
 
-    def update(self, key: PRNGKey, state: SimBAState, answer: Reading) -> SimBAState:
+    def update(self, key: PRNGKey, state: SimBAState, answer: LossValue) -> SimBAState:
         """Returns the state with the better of incumbent and proposal."""
         del key
         incumbent = self._asks_incumbent(state.calls)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rainjax.attacks import balls
 from rainjax.attacks._base import BallAttack
-from rainjax.attacks.queries import Aim, Level, Reading
+from rainjax.attacks.queries import LabelAndTarget, LossOnly, LossValue
 from rainjax.typing import Draw, Image, Label, LogitsFn, PRNGKey
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
@@ -26,7 +26,7 @@ class Rivalry:
     Outside of `vmap` it holds a batch.
     """
 
-    aim: Aim
+    aim: LabelAndTarget
     incumbent: Float[Array, "*n h w c"]
 
 
@@ -47,12 +47,14 @@ class Contest:
 class Duel:
     """Asks for the loss of a proposal and of the incumbent, both on the same draw."""
 
-    level: Level
+    level: LossOnly
 
-    def __call__(self, logits_fn: LogitsFn, draw: Draw, image: Image, about: Rivalry) -> Contest:
+    def __call__(
+        self, logits_fn: LogitsFn, draw: Draw, image: Image, query_args: Rivalry
+    ) -> Contest:
         """Returns the answer of one draw."""
-        proposed = self.level(logits_fn, draw, image, about.aim)
-        held = self.level(logits_fn, draw, about.incumbent, about.aim)
+        proposed = self.level(logits_fn, draw, image, query_args.aim)
+        held = self.level(logits_fn, draw, query_args.incumbent, query_args.aim)
         return Contest(proposed.value, proposed.success, held.value)
 
 
@@ -130,9 +132,9 @@ class Square(BallAttack):
         return self.num_restarts * self.num_queries
 
     @property
-    def query(self) -> Level | Duel:
+    def query(self) -> LossOnly | Duel:
         """The loss, without its gradient, of the proposal alone or of both."""
-        level = Level(self.loss, self.targeted)
+        level = LossOnly(self.loss, self.targeted)
         return Duel(level) if self._pairs else level
 
     @property
@@ -158,12 +160,12 @@ class Square(BallAttack):
             calls=jnp.array(0),
         )
 
-    def ask(self, state: SquareState) -> tuple[Image, Aim | Rivalry]:
+    def ask(self, state: SquareState) -> tuple[Image, LabelAndTarget | Rivalry]:
         """Returns the proposal, and the incumbent where the two are compared on the same draws."""
-        aim = Aim(state.label, state.label)
+        aim = LabelAndTarget(state.label, state.label)
         return state.asked, Rivalry(aim, state.image) if self._pairs else aim
 
-    def update(self, key: PRNGKey, state: SquareState, answer: Reading | Contest) -> SquareState:
+    def update(self, key: PRNGKey, state: SquareState, answer: LossValue | Contest) -> SquareState:
         """Returns the state with the better of incumbent and proposal, and the next proposal."""
         held = answer.held if isinstance(answer, Contest) else state.value
         begins = state.calls % self.num_queries == 0

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from rainjax.attacks import balls
 from rainjax.attacks.momentum import MomentumAttack
-from rainjax.attacks.queries import Aim, Ascent
+from rainjax.attacks.queries import LabelAndTarget, LossGradient
 from rainjax.typing import Image, Label, PRNGKey
 
 
@@ -82,11 +82,11 @@ class VMI(MomentumAttack):
             image, image, image, image, zeros, zeros, zeros, zeros, label, jnp.array(0)
         )
 
-    def ask(self, state: VMIState) -> tuple[Image, Aim]:
+    def ask(self, state: VMIState) -> tuple[Image, LabelAndTarget]:
         """Returns the iterate, the point ahead of it, or one of its neighbours."""
-        return state.point, Aim(state.label, state.label)
+        return state.point, LabelAndTarget(state.label, state.label)
 
-    def update(self, key: PRNGKey, state: VMIState, answer: Ascent) -> VMIState:
+    def update(self, key: PRNGKey, state: VMIState, answer: LossGradient) -> VMIState:
         """Returns the state one neighbour further, after the last of them at the next iterate."""
         place = state.calls % (self.num_neighbors + 1)
         is_own, is_last = place == 0, place == self.num_neighbors

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rainjax.attacks import balls
 from rainjax.attacks._spaces import AttackSpace
 from rainjax.attacks.minimum_norm import ConstantSearch, MinimumNormAttack, Nearest
-from rainjax.attacks.queries import Aim, HingeLevel, HingeReading
+from rainjax.attacks.queries import CWLossOnly, CWLossValue, LabelAndTarget
 from rainjax.attacks.scores import ScoreAttack
 from rainjax.typing import Image, Label, PRNGKey
 
@@ -132,9 +132,9 @@ class ZOO(ScoreAttack, MinimumNormAttack):
         return "l2"
 
     @property
-    def query(self) -> HingeLevel:
+    def query(self) -> CWLossOnly:
         """The margin and the hinge on it, without a gradient."""
-        return HingeLevel(self.confidence, self.targeted)
+        return CWLossOnly(self.confidence, self.targeted)
 
     @property
     def num_calls(self) -> int:
@@ -202,7 +202,7 @@ class ZOO(ScoreAttack, MinimumNormAttack):
             calls=jnp.array(0),
         )
 
-    def ask(self, state: ZOOState) -> tuple[Image, Aim]:
+    def ask(self, state: ZOOState) -> tuple[Image, LabelAndTarget]:
         """Returns the iterate, or a point to one side of it along a coordinate."""
         place = self._place(state.calls)
         sign = jnp.where(place == 0, 0.0, 2.0 * (place % 2) - 1.0)
@@ -211,9 +211,9 @@ class ZOO(ScoreAttack, MinimumNormAttack):
         moved = change.ravel().at[coordinate].add(sign * self.probe_size).reshape(change.shape)
         origin = state.best.origin
         point = origin + self._space.to_image(moved, self._stage(state.calls), origin)
-        return jnp.clip(point, 0.0, 1.0), Aim(state.label, state.label)
+        return jnp.clip(point, 0.0, 1.0), LabelAndTarget(state.label, state.label)
 
-    def update(self, key: PRNGKey, state: ZOOState, answer: HingeReading) -> ZOOState:
+    def update(self, key: PRNGKey, state: ZOOState, answer: CWLossValue) -> ZOOState:
         """Returns the state with one more loss known, a step further where it was the last."""
         place, last, calls = self._place(state.calls), self._is_last(state.calls), state.calls + 1
         point, middle = self.ask(state)[0], place == 0

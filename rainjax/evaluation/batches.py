@@ -13,7 +13,7 @@ from rainjax.typing import Images, Params
 
 Keys = Key[Array, "n"]
 Labels = Int[Array | np.ndarray, "n"]
-Given = Float[Array | np.ndarray, "n h w c"]
+ImageBatch = Float[Array | np.ndarray, "n h w c"]
 
 # What resizing and the like add to a border of [0, 1]: it is cut off.
 _ROUNDING = 1e-6
@@ -33,7 +33,11 @@ def refuse_traced(whose: str, *given: Any) -> None:
 
 
 def check_batch(
-    pipeline: Pipeline, params: Params, keys: Keys, images: Given, labels: Labels | None = None
+    pipeline: Pipeline,
+    params: Params,
+    keys: Keys,
+    images: ImageBatch,
+    labels: Labels | None = None,
 ) -> Images:
     """Returns the images in [0, 1], or refuses a batch whose parts do not fit.
 

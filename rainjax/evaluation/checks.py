@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rainjax.attacks import PGD, Attack, BallAttack
-from rainjax.attacks.queries import Aim, Slope
+from rainjax.attacks.queries import LabelAndTarget, LossAndGradient
 from rainjax.devices import data_mesh, full_batches
 from rainjax.evaluation.driver import ask, watched_attack
 from rainjax.evaluation.effort import with_draws
@@ -164,10 +164,10 @@ class _Bench:
         eot = dataclasses.replace(with_draws(self.attack.eot, num_draws), chunk_size=1)
         for rows, full, keys in self._batches(Purpose.ATTACK):
             labels, points = jnp.asarray(self.labels[full]), jnp.asarray(self.images[full])
-            aim = Aim(labels, labels)
+            aim = LabelAndTarget(labels, labels)
             answer = ask(
-                self.surrogate, Slope("cross_entropy"), eot, self.params, keys, points, aim,
-                count=num_draws, labels=labels, fold=folds(self.surrogate),
+                self.surrogate, LossAndGradient("cross_entropy"), eot, self.params, keys, points,
+                aim, count=num_draws, labels=labels, fold=folds(self.surrogate),
             )  # fmt: skip
             found.append(np.asarray(answer.gradient)[: len(rows)])
         return np.concatenate(found)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from rainjax.attacks import Attack
-from rainjax.attacks.queries import Slope
+from rainjax.attacks.queries import LossAndGradient
 from rainjax.devices import full_batches
 from rainjax.evaluation.driver import shrunk_sizes
 from rainjax.evaluation.effort import with_draws
@@ -248,7 +248,7 @@ def _first(
 ) -> tuple[Attack, GradientNoise | None]:
     """Returns the attack of the first rung, with the draws that its gradient needs."""
     attack, stability = ladder.attack, ladder.stability
-    if stability is None or not isinstance(attack.query, Slope):
+    if stability is None or not isinstance(attack.query, LossAndGradient):
         return attack, None
     more = lambda num: dataclasses.replace(attack, eot=with_draws(attack.eot, num))
 

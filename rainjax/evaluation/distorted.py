@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from rainjax.attacks import PGD, Attack
 from rainjax.attacks._base import Goal
 from rainjax.attacks.eot import EOT, Query
-from rainjax.attacks.queries import Level
+from rainjax.attacks.queries import LossOnly
 from rainjax.transforms.distortions import Distortion, DistortionName, Scale
 from rainjax.typing import Image, Label, PRNGKey
 
@@ -98,7 +98,7 @@ class Distorted(Attack):
     @property
     def query(self) -> Query:
         """What the attack in `then` asks; without one, nothing that is ever asked."""
-        return Level("margin") if self.then is None else self.then.query
+        return LossOnly("margin") if self.then is None else self.then.query
 
     def init(self, key: PRNGKey, image: Image, label: Label) -> DistortedState:
         """Returns the image distorted, and the attack on it before its first question."""

@@ -27,7 +27,7 @@ from rainjax.attacks._watch import Watch
 from rainjax.attacks.eot import Query
 from rainjax.devices import batch_sharding, replicated
 from rainjax.evaluation.batches import (
-    Given,
+    ImageBatch,
     Keys,
     Labels,
     check_batch,
@@ -48,7 +48,7 @@ def run_attack(
     attack: Attack,
     params: Params,
     attack_keys: Keys,
-    images: Given,
+    images: ImageBatch,
     labels: Labels,
     *,
     score_keys: Keys | None = None,
@@ -113,7 +113,7 @@ def watched_attack(
     attack: Attack,
     params: Params,
     attack_keys: Keys,
-    images: Given,
+    images: ImageBatch,
     labels: Labels,
     *,
     score_keys: Keys | None = None,
@@ -158,7 +158,7 @@ def watched_attack(
         )
     place, params = placement(mesh, params)
     attack_keys, images, labels = place(attack_keys), place(images), place(labels)
-    secrets = None if score_keys is None else place(score_keys)
+    known_keys = None if score_keys is None else place(score_keys)
     passes = attack.passes_per_draw * attack.eot.num_parts
     tick = lambda n: on_gradient(n * passes) if on_gradient else None
     with memory_advice(
@@ -167,7 +167,7 @@ def watched_attack(
     ):
         init_keys, loop_keys = _split(attack_keys)
         run = place(_start(attack, init_keys, images, labels))
-        batch = _Batch(loop_keys, secrets, labels, run)
+        batch = _Batch(loop_keys, known_keys, labels, run)
         attacked, watch = _drive(surrogate, attack, params, batch, mesh, tick)
     check_attacked(attacked, surrogate, params, attack_keys, images)
     return attacked, watch
@@ -179,7 +179,7 @@ class _Batch:
     """The rows of a batch: what a call needs of each, and how far its attack is."""
 
     loop_keys: Keys
-    secrets: Keys | None
+    known_keys: Keys | None
     labels: Labels
     run: Run
 
@@ -217,19 +217,19 @@ def _call(surrogate: Pipeline, attack: Attack, params, batch: _Batch, call: int,
         run = _step(attack, surrogate, params, batch, call)
         tick(count)
         return dataclasses.replace(batch, run=run)
-    draw_keys, update_keys, points, about = _open(attack, batch, call)
+    draw_keys, update_keys, points, query_args = _open(attack, batch, call)
     answer = ask(
-        surrogate, attack.query, attack.eot, params, draw_keys, points, about,
-        count=count, secrets=batch.secrets, labels=batch.labels, fold=folds(surrogate, attack),
-        tick=tick,
+        surrogate, attack.query, attack.eot, params, draw_keys, points, query_args,
+        count=count, known_keys=batch.known_keys, labels=batch.labels,
+        fold=folds(surrogate, attack), tick=tick,
     )  # fmt: skip
     return dataclasses.replace(batch, run=_close(attack, update_keys, batch.run, answer))
 
 
 def ask(
     surrogate: Pipeline, query: Query, eot: EOT, params: Params, draw_keys: Keys, points: Images,
-    about: Any, *, count: int, labels: Labels, fold: bool | None, secrets: Keys | None = None,
-    tick: Callable[[int], object] = lambda n: None,
+    query_args: Any, *, count: int, labels: Labels, fold: bool | None,
+    known_keys: Keys | None = None, tick: Callable[[int], object] = lambda n: None,
 ) -> Any:  # fmt: skip
     """Returns the mean answer over `count` draws at each point, asked chunk by chunk.
 
@@ -242,17 +242,17 @@ def ask(
         params: The surrogate's parameters.
         draw_keys: The root of the draws of each point, of shape `n`.
         points: What is asked about, `n h w c` in [0, 1].
-        about: What the attack says beside each point, leaves `n ...`.
+        query_args: What the attack says beside each point, leaves `n ...`.
         count: The number of draws.
         labels: The right classes, or the targets of a targeted attack, of shape `n`.
         fold: How a rejection is folded into the logits.
-        secrets: The draws that will be scored, for an attacker who knows them, of shape `n`.
+        known_keys: The draws that will be scored, for an attacker who knows them, of shape `n`.
         tick: Called with the number of draws of every chunk.
     """
     query, outer = eot.query(query), eot.outer
     num = count if outer is eot else 1
     chunk = math.gcd(num, outer.chunk_size or 1)
-    rows = draw_keys, secrets, labels, points, about
+    rows = draw_keys, known_keys, labels, points, query_args
     total = _zeros(query, surrogate, fold, outer.draws, params, *rows)
     if points.committed:
         # Placed as the sums will be: otherwise the second chunk would compile everything again.
@@ -289,7 +289,7 @@ def _put(whole: Any, rows: np.ndarray, part: Any) -> Any:
 
 
 def check_attacked(
-    attacked: Images, surrogate: Pipeline, params: Params, keys: Keys, images: Given
+    attacked: Images, surrogate: Pipeline, params: Params, keys: Keys, images: ImageBatch
 ) -> None:
     """Refuses what an attack made of a pipeline that is broken, not robust.
 
@@ -306,23 +306,23 @@ def check_attacked(
         )
 
 
-def view(
+def attacker_logits_fn(
     surrogate: Pipeline,
     params: Params,
-    secret: Key[Array, ""] | None,
+    score_key: Key[Array, ""] | None,
     label: Label,
     fold: bool | None,
 ) -> LogitsFn:
-    """Returns what the attacker sees; with a `secret`, outcome `i` is scoring draw `i`.
+    """Returns what the attacker sees; with a `score_key`, outcome `i` is scoring draw `i`.
 
     `fold` tells whether a rejection counts as the label, or as all other classes: `folds`.
     """
 
     def logits_fn(draw, image):
-        if secret is None:
+        if score_key is None:
             logits = surrogate.logits_of_draw(params, draw, image)
         else:
-            logits = surrogate.logits(params, jax.random.fold_in(secret, draw), image)
+            logits = surrogate.logits(params, jax.random.fold_in(score_key, draw), image)
         return logits if fold is None else fold_rejection(logits, label, is_label=fold)
 
     return logits_fn
@@ -358,25 +358,29 @@ def _open(attack: Attack, batch: _Batch, call):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _zeros(
     query, surrogate: Pipeline, fold: bool | None, draws: Draws,
-    params, keys, secrets, labels, points, about,
+    params, keys, known_keys, labels, points, query_args,
 ):  # fmt: skip
-    def one(key, secret, label, point, about):
+    def one(key, score_key, label, point, query_args):
         draw = gradients.draw(key, 0, draws)
-        return query(view(surrogate, params, secret, label, fold), draw, point, about)
+        return query(
+            attacker_logits_fn(surrogate, params, score_key, label, fold), draw, point, query_args
+        )
 
-    return gradients.zeros_of(jax.vmap(one), keys, secrets, labels, points, about)
+    return gradients.zeros_of(jax.vmap(one), keys, known_keys, labels, points, query_args)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnames="total")
 def _add_chunk(
     query, surrogate: Pipeline, fold: bool | None, chunk: int, draws: Draws,
-    params, draw_keys, secrets, labels, points, about, start, total,
+    params, draw_keys, known_keys, labels, points, query_args, start, total,
 ):  # fmt: skip
-    def one(key, secret, label, point, about, total):
-        fn = functools.partial(query, view(surrogate, params, secret, label, fold))
-        return gradients.add_draws(fn, total, key, start, chunk, draws, point, about)
+    def one(key, score_key, label, point, query_args, total):
+        fn = functools.partial(
+            query, attacker_logits_fn(surrogate, params, score_key, label, fold)
+        )
+        return gradients.add_draws(fn, total, key, start, chunk, draws, point, query_args)
 
-    return jax.vmap(one)(draw_keys, secrets, labels, points, about, total)
+    return jax.vmap(one)(draw_keys, known_keys, labels, points, query_args, total)
 
 
 # Without that the whole state is copied, and what an attack knows of an image may be megabytes.
@@ -394,10 +398,12 @@ def _over(total, count):
 def _step(attack: Attack, surrogate: Pipeline, params, batch: _Batch, call):
     fold = folds(surrogate, attack)
 
-    def one(key, secret, label, run):
-        return attack.step(key, call, view(surrogate, params, secret, label, fold), run)
+    def one(key, score_key, label, run):
+        return attack.step(
+            key, call, attacker_logits_fn(surrogate, params, score_key, label, fold), run
+        )
 
-    return jax.vmap(one)(batch.loop_keys, batch.secrets, batch.labels, batch.run)
+    return jax.vmap(one)(batch.loop_keys, batch.known_keys, batch.labels, batch.run)
 
 
 @functools.partial(jax.jit, static_argnums=0)

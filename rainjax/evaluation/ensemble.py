@@ -22,7 +22,7 @@ from rainjax._arrays import as_array
 from rainjax._checks import as_plain, check_fields
 from rainjax.attacks import Attack
 from rainjax.devices import full_batches
-from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
+from rainjax.evaluation.batches import ImageBatch, Labels, check_batch, refuse_traced
 from rainjax.evaluation.compatibility import with_fitting_loss
 from rainjax.evaluation.driver import watched_attack
 from rainjax.evaluation.rejections import check_answers
@@ -87,7 +87,7 @@ def run_ensemble(
     params: Params,
     seed: int,
     indices: Int[Array | np.ndarray, "n"],
-    images: Given,
+    images: ImageBatch,
     labels: Labels,
     *,
     num_select_draws: int,

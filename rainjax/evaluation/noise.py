@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from rainjax._checks import as_plain
 from rainjax.attacks import EOT, losses
-from rainjax.attacks.queries import Aim, Slope
+from rainjax.attacks.queries import LabelAndTarget, LossAndGradient
 from rainjax.devices import full_batches
 from rainjax.evaluation.driver import ask, placement
 from rainjax.evaluation.rejections import folds
@@ -91,7 +91,7 @@ def gradient_noise(
     devices = 1 if mesh is None else mesh.size
     size = -(-min(batch_size, len(images)) // devices) * devices
     place, params = placement(mesh, params)
-    query = Slope(loss)
+    query = LossAndGradient(loss)
 
     def gradients(start: int, count: int, rows: np.ndarray):
         keys = example_keys(seed, Purpose.ATTACK, indices[rows])
@@ -100,7 +100,7 @@ def gradient_noise(
         for number in range(start, start + count):
             draw = place(_fold(keys, number))
             yield ask(
-                surrogate, query, EOT(), params, draw, points, Aim(label, label),
+                surrogate, query, EOT(), params, draw, points, LabelAndTarget(label, label),
                 count=1, labels=label, fold=folds(surrogate),
             )  # fmt: skip
 

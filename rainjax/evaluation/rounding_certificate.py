@@ -22,7 +22,7 @@ from rainjax.attacks import balls, losses
 from rainjax.defenses import Quantizer
 from rainjax.defenses._base import LevelBounds
 from rainjax.devices import full_batches
-from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
+from rainjax.evaluation.batches import ImageBatch, Labels, check_batch, refuse_traced
 from rainjax.evaluation.measures import Arrays, share
 from rainjax.evaluation.packing import pack_counts
 from rainjax.metrics import wilson_interval
@@ -63,7 +63,7 @@ class RoundingCertificates:
 def certify_rounding(
     pipeline: Defended,
     params: Params,
-    images: Given,
+    images: ImageBatch,
     labels: Labels,
     *,
     radius: float,

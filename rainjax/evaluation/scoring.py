@@ -17,7 +17,7 @@ from rainjax._arrays import as_array, is_staged, is_traced
 from rainjax._checks import check_kind, check_num_classes, is_whole
 from rainjax.attacks import Attack, balls
 from rainjax.evaluation.batches import (
-    Given,
+    ImageBatch,
     Keys,
     Labels,
     check_batch,
@@ -26,7 +26,7 @@ from rainjax.evaluation.batches import (
     refuse_traced,
 )
 from rainjax.evaluation.compatibility import check_known_key, check_losses, check_outcomes
-from rainjax.evaluation.driver import check_attacked, placement, run_attack, view
+from rainjax.evaluation.driver import attacker_logits_fn, check_attacked, placement, run_attack
 from rainjax.evaluation.probes import check_purified
 from rainjax.evaluation.rejections import check_rejection, folded, folds, succeeded
 from rainjax.evaluation.watch import warn_of_softmax, warn_of_zero_gradients
@@ -43,7 +43,7 @@ def attack_batch(
     params: Params,
     attack_keys: Keys,
     score_keys: Keys,
-    images: Given,
+    images: ImageBatch,
     labels: Labels,
     *,
     num_score_draws: int = 1,
@@ -92,7 +92,7 @@ def attack_batch(
     _check_num_draws("num_score_draws", num_score_draws)
     images = check_batch(surrogate, params, attack_keys, images, labels)
     check_score_keys(score_keys, len(images))
-    labels, secrets = jnp.asarray(labels), score_keys if known_key else None
+    labels, known_keys = jnp.asarray(labels), score_keys if known_key else None
     check_known_key(attack, num_score_draws, known_key)
     check_losses(attack, surrogate.num_classes(params, images[0]))
     check_rejection(surrogate, attack)
@@ -106,11 +106,13 @@ def attack_batch(
 
     fold = folds(surrogate, attack)
 
-    def one(key, secret, image, label):
-        run = attack.run(key, view(surrogate, params, secret, label, fold), image, label)
+    def one(key, score_key, image, label):
+        run = attack.run(
+            key, attacker_logits_fn(surrogate, params, score_key, label, fold), image, label
+        )
         return attack.finish(run), run.watch
 
-    attacked, watch = jax.vmap(one)(attack_keys, secrets, images, labels)
+    attacked, watch = jax.vmap(one)(attack_keys, known_keys, images, labels)
     if not traced:
         warn_of_zero_gradients(attack, watch)
         check_attacked(attacked, surrogate, params, attack_keys, images)
@@ -128,7 +130,7 @@ def score(
     target: Pipeline,
     params: Params,
     score_keys: Keys,
-    images: Given,
+    images: ImageBatch,
     *,
     num_draws: int,
     labels: Labels | None = None,
@@ -202,8 +204,8 @@ def keep_worst(
     attack: Attack,
     params: Params,
     keys: Keys,
-    images: Given,
-    attacked: Given,
+    images: ImageBatch,
+    attacked: ImageBatch,
     labels: Labels,
     *,
     num_draws: int,
@@ -269,7 +271,9 @@ def keep_worst(
     return jnp.where(undone[:, None, None, None], images, attacked)
 
 
-def round_to_8bit(attacked: Given, images: Given, norm: balls.Norm, radius: float) -> Images:
+def round_to_8bit(
+    attacked: ImageBatch, images: ImageBatch, norm: balls.Norm, radius: float
+) -> Images:
     """Returns adversarial images as a file can hold them: every value a multiple of 1/255.
 
     Each value goes to the nearest level that keeps the perturbation in its ball around the
@@ -306,12 +310,12 @@ def _check_num_draws(name: str, num: int) -> None:
         raise ValueError(f"{name}={num} must be a whole number, and at least 1.")
 
 
-def _check_same_shape(attacked: Given, images: Given) -> None:
+def _check_same_shape(attacked: ImageBatch, images: ImageBatch) -> None:
     if attacked.shape != images.shape:
         raise ValueError(f"{attacked.shape} adversarial images for originals of {images.shape}.")
 
 
-def _floating(images: Given, what: str) -> np.ndarray:
+def _floating(images: ImageBatch, what: str) -> np.ndarray:
     values = np.asarray(as_array("images", images))
     if not values.size or not np.issubdtype(values.dtype, np.floating):
         raise ValueError(

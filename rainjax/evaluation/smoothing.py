@@ -21,7 +21,7 @@ from rainjax._arguments import Named
 from rainjax._arrays import as_array
 from rainjax._checks import as_plain, check_fields, check_kind, check_num_classes, is_whole
 from rainjax.devices import full_batches
-from rainjax.evaluation.batches import Given, Keys, Labels, check_batch, refuse_traced
+from rainjax.evaluation.batches import ImageBatch, Keys, Labels, check_batch, refuse_traced
 from rainjax.evaluation.driver import memory_advice, placement
 from rainjax.metrics import wilson_interval
 from rainjax.pipeline import Pipeline
@@ -104,7 +104,7 @@ def predict(
     smoothed: Smoothed,
     params: Params,
     keys: Keys,
-    images: Given,
+    images: ImageBatch,
     *,
     num_draws: int,
     alpha: float = 0.001,
@@ -152,7 +152,7 @@ def certify(
     smoothed: Smoothed,
     params: Params,
     keys: Keys,
-    images: Given,
+    images: ImageBatch,
     *,
     num_select: int = 100,
     num_estimate: int = 100_000,
@@ -290,7 +290,7 @@ def count_classes(
     smoothed: Smoothed,
     params: Params,
     keys: Keys,
-    images: Given,
+    images: ImageBatch,
     *,
     num_draws: int,
     batch_size: int = 64,

@@ -10,8 +10,8 @@ from jaxtyping import Array, Int
 
 from rainjax._checks import as_plain, check_kind
 from rainjax.attacks import EOT, balls, losses
-from rainjax.attacks.queries import Aim, Slope
-from rainjax.evaluation.batches import Given, Labels, check_batch, refuse_traced
+from rainjax.attacks.queries import LabelAndTarget, LossAndGradient
+from rainjax.evaluation.batches import ImageBatch, Labels, check_batch, refuse_traced
 from rainjax.evaluation.compatibility import check_outcomes
 from rainjax.evaluation.driver import ask
 from rainjax.evaluation.probes import check_purified
@@ -26,7 +26,7 @@ def universal_perturbation(
     params: Params,
     seed: int,
     indices: Int[Array | np.ndarray, "n"],
-    images: Given,
+    images: ImageBatch,
     labels: Labels,
     *,
     norm: balls.Norm = "linf",
@@ -105,8 +105,9 @@ def universal_perturbation(
             label = jnp.asarray(labels[rows])
             points = jnp.clip(images[rows] + delta[None], 0.0, 1.0)
             answer = ask(
-                surrogate, Slope(loss), eot, params, keys, points, Aim(label, label),
-                count=eot.num_samples, labels=label, fold=folds(surrogate),
+                surrogate, LossAndGradient(loss), eot, params, keys, points,
+                LabelAndTarget(label, label), count=eot.num_samples, labels=label,
+                fold=folds(surrogate),
             )  # fmt: skip
             if bool(jnp.isnan(answer.value).any() | jnp.isnan(answer.gradient).any()):
                 check_purified(surrogate, params, points, keys)
