@@ -43,7 +43,16 @@ class Line:
 
     @staticmethod
     def bare(label: str, colour: str, dashes: Any, x: Any, y: Any, mark: str = "") -> "Line":
-        """Returns a line of shares `y` without a band."""
+        """Returns a line of shares `y` without a band.
+
+        Args:
+            label: What its switch is called.
+            colour: Its colour, as CSS and Matplotlib know it.
+            dashes: Its dashes, as Matplotlib's `linestyle`.
+            x: Positions along the axis.
+            y: Shares in [0, 1].
+            mark: The marker of its points, as Matplotlib's; none if empty.
+        """
         none = float("nan")
         scores = [Score(float(share), none, none) for share in y]
         return Line(label, colour, dashes, mark, [float(value) for value in x], scores)
@@ -122,7 +131,16 @@ class Pictures:
         change: str,
         factor: int,
     ) -> "Pictures":
-        """Returns the pictures of images in [0, 1], `m h w c`, by the names of their versions."""
+        """Returns the pictures of images in [0, 1], `m h w c`, by the names of their versions.
+
+        Args:
+            versions: The images as they were, attacked, purified ..., `m h w c`, by name.
+            labels: What each picture shows.
+            before: What each was taken for before.
+            after: And after.
+            change: The name of the version that is a perturbation.
+            factor: How many times it is magnified.
+        """
         found = []
         for place, seen in enumerate(zip(labels, before, after, strict=True)):
             shown = {name: as_shown(images[place]) for name, images in versions.items()}
