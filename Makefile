@@ -38,7 +38,7 @@ test-browser: $(BROWSER) ## Reads a report in Chromium, which must be installed:
 	@$(TESTS) tests/report/test_browser.py $(ARGS)
 
 test-peers: $(PEERS) ## Runs the tests that need PyTorch, torchattacks, piq, Foolbox, ART or services' clients.
-	@$(TESTS) tests/adapters tests/test_peers.py tests/metrics/test_piq.py tests/services $(ARGS)
+	@$(TESTS) tests/adapters tests/eval/test_peers.py tests/metrics/test_piq.py tests/services $(ARGS)
 
 lint: $(TEST) $(DEV) ## Checks formatting, lint and types.
 	@$(BIN)/ruff format --check .

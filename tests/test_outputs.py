@@ -21,7 +21,7 @@ from rainjax.defenses import Identity
 from rainjax.evaluation import Robustness, certify_study, evaluate, load_records
 from rainjax.report import write_report
 from tests.small_studies import linear, study_of
-from tests.test_train_loop import fails_in_orbax, fit_line, line_task
+from tests.train.test_loop import fails_in_orbax, fit_line, line_task
 from train import benchmark, classifier, finetune_rain, options, super_resolution
 from train.run import main
 

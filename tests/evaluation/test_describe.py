@@ -414,4 +414,4 @@ def test_another_process_says_the_same(tmp_path):
 
 
 def _here():
-    return str(pathlib.Path(__file__).parents[1])
+    return str(pathlib.Path(__file__).parents[2])

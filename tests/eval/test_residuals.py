@@ -21,7 +21,7 @@ from tests.saved_networks import two_classifiers
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 NUM, RADIUS = 60, 0.1
 NAMES = [
     "FGSM", "PGD", "APGD", "PGD L2", "Carlini-Wagner L2", "DeepFool L2", "Square",

@@ -195,7 +195,7 @@ def test_a_study_in_a_file_makes_anew_what_changed_and_nothing_else(tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "rainjax", "evaluate", "mine.py", "--out", "out"],
             cwd=tmp_path, capture_output=True, text=True, check=True,
-            env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
         )  # fmt: skip
         files = {path.name for path in (tmp_path / "out/mine/work").glob("s-*")}
         return done.stdout, files

@@ -13,7 +13,7 @@ from rainjax.nets.blind_spot import _prelu
 from tests.golden import seeded
 from train.compute import Compute
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "blind_spot_torch.npz"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "blind_spot_torch.npz"
 
 # The three half-planes of FC-AIDE (Cha and Moon, 2019), and two squares larger than FBI-Net's:
 # everything but the middle, and everything but the middle 3x3.

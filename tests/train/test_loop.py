@@ -29,7 +29,7 @@ from train.optimizers import Optimizer
 from train.run import Run, Stop
 from train.step import init_state, make_step
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def fails_in_orbax(test):
@@ -133,7 +133,7 @@ def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path):
     whole = fit_line(tmp_path / "whole", num_epochs=40)
     program = (
         "import jax; jax.config.update('jax_num_cpu_devices', 2)\n"
-        "import pathlib, sys; from tests.test_train_loop import fit_line\n"
+        "import pathlib, sys; from tests.train.test_loop import fit_line\n"
         "fit_line(pathlib.Path(sys.argv[1]), num_epochs=40)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "cut")]

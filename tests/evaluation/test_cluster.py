@@ -10,7 +10,7 @@ import pytest
 from rainjax.evaluation.cluster import submit
 from tests.measured import NAME, content
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 FILE = """
 import contextlib, jax
 from tests.measured import study

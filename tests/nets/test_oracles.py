@@ -30,7 +30,7 @@ from rainjax.nets.carn_m import grouped_conv
 from rainjax.nets.mobilenet import depthwise
 from tests.golden import seeded
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
 def _stored(name):

@@ -13,8 +13,8 @@ from rainjax.attacks.labels import SEARCHING
 from rainjax.attacks.sequential import Votes
 from rainjax.defenses import Identity
 from rainjax.evaluation import CLEAN, Knowledge, ThreatModel, evaluate
+from tests.attacks.test_label_attacks import IMAGE, KEY, OFFSET, WEIGHTS, history
 from tests.small_studies import linear, study_of
-from tests.test_label_attacks import IMAGE, KEY, OFFSET, WEIGHTS, history
 from tests.tiny import unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

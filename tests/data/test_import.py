@@ -252,7 +252,7 @@ importing._example = die_at_300
 folder = pathlib.Path({str(tmp_path)!r})
 importing.import_pictures({{"test": folder / "a.npz"}}, "killed", folder)
 """
-    root = pathlib.Path(__file__).parents[1]
+    root = pathlib.Path(__file__).parents[2]
     killed = subprocess.run([sys.executable, "-c", program], cwd=root, check=False)
     assert killed.returncode == -signal.SIGKILL
     left = list(tmp_path.glob(".importing-killed-*"))

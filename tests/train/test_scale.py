@@ -20,7 +20,7 @@ from train.compute import SHARDS, Compute, partition
 from train.step import init_state, make_step
 from train.super_resolution import loss
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # Sums over a batch are taken in another order: float32 rounding, which Adam's division by small
 # second moments makes somewhat larger. Losses are of the order of 10 grey levels.
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}

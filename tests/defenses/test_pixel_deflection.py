@@ -11,8 +11,8 @@ import scipy.stats
 from rainjax.defenses import PixelDeflection, WaveletDenoising
 from rainjax.defenses._base import apply_draw
 from rainjax.typing import Stratum
-from tests.test_wavelets import SMALL, _shrunk_by_range
 from tests.tiny import unchecked
+from tests.transforms.test_wavelets import SMALL, _shrunk_by_range
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

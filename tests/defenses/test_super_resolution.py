@@ -8,8 +8,8 @@ import pytest
 
 from rainjax.defenses import SuperResolution, WaveletDenoising
 from rainjax.nets import EDSR
-from tests.test_wavelets import SMALL, _shrunk_by_range
 from tests.tiny import EDSR_TINY, Repeat, edsr_params, unchecked
+from tests.transforms.test_wavelets import SMALL, _shrunk_by_range
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -280,7 +280,7 @@ def test_bad_options_are_named(changes, message):
         dataclasses.replace(program.PRESETS["smoke"][1], **changes)
 
 
-DESIGNS = pathlib.Path(__file__).parents[1] / "eval" / "records" / "design"
+DESIGNS = pathlib.Path(__file__).parents[2] / "eval" / "records" / "design"
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DESIGNS.iterdir()))

@@ -26,7 +26,7 @@ from rainjax.attacks.directions import Direction, JointDirection
 from rainjax.defenses import RAIN, GaussianNoise, Identity
 from rainjax.evaluation import run_attack
 from rainjax.pipeline import Defended
-from tests.test_eot import IMAGE, KERNEL, answer, one_by_one
+from tests.attacks.test_eot import IMAGE, KERNEL, answer, one_by_one
 from tests.tiny import EDSR_TINY, RESNET_TINY, Linear, edsr_params, resnet_params, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -218,7 +218,7 @@ def test_the_program_records_what_it_measured(tmp_path, monkeypatch):
 
 def test_what_is_no_part_of_the_library_gained_nothing():
     """What gains joins it: a candidate that the committed record calls a gain has to move."""
-    path = pathlib.Path(__file__).parents[1] / "eval" / "records" / "gains.json"
+    path = pathlib.Path(__file__).parents[2] / "eval" / "records" / "gains.json"
     record = gains.RECORD.load(path)
     gained = [name for _, name in gains.gains(record)]
     assert all(name.endswith("in the library") for name in gained)

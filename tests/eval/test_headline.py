@@ -9,7 +9,7 @@ from eval.headline import ROWS, Row, headline
 from eval.report import holds_studies
 from rainjax.report import Results, ResultsTable
 
-RECORDS = pathlib.Path(__file__).parents[1] / "eval" / "records"
+RECORDS = pathlib.Path(__file__).parents[2] / "eval" / "records"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from rainjax.detectors import (
     NaturalStatistics,
     feature_squeezing,
 )
-from tests.test_baseline_detectors import IMAGES, KEY, LABELS, Mean
+from tests.detectors.test_baselines import IMAGES, KEY, LABELS, Mean
 from tests.tiny import RESNET_TINY, unchecked
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

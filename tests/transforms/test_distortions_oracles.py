@@ -38,7 +38,7 @@ from tests.distorted import (
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "distortions_imagecorruptions.npz"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "distortions_imagecorruptions.npz"
 
 
 # -- Against the benchmark's own code in Python -----------------------------------------------

@@ -24,7 +24,7 @@ from rainjax.evaluation import evaluate, load_records
 from rainjax.nets import BlindSpot
 from tests import saved_networks
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

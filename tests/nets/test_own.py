@@ -302,11 +302,11 @@ def test_other_parameters_and_images_are_refused():
 
 def test_every_process_describes_them_alike():
     program = (
-        "import json\nfrom tests.test_nets_own import made\n"
+        "import json\nfrom tests.nets.test_own import made\n"
         "from rainjax.evaluation.describe import describe\n"
         "print(json.dumps([describe(made(k)[0].network) for k in ('nnx', 'linen', 'function')]))"
     )
-    root = pathlib.Path(__file__).parents[1]
+    root = pathlib.Path(__file__).parents[2]
     found = {
         subprocess.run(
             [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
