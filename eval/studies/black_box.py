@@ -11,13 +11,12 @@ from rainjax.attacks import (
     PGD,
     Attack,
     HopSkipJump,
-    NoisyAPGD,
     RayS,
     SequentialTest,
     SimBA,
     Square,
 )
-from rainjax.evaluation import CLEAN, Itself, Knowledge, OwnGradient, Study, ThreatModel, When
+from rainjax.evaluation import CLEAN, Itself, Knowledge, Study, ThreatModel, When
 from rainjax.report import BlindAgainstAdaptive, QueryCurve, ResultsTable
 
 Box = Literal["square", "nes", "simba", "rays", "hop_skip_jump"]
@@ -112,20 +111,7 @@ class BlackBoxStudy(Comparison):
     def _adaptive(self, radius: float) -> Iterator[ThreatModel]:
         """Yields the white boxes that know the transformation."""
         yield from by_gradients(radius, self.num_steps, num_random=self.num_eot_examples)
-        yield ThreatModel(
-            "EOT",
-            NoisyAPGD(
-                radius=radius,
-                num_steps=self.num_steps,
-                loss="margin",
-                eot=self.eot(self.num_eot),
-            ),
-            When(OwnGradient(), random=True),
-            num_examples=self.num_eot_examples,
-            description="white box: its own gradient, or its soft twin's, averaged over "
-            f"{self.num_eot} draws a step",
-            tags=TAGS,
-        )
+        yield self._over_draws(radius)
 
     def _black(self, radius: float) -> Iterator[ThreatModel]:
         """Yields the black boxes, each as it asks what is random, and what is not."""

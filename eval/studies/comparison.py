@@ -193,8 +193,7 @@ class Comparison(StudyOptions):
         tags = (*TAGS, *self._more_tags)
         num = self.num_eot_examples
         yield from by_gradients(radius, self.num_steps, num_random=num, tags=tags)
-        averaged = self.eot(self.num_eot)
-        for random, eot in ((False, EOT()), (True, averaged)):
+        for random, eot in ((False, EOT()), (True, self.eot(self.num_eot))):
             yield ThreatModel(
                 "reachable outputs",
                 ReachableOutputs(
@@ -210,13 +209,17 @@ class Comparison(StudyOptions):
                 description="white box: the best of the outputs that the rounding can be led to",
                 tags=tags,
             )
-        yield ThreatModel(
+        yield self._over_draws(radius, tags)
+
+    def _over_draws(self, radius: float, tags: tuple[str, ...] = TAGS) -> ThreatModel:
+        """Returns the white box who averages over the draws of what is random."""
+        return ThreatModel(
             "EOT",
             NoisyAPGD(
                 radius=radius,
                 num_steps=self.num_steps,
                 loss="margin",
-                eot=averaged,
+                eot=self.eot(self.num_eot),
             ),
             When(OwnGradient(), random=True),
             num_examples=self.num_eot_examples,
