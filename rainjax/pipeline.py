@@ -81,7 +81,7 @@ class Pipeline(Value):
 
     @property
     def num_parts(self) -> int:
-        """How many parts an attack has to ask about one by one, as `rainjax.typing.Part`s."""
+        """How many parts an attack asks about one by one, each a `rainjax.typing.Part`."""
         return 1
 
     @property
