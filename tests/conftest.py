@@ -71,7 +71,7 @@ def pytest_report_header() -> str:
 # does nothing else. A fixture counts for every test that wants it: without the others, each of
 # them would be the one to wait for it.
 _SLOW = pathlib.Path(__file__).with_name("slow.txt")
-_SLOW_SECONDS = 1.5
+_SLOW_SECONDS = 0.5
 _seconds: collections.Counter[str] = collections.Counter()
 _fixture_seconds: dict[str, float] = {}  # of the latest fixture of a name
 
