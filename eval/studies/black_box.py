@@ -241,7 +241,7 @@ STUDIES = {
             num_examples=8,
             num_eot_examples=8,
             num_query_examples=8,
-            num_random_query_examples=4,
+            num_random_query_examples=5,
             batch_size=8,
         ),
         "The same of photographs at 224 pixels: import the pictures of the NIPS 2017 competition "

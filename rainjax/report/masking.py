@@ -16,6 +16,8 @@ _ERRORS = 2.0
 # And so rarely would as many of the images that differ fall, if rise and fall were alike: where
 # all of a few images fall, the difference has no error, and still says little.
 _LEVEL = 0.05
+# Fewer images can never fall that rarely: 1 in 16 for four. They are not compared.
+_FEWEST = 5
 _BLACK = (Knowledge.LABELS, Knowledge.SCORES)
 _WHITE = (Knowledge.CLASSIFIER, Knowledge.DEFENSE)
 
@@ -74,14 +76,14 @@ def leaves_less(before: np.ndarray, after: np.ndarray) -> bool:
 def paired(first: Record, second: Record) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns each image's share of right draws under both, None where they share too few.
 
-    Two images at least: the difference on one has no error.
+    Five images at least: whatever happens to fewer may be chance.
     """
     shares = [
         dict(zip(r.indices.tolist(), (r.correct_draws / r.num_score_draws).tolist(), strict=True))
         for r in (first, second)
     ]
     common = sorted(shares[0].keys() & shares[1].keys())
-    if len(common) < 2:
+    if len(common) < _FEWEST:
         return None
     before, after = (np.array([share[index] for index in common]) for share in shares)
     return before, after

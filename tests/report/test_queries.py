@@ -110,6 +110,16 @@ def test_it_is_compared_on_the_images_that_both_were_run_on():
     assert masked([white, black]) == []
 
 
+@pytest.mark.parametrize("num", [4, 5])
+def test_too_few_images_to_tell_are_not_said_to_be_in_order(num):
+    records = [
+        make_record("rain_finetuned", "eot", [5] * num),
+        make_record("rain_finetuned", "black_box", [5] * num),
+    ]
+    said = " ".join(findings(records))
+    assert ("no black box was stronger than the best white box" in said) == (num == 5)
+
+
 def test_who_is_blind_was_not_masked_but_without_a_defense_nobody_is():
     first, second = [5] * 40, [0] * 40
     blind = make_record("rain_finetuned", "blind", first)
